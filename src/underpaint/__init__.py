@@ -1,0 +1,71 @@
+"""Analytic diffusion: Gaussian denoisers, exact flows, and samplers that skip the steps which have a closed form.
+
+Each public name is imported from its module when it is first used, so that ``import underpaint`` and the command line
+start without waiting for torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
+    from .data.datasets import load_data as load_data
+    from .data.store import load_gaussian as load_gaussian, save_gaussian as save_gaussian
+    from .models.load import load_model as load_model
+    from .models.model import Model as Model
+    from .noise import DDPM as DDPM, EDM as EDM, Flow as Flow, NoiseLevel as NoiseLevel, Schedule as Schedule
+    from .prediction import from_denoised as from_denoised, to_denoised as to_denoised
+    from .sampling.solvers import (
+        dpmpp_2m as dpmpp_2m,
+        dpmpp_3m as dpmpp_3m,
+        euler as euler,
+        find_solver as find_solver,
+        heun as heun,
+    )
+    from .sampling.teleport import respend as respend, steps_above as steps_above, teleport as teleport
+    from .sampling.trajectory import Trajectory as Trajectory, initial_noise as initial_noise, sample as sample
+    from .theory import modes as modes
+    from .theory.cloud import PointCloud as PointCloud
+    from .theory.covariance import Covariance as Covariance
+    from .theory.denoiser import Denoiser as Denoiser, guide as guide
+    from .theory.gaussian import Gaussian as Gaussian, guided_gaussian as guided_gaussian
+    from .theory.mixture import Mixture as Mixture
+    from .theory.moments import Moments as Moments
+
+__version__ = "0.1.0"
+
+#: module -> the public names that it gives
+_PUBLIC = {
+    "data.datasets": ("load_data",),
+    "data.store": ("load_gaussian", "save_gaussian"),
+    "models.load": ("load_model",),
+    "models.model": ("Model",),
+    "noise": ("DDPM", "EDM", "Flow", "NoiseLevel", "Schedule"),
+    "prediction": ("from_denoised", "to_denoised"),
+    "sampling.solvers": ("dpmpp_2m", "dpmpp_3m", "euler", "find_solver", "heun"),
+    "sampling.teleport": ("respend", "steps_above", "teleport"),
+    "sampling.trajectory": ("Trajectory", "initial_noise", "sample"),
+    "theory": ("modes",),
+    "theory.cloud": ("PointCloud",),
+    "theory.covariance": ("Covariance",),
+    "theory.denoiser": ("Denoiser", "guide"),
+    "theory.gaussian": ("Gaussian", "guided_gaussian"),
+    "theory.mixture": ("Mixture",),
+    "theory.moments": ("Moments",),
+}
+_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # the fromlist makes this `from module import name`, which also finds a name that is itself a module
+    value = getattr(__import__(f"{__name__}.{_HOME[name]}", fromlist=[name]), name)
+    globals()[name] = value  # so that the next use does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

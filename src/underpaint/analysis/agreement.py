@@ -1,0 +1,40 @@
+"""How well an analytic denoiser explains a network, level by level."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..sampling.trajectory import Trajectory
+from ..theory.denoiser import Denoiser
+
+
+def along(trajectory: Trajectory, denoise: Denoiser) -> Tensor:
+    """What another denoiser says at the states of a trajectory, [N, B, D]."""
+    with torch.no_grad():
+        return torch.stack(
+            [denoise(x, level) for x, level in zip(trajectory.x[:-1], trajectory.level[:-1], strict=True)]
+        )
+
+
+def explained_variance(network: Tensor, analytic: Tensor, mean: Tensor) -> Tensor:
+    """1 - sum |D_net - D|^2 / sum |D_net - mu|^2 over samples, for denoised rows [N, B, D] about the data mean [D].
+    [N] float64.
+
+    About the mean, because at high noise every denoiser returns the mean and any two would seem to agree.
+    """
+    error = (network - analytic).double().square().sum((1, 2))
+    return 1 - error / (network - mean).double().square().sum((1, 2))
+
+
+def score_explained_variance(trajectory: Trajectory, analytic: Tensor) -> Tensor:
+    """The same for the score, (alpha D - x)/sigma^2: close to 1 for anything at high noise, so nothing follows from
+    it. [N]."""
+    alpha, sigma = (v[:-1, None, None].to(trajectory.x) for v in (trajectory.level.alpha, trajectory.level.sigma))
+    ours, theirs = ((alpha * d - trajectory.x[:-1]) / sigma**2 for d in (trajectory.denoised, analytic))
+    return 1 - (ours - theirs).double().square().sum((1, 2)) / ours.double().square().sum((1, 2))
+
+
+def mean_squared_error(a: Tensor, b: Tensor) -> Tensor:
+    """Mean square difference of rows, per number: [..., B, D] -> [..., B] float64."""
+    return (a - b).double().square().mean(-1)

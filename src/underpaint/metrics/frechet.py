@@ -1,0 +1,187 @@
+"""Frechet distance between two sets of features, and what it takes to read one: the feature space and the sample sizes.
+
+Sources: Dowson & Landau 1982 (the distance between Gaussians), Heusel et al. 2017 (its use on network features),
+Chong & Forsyth 2020 (its bias at finite sample sizes).
+"""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..files import replacing
+from ..theory.moments import Moments
+
+#: The features of EDM's reference files (the pool3 layer of the 2015 Inception network); the files do not name them.
+INCEPTION = "inception-2048"
+
+
+class MeanAndCovariance(Protocol):
+    """Anything with a mean [F] and a covariance [F, F], such as `Moments` and `Statistics`."""
+
+    @property
+    def mean(self) -> Tensor: ...
+
+    @property
+    def covariance(self) -> Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Statistics:
+    """Mean [F] and covariance [F, F] (float64) of features, with the name of their space and, where known, their count.
+
+    Raises:
+        ValueError: the shapes do not match, or a value is NaN or infinite.
+    """
+
+    space: str
+    mean: Tensor
+    covariance: Tensor
+    count: int | None = None
+
+    def __post_init__(self) -> None:
+        size = len(self.mean) if self.mean.ndim == 1 else -1
+        if self.covariance.shape != (size, size):
+            raise ValueError(
+                f"Statistics need a mean [F] and a covariance [F, F], got shapes {tuple(self.mean.shape)} and "
+                f"{tuple(self.covariance.shape)}."
+            )
+        for name in ("mean", "covariance"):
+            value = getattr(self, name).detach().to("cpu", torch.float64)
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(
+                    f"The {name} of {self.space} features holds NaN or infinite values; check the samples."
+                )
+            object.__setattr__(self, name, value)
+
+    @staticmethod
+    def of(moments: Moments, space: str) -> Statistics:
+        """The statistics of features of which the moments are known (at least two rows)."""
+        return Statistics(space, moments.mean, moments.covariance, moments.count)
+
+
+def frechet_distance(a: MeanAndCovariance, b: MeanAndCovariance) -> float:
+    """|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^{1/2}): the squared 2-Wasserstein distance of N(mu_a, A) and N(mu_b, B).
+
+    A B has the eigenvalues of the symmetric A^{1/2} B A^{1/2}, so that the trace of its root needs two symmetric
+    eigenvalue problems in float64, no matrix square root, and no full rank. An eigenvalue of zero comes out as rounding
+    noise of size 1e-16, whose root is 1e-8: that, relative to the traces, is the accuracy for each missing rank.
+
+    The distance of *samples* is biased up, the more the fewer they are: compare values at equal counts only, and see
+    `sampling_floor` for what a perfect sampler would get. Source: Dowson & Landau 1982.
+
+    Raises:
+        ValueError: the dimensions differ.
+    """
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(
+            f"Cannot compare {len(a.mean)} features with {len(b.mean)}; extract both in one feature space."
+        )
+    mean_a, mean_b, cov_a, cov_b = (t.to("cpu", torch.float64) for t in (a.mean, b.mean, a.covariance, b.covariance))
+    values, vectors = torch.linalg.eigh(cov_a)
+    root = vectors * values.clamp(min=0).sqrt()  # A^{1/2} up to a rotation on the right, which leaves eigenvalues alone
+    overlap = torch.linalg.eigvalsh(root.T @ cov_b @ root).clamp(min=0).sqrt().sum()
+    distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * overlap
+    return max(float(distance), 0.0)
+
+
+def sampling_floor(covariance: Tensor, count: int) -> float:
+    """What ``count`` samples from the reference itself, Gaussian with this covariance [F, F], score on average.
+
+    To first order in 1/N, with eigenvalues l_i:  tr(Sigma)/N + 1/(2(N - 1)) [sum_ij l_i l_j/(l_i + l_j) + sum_i l_i/2].
+    The first term is the error of the mean. The second is the Bures metric, sum_ij E_ij^2 / (2 (l_i + l_j)), averaged
+    over Wishart errors E of the covariance. Good from about five samples a feature; heavy tails raise it.
+
+    Raises:
+        ValueError: fewer than two samples.
+    """
+    if count < 2:
+        raise ValueError(f"A sampling floor needs at least 2 samples, got {count}.")
+    values = torch.linalg.eigvalsh(covariance.to("cpu", torch.float64)).clamp(min=0)
+    sums = values.unsqueeze(0) + values.unsqueeze(1)
+    pairs = torch.where(sums > 0, torch.outer(values, values) / sums, 0.0).sum()
+    return float(values.sum() / count + (pairs + values.sum() / 2) / (2 * (count - 1)))
+
+
+@dataclass(frozen=True)
+class FrechetScore:
+    """A Frechet distance, its feature space, both counts, and the mean score of a perfect sampler at these counts.
+
+    Counts are None where a reference file does not state them; a reference of unknown count is taken as exact.
+    """
+
+    value: float
+    space: str
+    count: int | None
+    reference_count: int | None
+    floor: float
+
+    def __str__(self) -> str:
+        sizes = " against ".join("unknown" if n is None else str(n) for n in (self.count, self.reference_count))
+        return f"{self.value:.4g} in {self.space} ({sizes} samples, floor {self.floor:.2g})"
+
+
+def frechet_score(samples: Statistics, reference: Statistics) -> FrechetScore:
+    """Compare samples with a reference of the same feature space; the floor counts the sampling error of both.
+
+    Raises:
+        ValueError: the feature spaces differ.
+    """
+    if samples.space != reference.space:
+        raise ValueError(
+            f"Cannot compare features of {samples.space!r} with a reference of {reference.space!r}; "
+            "extract both with one feature set."
+        )
+    floor = sum(sampling_floor(reference.covariance, n) for n in (samples.count, reference.count) if n is not None)
+    return FrechetScore(frechet_distance(samples, reference), samples.space, samples.count, reference.count, floor)
+
+
+def read_reference(path: str | Path) -> Statistics:
+    """Read reference statistics from an .npz file with ``mu`` [F] and ``sigma`` [F, F], as EDM and pytorch-fid write.
+
+    ``space`` and ``count``, which `write_reference` adds, are read where they are there; else the space is `INCEPTION`.
+    Pickled content is never loaded.
+
+    Raises:
+        ValueError: the file is missing, damaged, pickled, or lacks mu and sigma.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}; expected reference statistics, an .npz file with mu and sigma.")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"{path} is not a complete .npz file; pickled statistics are not loaded: save mu and sigma as .npz."
+        )
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in ("mu", "sigma", "space", "count") if name in archive}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path} holds something other than plain arrays ({error}); save mu and sigma as float."
+        ) from error
+    if not {"mu", "sigma"} <= arrays.keys():
+        raise ValueError(f"{path} holds {sorted(arrays) or 'no known arrays'}; expected mu [F] and sigma [F, F].")
+    mean, covariance = (torch.from_numpy(np.asarray(arrays[name], np.float64)) for name in ("mu", "sigma"))
+    space = str(arrays["space"]) if "space" in arrays else INCEPTION
+    return Statistics(space, mean, covariance, int(arrays["count"]) if "count" in arrays else None)
+
+
+def write_reference(path: str | Path, statistics: Statistics) -> None:
+    """Write statistics as an .npz file that EDM and pytorch-fid read too; `read_reference` is its inverse."""
+    arrays = {
+        "mu": statistics.mean.numpy(),
+        "sigma": statistics.covariance.numpy(),
+        "space": np.array(statistics.space),
+    }
+    if statistics.count is not None:
+        arrays["count"] = np.array(statistics.count)
+    # Given an open file, numpy does not add .npz to the name.
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)

@@ -1,0 +1,121 @@
+"""Sample images and write them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..assets import folder as boxed
+from ..data.store import load_gaussian
+from ..files import replacing
+from ..models.load import load_model
+from ..sampling.solvers import find_solver
+from ..sampling.teleport import steps_above, teleport
+from ..sampling.trajectory import initial_noise
+from ..theory.gaussian import Gaussian
+from .progress import Progress, silent
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to sample; ``teleport`` is the ratio sigma/alpha to skip to in closed form, ``label`` a class."""
+
+    model: str = "fashion-mnist"
+    seeds: tuple[int, ...] = tuple(range(16))
+    steps: int = 25
+    solver: str = "dpmpp-2m"
+    teleport: float | None = None
+    label: int | None = None
+    guidance: float = 1.0
+    gaussian: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Images [B, C, H, W] in [0, 1] for the request's seeds, and how they were made."""
+
+    images: Tensor
+    seeds: tuple[int, ...]
+    summary: dict[str, Any]
+
+
+def generate(request: Request, progress: Progress = silent, batch: int = 64) -> Samples:
+    """Sample one image a seed, deterministically; a seed gives the same image in any company (to rounding).
+
+    Raises:
+        ValueError: unknown model, solver or class; a teleport without statistics, or beyond the grid.
+    """
+    model, solver = load_model(request.model), find_solver(request.solver)
+    if request.label is None and request.guidance != 1:
+        raise ValueError(f"Guidance {request.guidance:g} needs a class to guide to; give one with --class.")
+    denoise = model if request.label is None else model.conditional(request.label, request.guidance)
+    level = model.schedule.grid(request.steps)
+    skip, gaussian = 0, None
+    if request.teleport is not None:
+        skip = steps_above(level, request.teleport)
+        gaussian = _statistics(request)
+        if gaussian.dimension != model.dimension:
+            raise ValueError(
+                f"The statistics are of dimension {gaussian.dimension}, the model's images of {model.dimension}."
+            )
+    parts = [request.seeds[start : start + batch] for start in range(0, len(request.seeds), batch)]
+    advance = progress("sampling", len(parts) * (request.steps - skip))
+    finals, nfe = [], 0
+    for part in parts:
+        x = initial_noise(part, model.dimension, level[0])
+        run = teleport(gaussian or _nothing(model.dimension), denoise, x, level, skip, solver, lambda *_: advance())
+        finals.append(run.final)
+        nfe = run.nfe * (2 if request.guidance != 1 else 1)
+    landed = {"skip": skip, "teleported_to": float(level.ratio[skip])} if skip else {"skip": 0}
+    return Samples(model.images(torch.cat(finals)), request.seeds, asdict(request) | landed | {"nfe": nfe})
+
+
+def _nothing(dimension: int) -> Gaussian:
+    """A stand-in where nothing is skipped, and so nothing is asked of it."""
+    return Gaussian.isotropic(torch.zeros(dimension), 1.0)
+
+
+def _statistics(request: Request) -> Gaussian:
+    source = request.gaussian or (request.model if boxed(request.model) else None)
+    if source is None:
+        raise ValueError(
+            f"Teleport needs the Gaussian of the data that {request.model} was trained on; give a file with --gaussian."
+        )
+    return load_gaussian(source)
+
+
+def write_images(samples: Samples, place: Path) -> list[Path]:
+    """Write one grid if place ends in .png, else a folder with one PNG a seed; each says in its metadata how it was
+    made."""
+    if place.suffix.lower() == ".png":
+        columns = min(8, max(1, round(len(samples.seeds) ** 0.5)) if len(samples.seeds) < 64 else 8)
+        _write_png(_sheet(samples.images, columns), place, samples.summary)
+        return [place]
+    paths = [place / f"seed-{seed:06d}.png" for seed in samples.seeds]
+    for path, seed, image in zip(paths, samples.seeds, samples.images, strict=True):
+        _write_png(image, path, samples.summary | {"seeds": [seed]})
+    return paths
+
+
+def _sheet(images: Tensor, columns: int) -> Tensor:
+    """Images side by side, row by row, the last row filled with black."""
+    rows = -(-len(images) // columns)
+    full = torch.zeros(rows * columns, *images.shape[1:])
+    full[: len(images)] = images
+    return full.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+
+
+def _write_png(image: Tensor, path: Path, summary: dict[str, Any]) -> None:
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    array = (image * 255).round().byte().permute(1, 2, 0).squeeze(2).numpy()
+    notes = PngInfo()
+    notes.add_text("underpaint", json.dumps(summary))
+    with replacing(path) as temporary:
+        Image.fromarray(array).save(temporary, format="PNG", pnginfo=notes)

@@ -1,0 +1,116 @@
+"""Solvers of the probability-flow ODE dx~/ds~ = (x~ - D)/s~, with x~ = x/alpha and s~ = sigma/alpha.
+
+Each is a generator that reads like its algorithm and works for any (alpha, sigma): steps are written in D and
+eps = (x - alpha D)/sigma, which stay finite at alpha = 0 and as sigma -> 0.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..noise import NoiseLevel
+from ..theory.denoiser import Denoiser
+from .trajectory import Solver, Step
+
+
+def ddim_step(x: Tensor, denoised: Tensor, here: NoiseLevel, there: NoiseLevel) -> Tensor:
+    """alpha' D + (sigma'/sigma)(x - alpha D): exact where D is constant (Song et al. 2021, eq. 12; Euler in s~)."""
+    shrink = there.sigma / here.sigma
+    return shrink.to(x) * x + (there.alpha - shrink * here.alpha).to(x) * denoised
+
+
+def euler(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
+    """First order, one call a step; equal to deterministic DDIM."""
+    for here, there in pairwise(level):
+        denoised = denoise(x, here)
+        x = ddim_step(x, denoised, here, there)
+        yield x, denoised
+
+
+def heun(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
+    """Second order, two calls a step (one for a step to sigma = 0 or from alpha = 0): Karras22, algorithm 1, for any
+    alpha.
+
+    The trapezoid in s~ is x' = x'_euler + alpha' (s~' - s~)(eps' - eps)/2.
+    """
+    for here, there in pairwise(level):
+        denoised = denoise(x, here)
+        moved = ddim_step(x, denoised, here, there)
+        if there.sigma > 0 and here.alpha > 0:
+            eps = _eps(x, denoised, here)
+            correction = _eps(moved, denoise(moved, there), there) - eps
+            moved = moved + (there.alpha * (there.ratio - here.ratio) / 2).to(x) * correction
+        x = moved
+        yield x, denoised
+
+
+def _eps(x: Tensor, denoised: Tensor, level: NoiseLevel) -> Tensor:
+    alpha, sigma = level.columns(x)
+    return (x - alpha * denoised) / sigma
+
+
+def dpm_solver(order: int) -> Solver:
+    """DPM-Solver++ multistep of order 2 or 3, one call a step (Lu22, algorithm 2 and appendix).
+
+    In l = -log s~ the linear part is solved exactly and D is extrapolated through past calls. The order is built up
+    with the history and falls again at the end: order 1 into sigma = 0, and below 15 steps at most order 2 just before.
+    """
+    if order not in (2, 3):
+        raise ValueError(f"DPM-Solver++ multistep is offered in order 2 or 3, got {order}.")
+
+    def solve(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
+        steps, time = len(level) - 1, -level.log_ratio
+        past: deque[Tensor] = deque(maxlen=order)
+        for i, (here, there) in enumerate(pairwise(level)):
+            past.appendleft(denoise(x, here))
+            allowed = 1 if there.sigma == 0 else 2 if i == steps - 2 and steps < 15 else order
+            # a level with alpha = 0 lies infinitely far back and says nothing of the slope
+            usable = sum(bool(torch.isfinite(t)) for t in time[max(0, i + 1 - len(past)) : i + 1])
+            x = _multistep(x, list(past)[: max(1, min(allowed, usable))], time[: i + 2], here, there)
+            yield x, past[0]
+
+    return solve
+
+
+def _multistep(x: Tensor, past: list[Tensor], time: Tensor, here: NoiseLevel, there: NoiseLevel) -> Tensor:
+    """One step with the polynomial through ``past`` (newest first); its degree is the length less one."""
+    first = ddim_step(x, past[0], here, there)
+    if len(past) == 1:
+        return first
+    h = time[-1] - time[-2]
+    decay = torch.expm1(-h)
+    r0 = (time[-2] - time[-3]) / h
+    slope0 = (past[0] - past[1]) / r0.to(x)
+    if len(past) == 2:
+        return first - (there.alpha * decay / 2).to(x) * slope0
+    r1 = (time[-3] - time[-4]) / h
+    slope1 = (past[1] - past[2]) / r1.to(x)
+    curve = (slope0 - slope1) / (r0 + r1).to(x)
+    slope = slope0 + r0.to(x) * curve
+    first = first + (there.alpha * (decay / h + 1)).to(x) * slope
+    return first - (there.alpha * ((decay + h) / h**2 - 0.5)).to(x) * curve
+
+
+dpmpp_2m: Solver = dpm_solver(2)
+dpmpp_3m: Solver = dpm_solver(3)
+
+#: name -> (solver, calls of the denoiser for a grid of N steps that ends at sigma = 0)
+SOLVERS: dict[str, tuple[Solver, Callable[[int], int]]] = {
+    "euler": (euler, lambda steps: steps),
+    "heun": (heun, lambda steps: 2 * steps - 1),
+    "dpmpp-2m": (dpmpp_2m, lambda steps: steps),
+    "dpmpp-3m": (dpmpp_3m, lambda steps: steps),
+}
+
+
+def find_solver(name: str) -> Solver:
+    """The solver of that name ('ddim' is 'euler'); raises ValueError with the names on offer."""
+    try:
+        return SOLVERS["euler" if name == "ddim" else name][0]
+    except KeyError:
+        raise ValueError(f"Unknown solver {name!r}; choose one of ddim, {', '.join(SOLVERS)}.") from None

@@ -1,0 +1,74 @@
+"""Teleport: skip the early steps in closed form (WV24 calls it analytical teleportation).
+
+A grid's first ``skip`` intervals are replaced by one exact step of the Gaussian flow. Two accountings, always named:
+*saved* keeps the rest of the original grid (fewer calls); *re-spent* lays a fresh grid of as many steps from the level
+that is skipped to (same calls). A re-spent grid is itself a grid whose first interval is the jump: use it with skip = 1.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..noise import NoiseLevel, Schedule
+from ..theory.denoiser import Denoiser
+from ..theory.gaussian import Gaussian
+from .trajectory import Callback, Solver, Trajectory, check_grid, sample
+
+
+def teleport(
+    gaussian: Gaussian,
+    denoise: Denoiser,
+    x: Tensor,
+    level: NoiseLevel,
+    skip: int,
+    solver: Solver | None = None,
+    callback: Callback | None = None,
+) -> Trajectory:
+    """Jump from level[0] to level[skip] with the Gaussian's exact flow, then sample the rest with the denoiser.
+
+    The jump is the first step of the trajectory, its endpoint estimate the Gaussian's; ``nfe`` counts the denoiser
+    alone. skip = 0 is plain sampling. Source: WV23, section on acceleration; WV24.
+
+    Raises:
+        ValueError: skip is negative or leaves no step for the denoiser.
+    """
+    check_grid(level)
+    if not 0 <= skip < len(level) - 1:
+        raise ValueError(
+            f"skip must lie between 0 and {len(level) - 2} for a grid of {len(level) - 1} steps, got {skip}."
+        )
+    if skip == 0:
+        return sample(denoise, x, level, solver, callback)
+    landed = gaussian.flow(x, level[0], level[skip])
+    tail = sample(denoise, landed, level[skip:], solver, callback)
+    jump = gaussian.denoise(x, level[0])
+    return Trajectory(
+        torch.cat([x.unsqueeze(0), tail.x]),
+        torch.cat([jump.unsqueeze(0), tail.denoised]),
+        NoiseLevel.join(level[0], tail.level),
+        tail.nfe,
+    )
+
+
+def steps_above(level: NoiseLevel, ratio: float) -> int:
+    """How many steps of a grid to skip so that the jump lands on its last level with sigma/alpha >= ratio (*saved*).
+
+    A ratio above the first level skips nothing.
+
+    Raises:
+        ValueError: the ratio is not positive and finite.
+    """
+    if not 0 < ratio < float("inf"):
+        raise ValueError(f"The level to skip to must be a positive noise-to-signal ratio, got {ratio}.")
+    return max(0, int((level.ratio >= ratio * (1 - 1e-9)).sum()) - 1)
+
+
+def respend(schedule: Schedule, level: NoiseLevel, ratio: float) -> NoiseLevel:
+    """A grid that jumps from level[0] to ``ratio`` and spends as many steps as ``level`` has from there
+    (*re-spent*)."""
+    if not ratio < float(level.ratio[0]):
+        raise ValueError(
+            f"The level to skip to, {ratio}, must lie below the first level of the grid, {level.ratio[0]:.4g}."
+        )
+    return NoiseLevel.join(level[0], schedule.grid(len(level) - 1, start=ratio))

@@ -1,0 +1,129 @@
+"""A recorded trajectory, and the one loop that records it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..noise import NoiseLevel
+from ..theory.denoiser import Denoiser
+
+#: One step of a solver: the state after it, and the denoised image at the state before it.
+Step = tuple[Tensor, Tensor]
+#: solver(denoise, x, level) yields one Step for each interval of the grid.
+Solver = Callable[[Denoiser, Tensor, NoiseLevel], Iterator[Step]]
+#: callback(index, x, denoised) after step `index` (from 0), with the state after it.
+Callback = Callable[[int, Tensor, Tensor], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """What happened along a grid: state i pairs with level i.
+
+    Attributes:
+        x: states [N+1, B, D].
+        denoised: the denoiser at states 0 .. N-1, [N, B, D].
+        level: the N+1 levels.
+        nfe: calls of the denoiser for each sample.
+    """
+
+    x: Tensor
+    denoised: Tensor
+    level: NoiseLevel
+    nfe: int
+
+    @property
+    def final(self) -> Tensor:
+        """The last state [B, D]."""
+        return self.x[-1]
+
+    @property
+    def eps(self) -> Tensor:
+        """The noise estimate (x - alpha D)/sigma at states 0 .. N-1, [N, B, D]."""
+        alpha, sigma = (v[:-1, None, None].to(self.x) for v in (self.level.alpha, self.level.sigma))
+        return (self.x[:-1] - alpha * self.denoised) / sigma
+
+    def __len__(self) -> int:
+        return len(self.denoised)
+
+    def rows(self, index: int | slice | Tensor) -> Trajectory:
+        """The same trajectory for some of the samples."""
+        index = slice(index, index + 1) if isinstance(index, int) else index
+        return Trajectory(self.x[:, index], self.denoised[:, index], self.level, self.nfe)
+
+    @staticmethod
+    def join(parts: Sequence[Trajectory]) -> Trajectory:
+        """Put batches that were sampled on one grid side by side."""
+        x, denoised = (torch.cat(tensors, 1) for tensors in zip(*((p.x, p.denoised) for p in parts), strict=True))
+        return Trajectory(x, denoised, parts[0].level, parts[0].nfe)
+
+
+def initial_noise(
+    seeds: Sequence[int], dimension: int, level: NoiseLevel, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """x_T = sigma_T eps [len(seeds), D], one CPU generator per seed: a seed gives the same noise in any batch, on any
+    device."""
+    rows = [torch.randn(dimension, generator=torch.Generator().manual_seed(seed), dtype=dtype) for seed in seeds]
+    return level.sigma.to(dtype) * torch.stack(rows)
+
+
+def sample(
+    denoise: Denoiser,
+    x: Tensor,
+    level: NoiseLevel,
+    solver: Solver | None = None,
+    callback: Callback | None = None,
+    every: int = 1,
+) -> Trajectory:
+    """Solve the probability-flow ODE from x [B, D] at level[0] along the grid, and record it.
+
+    Args:
+        denoise: network or analytic denoiser.
+        x: start states [B, D]; their dtype and device are kept throughout.
+        level: N+1 levels from noisy to clean.
+        solver: Heun unless given.
+        callback: called after each step, for progress or inspection.
+        every: keep each ``every``-th state (the first and the last always); memory is 2 (N/every + 1) B D numbers.
+
+    Raises:
+        ValueError: x is not [B, D], the grid is not decreasing in noise, or a state becomes NaN or infinite.
+    """
+    from .solvers import heun
+
+    check_grid(level)
+    if x.ndim != 2:
+        raise ValueError(f"Expected start states [B, D], got a tensor of shape {tuple(x.shape)}.")
+    if every < 1:
+        raise ValueError(f"every must be at least 1, got {every}.")
+    calls = 0
+
+    def counted(state: Tensor, at: NoiseLevel) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return denoise(state, at)
+
+    steps = len(level) - 1
+    states, estimates, kept = [x], [], [0]
+    with torch.no_grad():
+        for index, (state, denoised) in enumerate((solver or heun)(counted, x, level)):
+            if kept[-1] == index:
+                estimates.append(denoised)
+            if (index + 1) % every == 0 or index + 1 == steps:
+                states.append(state)
+                kept.append(index + 1)
+            if callback is not None:
+                callback(index, state, denoised)
+    if not bool(torch.isfinite(states[-1]).all()):
+        raise ValueError("Sampling gave NaN or infinite values; check the model's prediction type, schedule and dtype.")
+    return Trajectory(torch.stack(states), torch.stack(estimates), level[torch.tensor(kept)], calls)
+
+
+def check_grid(level: NoiseLevel) -> None:
+    """Raise ValueError unless the grid has two levels or more, of strictly falling noise-to-signal ratio."""
+    if level.alpha.ndim != 1 or len(level) < 2:
+        raise ValueError(f"A grid needs at least two levels, got {level!r}.")
+    if not bool((level.ratio.diff() < 0).all() | (level.ratio[:1].isinf() & (level.ratio[1:].diff() < 0).all())):
+        raise ValueError(f"Levels must fall in noise from first to last, got ratios {level.ratio.tolist()[:6]}...")

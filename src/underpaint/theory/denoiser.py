@@ -1,0 +1,22 @@
+"""The one interface that solvers see, and how denoisers combine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ..noise import NoiseLevel
+
+#: (x [B, D], level) -> E[x0 | x] [B, D]. Networks and analytic distributions alike.
+Denoiser = Callable[[Tensor, NoiseLevel], Tensor]
+
+
+def guide(uncond: Denoiser, cond: Denoiser, weight: float) -> Denoiser:
+    """Classifier-free guidance, D_u + w (D_c - D_u), of any two denoisers (Ho & Salimans 2022; w = 1 is D_c)."""
+
+    def guided(x: Tensor, level: NoiseLevel) -> Tensor:
+        base = uncond(x, level)
+        return base + weight * (cond(x, level) - base)
+
+    return guided

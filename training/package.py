@@ -1,0 +1,168 @@
+"""Put a trained Fashion-MNIST denoiser into the box: half-precision weights, statistics, sample of the data, model
+card.
+
+    python training/package.py --run runs/fashion [--samples 5000] [--no-card]
+
+Everything that the card states is measured here: loss by noise level on the test split, and Fréchet distances to the
+test split in the feature space of the boxed classifier (training/classifier.py makes it, and must have run first).
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import struct
+from pathlib import Path
+
+import torch
+from jinja2 import Environment, FileSystemLoader
+from rich.progress import track
+from safetensors.torch import load_file
+
+from underpaint import assets
+from underpaint.data.datasets import ImageData, load_data
+from underpaint.data.store import save_gaussian
+from underpaint.files import replacing, write_tensors, write_text
+from underpaint.metrics.features import load_features
+from underpaint.models.diffusers import load_pixel_model
+from underpaint.models.model import Model
+from underpaint.noise import NoiseLevel
+from underpaint.sampling.solvers import dpmpp_2m
+from underpaint.sampling.trajectory import initial_noise, sample
+from underpaint.theory.gaussian import Gaussian
+from underpaint.theory.mixture import Mixture
+
+NAME = "fashion-mnist"
+CARD_TIMES = (20, 100, 200, 300, 400, 600, 800, 999)
+
+
+def write_weights(run: Path, home: Path, notes: dict) -> None:
+    """The averaged network in half precision with the configs that diffusers reads, and our notes."""
+    config = json.loads((run / "network" / "config.json").read_text())
+    config.pop("_name_or_path", None)
+    weights = load_file(run / "network" / "diffusion_pytorch_model.safetensors")
+    write_tensors(home / "unet" / "diffusion_pytorch_model.safetensors", {k: v.half() for k, v in weights.items()}, {})
+    write_text(home / "unet" / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
+    scheduler = {
+        "_class_name": "DDIMScheduler",
+        "_diffusers_version": config["_diffusers_version"],
+        "beta_schedule": "linear",
+        "beta_start": 1e-4,
+        "beta_end": 0.02,
+        "clip_sample": False,
+        "num_train_timesteps": 1000,
+        "prediction_type": "v_prediction",
+        "set_alpha_to_one": True,
+        "timestep_spacing": "linspace",
+    }
+    index = {
+        "_class_name": "DDIMPipeline",
+        "_diffusers_version": config["_diffusers_version"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "unet": ["diffusers", "UNet2DModel"],
+    }
+    for path, content in (
+        ("scheduler/scheduler_config.json", scheduler),
+        ("model_index.json", index),
+        ("underpaint.json", notes),
+    ):
+        write_text(home / path, json.dumps(content, indent=2) + "\n")
+
+
+def write_sample(data: ImageData, home: Path, count: int = 10_000) -> None:
+    """The first images and labels of the training split as gzipped idx files."""
+    assert data.labels is not None
+    images, labels = data.images[:count, 0].contiguous(), data.labels[:count].to(torch.uint8)
+    for kind, code, array in (("images-idx3", 3, images), ("labels-idx1", 1, labels)):
+        header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, code, *array.shape)
+        with replacing(home / "sample" / f"train-10k-{kind}-ubyte.gz") as temporary:
+            temporary.write_bytes(gzip.compress(header + array.numpy().tobytes(), 9, mtime=0))
+
+
+def loss_by_time(model: Model, data: ImageData, seed: int = 0) -> dict[int, float]:
+    """Mean squared error of the denoised image, per pixel, at some times of the schedule."""
+    rows = data.rows()
+    noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
+    losses = {}
+    for t in track(CARD_TIMES, "loss by level"):
+        level = model.schedule(float(t))
+        alpha, sigma = level.columns(rows)
+        losses[t] = float((model(alpha * rows + sigma * noise, level) - rows).square().mean())
+    return losses
+
+
+def generate(model: Model, count: int, steps: int, batch: int = 250) -> torch.Tensor:
+    """Unconditional samples for seeds 0 .. count - 1."""
+    level = model.schedule.grid(steps)
+    starts = range(0, count, batch)
+    parts = []
+    for start in track(starts, f"sampling {count}"):
+        x = initial_noise(range(start, min(start + batch, count)), model.dimension, level[0])
+        parts.append(sample(model, x, level, dpmpp_2m, every=steps).final)
+    return torch.cat(parts).clamp(-1, 1)
+
+
+def distances(model: Model, home: Path, train: ImageData, test: ImageData, count: int, steps: int) -> dict[str, float]:
+    """Fréchet distance to the test split of the network's, a Gaussian's, a 10-class mixture's samples, and train
+    images."""
+    features = load_features(home / "classifier")
+    reference = features.statistics(test.rows())
+    rows, generator = train.rows(), torch.Generator().manual_seed(0)
+    assert train.labels is not None
+    sources = {
+        "network": generate(model, count, steps),
+        "gaussian": Gaussian.fit(rows).sample(count, generator).clamp(-1, 1),
+        "mixture": Mixture.fit(rows, train.labels).sample(count, generator).clamp(-1, 1),
+        "train": train.take(count).rows(),
+    }
+    return {name: features.score(x, reference).value for name, x in sources.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path(assets.__file__).parent / NAME)
+    parser.add_argument("--samples", type=int, default=5000)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--no-card", action="store_true", help="only the files; the card keeps what it says")
+    args = parser.parse_args()
+
+    record = json.loads((args.run / "training.json").read_text())
+    train, test = load_data(NAME), load_data(NAME, "test")
+    if len(train) != 60_000:
+        raise SystemExit(f"The complete training split is needed, found {len(train)} images.")
+    notes = {"name": NAME, "data": NAME, "pixel_unshuffle": 2, "null_class": 10, "range": [-1, 1]}
+    notes["training"] = {k: record[k] for k in ("steps", "images", "minutes", "batch", "rate", "drop", "seed")}
+    write_weights(args.run, args.out, notes)
+    write_sample(train, args.out)
+    provenance = {"data": NAME, "split": "train", "count": len(train), "range": [-1, 1], "shape": list(train.shape)}
+    save_gaussian(args.out / "gaussian.safetensors", Gaussian.fit(train.batches()), **provenance)
+    if args.no_card:
+        return
+    model = load_pixel_model(args.out)
+    measured = {
+        "loss": loss_by_time(model, test),
+        "frechet": distances(model, args.out, train, test, args.samples, args.steps),
+        "features": load_features(args.out / "classifier").name,
+        "samples": args.samples,
+        "steps": args.steps,
+    }
+    write_text(args.out / "measured.json", json.dumps(measured, indent=2) + "\n")
+    write_text(args.out / "README.md", card(record, measured, model))
+
+
+def card(record: dict, measured: dict, model: Model) -> str:
+    """The model card, every number from the training record or measured above."""
+    ratios = NoiseLevel.join(*(model.schedule(float(t)) for t in measured["loss"])).ratio.tolist()
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), keep_trailing_newline=True)
+    return environment.get_template("card.md.j2").render(
+        record=record,
+        measured=measured,
+        losses=[(t, ratio, loss) for (t, loss), ratio in zip(measured["loss"].items(), ratios, strict=True)],
+        parameters=sum(p.numel() for p in model.network.parameters()),
+    )
+
+
+if __name__ == "__main__":
+    main()
