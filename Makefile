@@ -42,8 +42,8 @@ clean: ## remove the environment, the report, build products and caches
 	rm -rf .venv report build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Editable, so that a change to the source needs no new install. The stamps are written last: an install that was cut short
-# is taken up again.
+# Editable, so that a change to the source needs no new install. The stamps are written last: an install that was cut
+# short is taken up again.
 $(READY): pyproject.toml constraints.txt
 	$(call install,.)
 	@touch $@
@@ -53,8 +53,10 @@ $(READY_DEV): pyproject.toml constraints.txt
 	@touch $(READY) $@
 
 define install
-@command -v $(PYTHON) >/dev/null || { echo "There is no '$(PYTHON)' here; install Python 3.10 or newer, or name one: $(RETRY)" >&2; exit 1; }
-@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("underpaint needs Python 3.10 or newer, but \"$(PYTHON)\" is %d.%d; name another: $(RETRY)" % sys.version_info[:2])'
+@command -v $(PYTHON) >/dev/null || \
+	{ echo "There is no '$(PYTHON)' here; install Python 3.10 or newer, or name one: $(RETRY)" >&2; exit 1; }
+@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("underpaint needs Python 3.10 or newer, \
+	but $(PYTHON) is %d.%d; name another: $(RETRY)" % sys.version_info[:2])'
 $(PYTHON) -m venv $(VENV)
 $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable "$(1)"
 endef

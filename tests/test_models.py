@@ -32,7 +32,7 @@ def gaussian() -> Gaussian:
 def analytic(
     gaussian: Gaussian, schedule: Schedule, prediction: Prediction, blocks: int = 1, shift: float = 0.0
 ) -> Model:
-    """A network that is the Gaussian, in its own parametrisation; classes move its output by `shift` times the label."""
+    """A network that is the Gaussian in its own parametrisation; a class adds `shift` times its label."""
 
     def network(images: torch.Tensor, times: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor:
         x = (pixel_shuffle(images, blocks) if blocks > 1 else images).flatten(1)

@@ -6,7 +6,7 @@ start without waiting for torch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
     from .data.datasets import load_data as load_data
@@ -58,13 +58,15 @@ _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 __all__ = ["__version__", *sorted(_HOME)]
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # the fromlist makes this `from module import name`, which also finds a name that is itself a module
-    value = getattr(__import__(f"{__name__}.{_HOME[name]}", fromlist=[name]), name)
-    globals()[name] = value  # so that the next use does not come here
-    return value
+if not TYPE_CHECKING:  # type checkers would take it to mean that any name exists
+
+    def __getattr__(name: str) -> object:
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        # the fromlist makes this `from module import name`, which also finds a name that is itself a module
+        value = getattr(__import__(f"{__name__}.{_HOME[name]}", fromlist=[name]), name)
+        globals()[name] = value  # so that the next use does not come here
+        return value
 
 
 def __dir__() -> list[str]:

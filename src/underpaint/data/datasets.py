@@ -98,7 +98,8 @@ def load_data(
 
 
 def _load_named(name: str, split: str) -> ImageData:
-    roots = [Path(root) for root in [os.environ.get("UNDERPAINT_DATA", ""), SYSTEM_FOLDER] if str(root)]
+    chosen = os.environ.get("UNDERPAINT_DATA")
+    roots = [Path(chosen), SYSTEM_FOLDER] if chosen else [SYSTEM_FOLDER]
     for folder in (root / name for root in roots):
         if _find_idx(folder, split):
             return replace(_load_idx(folder, name, split), classes=_FASHION)

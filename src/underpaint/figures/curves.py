@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from ..recipes.report import Report
 from .pictures import show
-from .style import ACCENT, COLOURS, MODES, QUIET, band, new_figure, noise_axis
+from .style import ACCENT, COLOURS, MODES, QUIET, band, new_figure, noise_axis, styled
 
 
 def _component_names(report: Report) -> list[str]:
@@ -16,12 +16,13 @@ def _component_names(report: Report) -> list[str]:
     return [f"u{int(k) + 1}  λ = {float(v):.2g}" for k, v in zip(part.components, part.eigenvalues, strict=True)]
 
 
+@styled
 def trajectory_geometry(report: Report) -> Figure:
     """Figure 1: dimension of single trajectories, their principal plane, and the rotation."""
     part, level = report.geometry, report.level
     figure, axes = new_figure(10.5, 6.2, 3, 2)
     names = {
-        "x": ("states x_t", COLOURS["network"]),
+        "x": ("states $x_t$", COLOURS["network"]),
         "difference": ("differences", COLOURS["mixture"]),
         "eps": ("noise estimates", ACCENT),
     }
@@ -46,12 +47,12 @@ def trajectory_geometry(report: Report) -> Figure:
     _rotation(axes[0, 2], report)
     ratio = level.ratio[:-1]
     for summary, name, colour in (
-        (part.plane_residual, "outside span(x_0, x_T)", COLOURS["network"]),
-        (part.rotation_error, "from α x_0 + σ x_T", COLOURS["Gaussian"]),
+        (part.plane_residual, "outside span($x_0$, $x_T$)", COLOURS["network"]),
+        (part.rotation_error, "from α$x_0$ + σ$x_T$", COLOURS["Gaussian"]),
         (part.rotation_error_squared, "the same with α² for α", QUIET),
     ):
         band(axes[1, 0], ratio, summary[:-1], colour, name)
-    axes[1, 0].set(title="residual, share of |x_t|²", yscale="log", ylim=(1e-6, 1))
+    axes[1, 0].set(title="residual, share of $|x_t|^2$", yscale="log", ylim=(1e-6, 1))
     noise_axis(axes[1, 0], label=False)
     axes[1, 0].set_xlabel("σ/α  (→ sampling)")
     axes[1, 0].legend()
@@ -66,20 +67,21 @@ def trajectory_geometry(report: Report) -> Figure:
     )
     axes[1, 2].hist(angles.numpy(), bins=16, color=COLOURS["network"], alpha=0.8)
     axes[1, 2].axvline(90, color=ACCENT, linewidth=1)
-    axes[1, 2].set(title="angle between x_0 and x_T", xlabel="degrees", ylabel="seeds")
+    axes[1, 2].set(title="angle between $x_0$ and $x_T$", xlabel="degrees", ylabel="seeds")
     return figure
 
 
 def _rotation(axes: Axes, report: Report) -> None:
     a, b = report.geometry.coordinates.unbind(2)
     axes.plot(a, b, color=COLOURS["network"], linewidth=0.6, alpha=0.35)
-    axes.plot(report.level.alpha, report.level.sigma, "--", color=COLOURS["Gaussian"], label="(α_t, σ_t)")
+    axes.plot(report.level.alpha, report.level.sigma, "--", color=COLOURS["Gaussian"], label="$(α_t, σ_t)$")
     axes.plot([], [], color=COLOURS["network"], label="network, one line a seed")
-    axes.set(title="in the plane of noise and image", xlabel="share of x_0", ylabel="share of x_T")
+    axes.set(title="in the plane of noise and image", xlabel="share of $x_0$", ylabel="share of $x_T$")
     axes.set_aspect("equal", adjustable="datalim")
     axes.legend(loc="lower left")
 
 
+@styled
 def mode_geometry(report: Report, seeds: int = 4) -> Figure:
     """Figure 2: state and endpoint estimate along single components, network against closed form."""
     part, subject = report.modes, report.subject
@@ -96,14 +98,17 @@ def mode_geometry(report: Report, seeds: int = 4) -> Figure:
         panel.plot([], [], color="black", label="network")
         panel.plot([], [], "--", color="black", linewidth=1, label="Gaussian, closed form")
         index = int(part.components[k])
-        panel.set(title=f"component {index + 1}, λ = {float(part.eigenvalues[k]):.3g}", xlabel="state  u·(x_t − αμ)/√λ")
+        panel.set(
+            title=f"component {index + 1}, λ = {float(part.eigenvalues[k]):.3g}", xlabel="state  u·($x_t$ − αμ)/√λ"
+        )
         inset = panel.inset_axes((0.02, 0.72, 0.26, 0.26))
         show(inset, subject.images(part.basis[k] / part.basis[k].abs().max())[None, None])
-    axes[0].set_ylabel("estimate  u·(x̂_0 − μ)/√λ")
+    axes[0].set_ylabel("estimate  u·($\\hat{x}_0$ − μ)/√λ")
     axes[0].legend(loc="lower right")
     return figure
 
 
+@styled
 def mode_curves(report: Report) -> Figure:
     """Figure 3: how each mode is scaled, appears, when it appears fastest, and how a nudge on it is amplified."""
     part = report.modes
@@ -128,6 +133,7 @@ def mode_curves(report: Report) -> Figure:
     return figure
 
 
+@styled
 def emergence(report: Report) -> Figure:
     """Figure 3: measured against predicted emergence of the principal components."""
     part, shown = report.emergence, report.modes
@@ -137,7 +143,7 @@ def emergence(report: Report) -> Figure:
         colour = MODES[i % len(MODES)]
         axes[0].plot(part.level.ratio, part.measured[:, k], color=colour, label=f"u{k + 1}")
         axes[0].plot(part.level.ratio, part.predicted[:, k], "--", color=colour, linewidth=1)
-    axes[0].set(title="share of a component's variance in x̂_0 (dashed: theory)", ylim=(-0.03, 1.6))
+    axes[0].set(title="share of a component's variance in $\\hat{x}_0$ (dashed: theory)", ylim=(-0.03, 1.6))
     axes[0].axhline(0.5, color=QUIET, linewidth=0.8)
     noise_axis(axes[0])
     axes[0].legend()
@@ -164,6 +170,7 @@ def emergence(report: Report) -> Figure:
     return figure
 
 
+@styled
 def deviation(report: Report) -> Figure:
     """Figure 4: distance of analytic trajectories from the network's, and agreement of the denoisers."""
     part = report.agreement
@@ -174,8 +181,8 @@ def deviation(report: Report) -> Figure:
         band(axes[0, 1], ratio[:-1], part.estimate_error[name], COLOURS[name], name)
         axes[1, 0].plot(ratio[:-1], part.explained[name], color=COLOURS[name], label=name)
         axes[1, 1].plot(ratio[:-1], part.score_explained[name], color=COLOURS[name], label=name)
-    axes[0, 0].set(title="state: mean square of x_t − network's", yscale="log", ylim=(1e-6, None))
-    axes[0, 1].set(title="estimate: mean square of x̂_0 − network's", yscale="log")
+    axes[0, 0].set(title="state: mean square of $x_t$ − network's", yscale="log", ylim=(1e-6, None))
+    axes[0, 1].set(title="estimate: mean square of $\\hat{x}_0$ − network's", yscale="log")
     axes[1, 0].set(title="denoiser: explained variance about the mean", ylim=(-0.55, 1.03))
     axes[1, 1].set(title="score: explained variance (near 1 for anything at high noise)", ylim=(-0.55, 1.03))
     for panel in axes.flat:
@@ -185,6 +192,7 @@ def deviation(report: Report) -> Figure:
     return figure
 
 
+@styled
 def frechet(report: Report) -> Figure | None:
     """Figure 4: quality against skipped steps; None where there is no feature space for the data."""
     part = report.frechet
@@ -217,6 +225,7 @@ def frechet(report: Report) -> Figure | None:
     return figure
 
 
+@styled
 def perturbation_gain(report: Report) -> Figure:
     """Measured against predicted displacement of the final image, by component and time of the nudge."""
     part = report.perturbation

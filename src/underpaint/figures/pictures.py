@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..recipes.report import Report
 from ..recipes.subject import Subject
-from .style import COLOURS, new_figure
+from .style import COLOURS, new_figure, styled
 
 INCH = 0.62
 
@@ -65,6 +65,7 @@ def rescale(rows: Tensor) -> Tensor:
     return rows / rows.abs().amax(-1, keepdim=True).clamp(min=1e-12)
 
 
+@styled
 def film_strips(report: Report, seeds: int = 3) -> Figure:
     """Figure 1: states, their differences and endpoint estimates of a few seeds."""
     steps, subject, run = _shown_steps(report), report.subject, report.trajectory
@@ -75,12 +76,13 @@ def film_strips(report: Report, seeds: int = 3) -> Figure:
             rescale(run.x.diff(dim=0)[steps, seed]),
             run.denoised[steps, seed],
         )
-        names = ("state x_t", "difference", "estimate x̂_0")
+        names = ("state $x_t$", "difference", r"estimate $\hat{x}_0$")
         show(axes, subject.images(torch.stack(parts)), names, _ratio_names(report, steps) if seed == 0 else ())
     panels[0].set_title("σ/α:", fontsize=7, loc="left", fontweight="normal", x=-0.06, y=1.0)
     return figure
 
 
+@styled
 def theory_strips(report: Report, seeds: int = 3) -> Figure:
     """Figure 4: endpoint estimates of the network and of each analytic denoiser, from the same noise."""
     steps, subject, strips = _shown_steps(report), report.subject, report.agreement.strips
@@ -91,6 +93,7 @@ def theory_strips(report: Report, seeds: int = 3) -> Figure:
     return figure
 
 
+@styled
 def final_samples(report: Report, count: int = 16) -> Figure:
     """Figure 4: final images from the same noise, and the training image nearest to the network's."""
     subject, part = report.subject, report.agreement
@@ -101,6 +104,7 @@ def final_samples(report: Report, count: int = 16) -> Figure:
     return figure
 
 
+@styled
 def hybrid_samples(report: Report, count: int = 14) -> Figure:
     """Figure 4: the same seeds with more and more of the early steps replaced by the Gaussian's closed form."""
     subject, part = report.subject, report.hybrid
@@ -122,6 +126,7 @@ def hybrid_samples(report: Report, count: int = 14) -> Figure:
     return figure
 
 
+@styled
 def perturbed_samples(report: Report, seed: int = 0) -> Figure:
     """Final images of one seed after nudges along each component, at each time."""
     subject, part = report.subject, report.perturbation

@@ -22,110 +22,105 @@ class Plate:
 
 
 def _film(report: Report) -> str:
+    setup = report.setup
     return (
-        f"Three seeds, sampled in {report.setup['steps']} steps ({report.setup['nfe']} calls of the network), noise "
-        f"on the left. Top: the state, scaled to "
-        "unit noise. Middle: the difference of neighbouring states, each stretched to be seen. Bottom: the image that "
-        "the network expects at that "
-        "moment, x̂_0. Look at the bottom rows: a blurred silhouette stands long before the state shows anything but "
-        "noise, then outlines sharpen, "
-        "and texture comes last. The differences look like noise minus image from the start: the path already points "
-        "at its end."
+        f"Three seeds in {setup['steps']} steps, noise on the left; numbers are noise-to-signal ratios σ/α. Top: the "
+        "state, scaled to unit noise. Middle: the difference of neighbouring states, each stretched to be seen. "
+        "Bottom: the image that the network expects at that moment, x̂_0. Follow the bottom rows: a blurred silhouette "
+        "stands while the state still shows nothing but noise; then outlines sharpen; texture comes last."
     )
 
 
 def _geometry(report: Report) -> str:
-    part = report.geometry
-    worst = float(part.rotation_error.mean.max())
+    part, agreement = report.geometry, report.agreement
+    needed = {name: float(summary.mean) for name, summary in part.needed.items()}
+    worst, squared = (float(error.mean.max()) for error in (part.rotation_error, part.rotation_error_squared))
     return (
-        f"Although images have {report.subject.model.dimension} pixels, one trajectory needs "
-        f"{float(part.needed['x'].mean):.1f} principal components for 99.9 % of its "
-        f"variance ({float(part.needed['difference'].mean):.1f} for its differences, "
-        f"{float(part.needed['eps'].mean):.1f} for the noise estimates); two explain "
-        f"{100 * float(part.shares['x'].mean[1]):.2f} % of the state's. In the plane of starting noise and final "
-        f"image the seeds follow the dashed arc (α_t, σ_t): a rotation. "
-        f"The residual peaks at {100 * worst:.2g} % of |x_t|² on average. With α² in place of α, as in the authors' "
-        f"script, it is a different and larger number (grey). "
-        f"Noise and image stand at {part.edge_angle:.1f}°."
+        f"Images have {report.subject.model.dimension} pixels, yet one trajectory needs {needed['x']:.1f} principal "
+        f"components for 99.9 % of its variance ({needed['difference']:.1f} for its differences, {needed['eps']:.1f} "
+        f"for the noise estimates), and two explain {100 * float(part.shares['x'].mean[1]):.2f} %. In the plane of "
+        "starting noise and final image each seed turns from one to the other; the dashed arc is the rotation "
+        f"(α_t, σ_t). The distance from that rotation peaks at {100 * worst:.2g} % of |x_t|² on average "
+        f"({100 * squared:.2g} % with α² for α, the measure of the authors' script, grey). The arc is not met exactly "
+        f"because noise and image are not quite orthogonal: {part.edge_angle:.1f}°, where the Gaussian's own flow has "
+        f"{agreement.gaussian_angle:.1f}°."
     )
 
 
 def _mode_geometry(report: Report) -> str:
     return (
-        "Each panel follows one component of the data (inset): across, the state; up, what the endpoint estimate "
-        "shows of it; one colour a seed, starting near the horizontal "
-        "axis, where nothing is decided. Dashed: the Gaussian's closed form, which depends on nothing but the "
-        "component's variance and the seed's starting point. "
-        "Large components (left) leave the axis early and move outwards; small ones (right) lose their noise first, "
-        "and what they become is little foretold by where they began: "
-        "there the network departs from the Gaussian."
+        "Each panel follows one component of the data (inset), one colour a seed: across, the state; up, what the "
+        "endpoint estimate shows of it. Paths start near the horizontal axis, where nothing is decided yet. Dashed: "
+        "the closed form, which knows only the component's variance and where the seed began. A component of large "
+        "variance is decided first (up) and painted afterwards (outwards); one of small variance loses its noise "
+        "while it is being decided. Where a solid line leaves its dashed one, the network departs from the Gaussian."
     )
 
 
 def _mode_curves(report: Report) -> str:
     part = report.modes
     first, last = float(part.gain[0, 0]), float(part.gain[0, -1])
+    names = [f"u{int(part.components[i]) + 1}" for i in (0, -1)]
     return (
         "Closed forms for this model's schedule and these data's spectrum, from large variance (dark) to small "
-        "(blue). The estimate ξ of a large component rises early, "
-        "of a small one late: outline first, details later. |dξ/dt| says when each is painted. The gain says how far "
-        "the final image moves for a unit nudge: "
-        f"at the first level {first:.2g} along u{int(part.components[0]) + 1} but {last:.2g} along "
-        f"u{int(part.components[-1]) + 1}; late nudges stay where the component has variance and die where it has none."
+        "(blue). The estimate ξ of a large component rises early, that of a small one late: outline first, details "
+        "later. |dξ/dt| says when each is painted. The gain says how far the final image moves for a nudge at time "
+        f"t: at the start by {first:.2g} for each unit along {names[0]}, by {last:.2g} along {names[1]}; at the end by "
+        "as much as the nudge itself."
     )
 
 
 def _emergence(report: Report) -> str:
     part = report.emergence
+    ratio = (part.measured_half / part.predicted_half).nanmedian()
+    when = "earlier" if ratio > 1 else "later"
     return (
         f"Left: how much of a component's final variance over {len(report.setup['seeds'])} seeds the estimate already "
-        f"shows; dashed, the theory's sigmoid λ/(λ + (σ/α)²). "
-        f"Right: the level at which the first {len(part.predicted_half)} components pass one half, against √λ. Rank "
-        f"correlation {part.rank_correlation:.3f}, slope {part.slope:.2f} on log axes "
-        "(theory: 1). Large components keep to the line. Small ones tend to lie below it: their fine variance is "
-        "conditional on the object, and the network settles it later than a Gaussian would."
+        "shows; dashed, the theory's λ/(λ + (σ/α)²). Right: the level at which the first "
+        f"{len(part.predicted_half)} components pass one half, against √λ. The order is as predicted with rank "
+        f"correlation {part.rank_correlation:.2f} (slope {part.slope:.2f} on log axes, theory 1). The median component "
+        f"appears at {float(ratio):.2f} times the predicted σ/α, that is {when} than in Gaussian data of the same "
+        "spectrum: real images are not Gaussian, and settling the object settles many components with it."
     )
 
 
 def _theory_strips(report: Report) -> str:
     return (
-        "The same noise, painted by the network and by three closed-form denoisers. On the left all four agree: the "
-        "network's first strokes are the Gaussian's. The Gaussian then stays "
-        "a blend of everything; the mixture settles on one kind of object; the exact score of the training set snaps "
-        "to one training image."
+        "The same noise, painted by the network and by three closed-form denoisers. Compare each column: on the left "
+        "the first strokes of all four are those of the Gaussian. Further right the Gaussian stays a blend of "
+        "everything, the mixture settles on one kind of object, and the exact score of the data on one data point."
     )
 
 
 def _final(report: Report) -> str:
     part = report.agreement
     return (
-        "Final images from the same noise. Last row: the training image nearest to the network's sample. The exact "
-        "score returns training images "
-        f"(root mean square distance to the nearest {part.retrieved_exact:.3f} a pixel), the network does not "
-        f"({part.retrieved:.3f})."
+        "Final images from the same noise. Last row: the data point nearest to the network's sample, at a root mean "
+        f"square distance of {part.retrieved:.3f} a pixel; for the exact score's samples that distance is "
+        f"{part.retrieved_exact:.3f}, since they are data points: generation as retrieval."
     )
 
 
 def _deviation(report: Report) -> str:
     part = report.agreement
-    names = ", ".join(f"{name} {float(ev.min()):.2f}" for name, ev in part.explained.items())
+    names = ", ".join(f"{name} {float(explained[-1]):.2f}" for name, explained in part.explained.items())
     return (
-        "Distance of each analytic trajectory from the network's, from the same start (top; band: 5 to 95 % of "
-        "seeds), and how much of the network's denoiser each explains on the network's "
-        f"own states (bottom left; least values: {names}). All agree while noise rules, and part where the data stop "
-        f"being Gaussian. At the end the Gaussian explains the network better than the exact score "
-        "of the training set does: the network does not memorise. The score's own explained variance (bottom right) "
-        "is near 1 at high noise for anything, so nothing is concluded from it."
+        "Top: distance of each analytic trajectory from the network's, from the same start (band: 5 to 95 % of seeds). "
+        "Bottom left: how much of the network's denoiser each explains on the network's own states. Where the three "
+        "lie on one another, at high noise, they say the same, and what is missing to 1 is the network's own error; "
+        f"they part where the data stop being Gaussian. At the last level: {names}; a network that had memorised its "
+        "data would follow the exact score. Bottom right: the same for the score, which at high noise is near 1 for "
+        "anything, so that nothing is concluded from it."
     )
 
 
 def _hybrid(report: Report) -> str:
     part = report.hybrid
+    errors = ", ".join(f"{k}: {float(e):.2g}" for k, e in zip(part.skip, part.error.mean, strict=True))
     return (
-        f"The first k of {report.setup['steps']} steps replaced by one closed-form step, then the network as usual "
-        f"(accounting: saved). Read downwards: objects stay the same until the jump lands near σ/α = 3, "
-        f"then lose identity. Mean square change at {part.skip[0]} steps {float(part.error.mean[0]):.2g}, at "
-        f"{part.skip[len(part.skip) // 2]} steps {float(part.error.mean[len(part.skip) // 2]):.2g}."
+        f"The first k of {report.setup['steps']} steps replaced by one closed-form step to the σ/α named, then the "
+        "network as usual (accounting: saved). Read downwards: how long does each object stay itself? Mean square "
+        f"change of the final image, by steps skipped: {errors}."
     )
 
 
@@ -133,34 +128,31 @@ def _frechet(report: Report) -> str:
     part = report.frechet
     if part is None:
         return ""
-    small = (
-        f" With {part.samples} samples every number is biased up, training images included: compare them with each "
-        f"other only."
-        if part.samples < 5000
-        else ""
-    )
-    return (
+    words = (
         f"Fréchet distance to the test split in the feature space {part.features}, {part.samples} samples, the same "
-        f"seeds for every point; {part.nfe[0]} calls without a skip. "
-        f"Flat to the left: calls saved for nothing lost. Then the Gaussian no longer holds and the curve climbs "
-        f"towards the Gaussian's own distance.{small}"
+        f"seeds for every point; {part.nfe[0]} calls of the network without a skip, {part.nfe[-1]} at the right end. "
+        "Where the curve is flat, calls are saved at no cost; it climbs where the jump lands below the range in which "
+        "the Gaussian speaks for the data."
     )
+    few = " So few samples bias every number up, that of training images included: compare them only with each other."
+    return words + (few if part.samples < 5000 else "")
 
 
 def _perturbation(report: Report) -> str:
+    part = report.perturbation
     return (
-        "A nudge of half a standard deviation of the noisy state along one component, early, in the middle and late; "
-        "then sampling as usual. Bars (theory) against points (network, 8 seeds, 5 to 95 %): "
-        "displacement of the final image along the component, for a unit of nudge. Components of small variance "
-        "forget the nudge. Triangles: length of the whole displacement; where it stands far above the point, the "
-        "network turned the nudge into a change of something else."
+        "A nudge of one standard deviation of the noisy state along one component, early, in the middle and late; "
+        "then sampling as usual. Bars: the theory's gain. Points: displacement of the final image along the component "
+        f"for a unit of nudge ({part.along.shape[-1]} seeds, mean and 5 to 95 %). Triangles: length of the whole "
+        "displacement; where it stands far above the point, the network turned the nudge into a change of something "
+        "else, which a Gaussian flow cannot do."
     )
 
 
 def _perturbed(report: Report) -> str:
     return (
-        "One seed after those nudges, and what changed against the plain sample. Early nudges along large components "
-        "change the object; late ones only shade it."
+        "One seed after those nudges, and what changed against the plain sample. Compare the rows: the same component "
+        "nudged early may change the object, nudged late it is merely added."
     )
 
 

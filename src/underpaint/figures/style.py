@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import matplotlib
 
@@ -21,7 +22,7 @@ ACCENT, QUIET = "#8f3985", "#9a9a9a"
 #: Large to small variance, dark to light.
 MODES = ("#5a1e0e", "#a23e1c", "#d97a2b", "#e0b040", "#8fae5d", "#4d8b7a", "#356a8a", "#4a4a8a")
 
-RC: dict[str, Any] = {
+RC: Any = {
     "font.size": 9,
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
@@ -42,11 +43,24 @@ RC: dict[str, Any] = {
 }
 
 
+Draw = TypeVar("Draw", bound=Callable[..., Any])
+
+
+def styled(draw: Draw) -> Draw:
+    """Let a function that returns a figure draw it in the look above, whatever the caller's settings."""
+
+    @wraps(draw)
+    def inside(*args: Any, **kwargs: Any) -> Any:
+        with matplotlib.rc_context(RC):
+            return draw(*args, **kwargs)
+
+    return cast(Draw, inside)
+
+
 def new_figure(width: float, height: float, columns: int = 1, rows: int = 1, **options: Any) -> tuple[Figure, Any]:
     """A figure of inches with a grid of axes, [rows, columns] squeezed; outside pyplot, so nothing is left open."""
-    with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots(rows, columns, **options)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def noise_axis(axes: Axes, label: bool = True) -> None:

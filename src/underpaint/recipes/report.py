@@ -104,6 +104,10 @@ class Agreement:
 
     level: NoiseLevel = quantity()
     explained: dict[str, Tensor] = quantity("explained variance of the denoised image about the data mean, by level")
+    signal: Tensor = quantity("mean square of the network's denoised image about the data mean, by level")
+    exact_explained: Tensor = quantity("explained variance of the exact denoiser by the Gaussian, by level")
+    exact_signal: Tensor = quantity("mean square of the exact denoised image about the data mean, by level")
+    gaussian_angle: Summary = quantity("degrees between x_0 and x_T of the Gaussian's flow")
     score_explained: dict[str, Tensor] = quantity("explained variance of the score, by level")
     state_error: dict[str, Summary] = quantity("mean square of x_t against the network's, by level")
     estimate_error: dict[str, Summary] = quantity("mean square of x0-hat against the network's, by level")
@@ -147,8 +151,6 @@ class Report:
 
     setup: dict[str, Any]
     level: NoiseLevel
-    trajectory: Trajectory = picture()
-    subject: Subject = picture()
     geometry: Geometry
     modes: Modes
     emergence: Emergence
@@ -157,6 +159,8 @@ class Report:
     frechet: Frechet | None
     perturbation: Perturbation
     claims: tuple[Claim, ...]
+    trajectory: Trajectory = picture()
+    subject: Subject = picture()
 
 
 def report(settings: Settings, progress: Progress = silent) -> Report:
@@ -272,12 +276,12 @@ def measure_emergence(subject: Subject, trajectory: Trajectory, count: int = 100
 def measure_agreement(subject: Subject, trajectory: Trajectory, settings: Settings, progress: Progress) -> Agreement:
     """Each analytic denoiser at the network's states, and its own trajectory from the same start."""
     mean, level = subject.gaussian.mean, trajectory.level
-    explained, score, states, estimates = {}, {}, {}, {}
+    said, explained, score, states, estimates = {}, {}, {}, {}, {}
     strips, finals = {"network": trajectory.denoised[:, :4]}, {"network": trajectory.final}
     for name, denoise in subject.analytic().items():
-        there = agreement.along(trajectory, denoise)
-        explained[name] = agreement.explained_variance(trajectory.denoised, there, mean)
-        score[name] = agreement.score_explained_variance(trajectory, there)
+        said[name] = agreement.along(trajectory, denoise)
+        explained[name] = agreement.explained_variance(trajectory.denoised, said[name], mean)
+        score[name] = agreement.score_explained_variance(trajectory, said[name])
         own = analytic_trajectory(subject, name, denoise, trajectory, settings, progress)
         states[name] = Summary.of(agreement.mean_squared_error(own.x, trajectory.x))
         estimates[name] = Summary.of(agreement.mean_squared_error(own.denoised, trajectory.denoised))
@@ -285,9 +289,14 @@ def measure_agreement(subject: Subject, trajectory: Trajectory, settings: Settin
     distance, index = nearest(subject.cloud.points, trajectory.final)
     exact_distance, _ = nearest(subject.cloud.points, finals["exact"])
     root = subject.model.dimension**0.5
+    flow = torch.stack([trajectory.x[0], finals["Gaussian"]])
     return Agreement(
         level=level,
         explained=explained,
+        signal=agreement.mean_squared_error(trajectory.denoised, mean).mean(1),
+        exact_explained=agreement.explained_variance(said["exact"], said["Gaussian"], mean),
+        exact_signal=agreement.mean_squared_error(said["exact"], mean).mean(1),
+        gaussian_angle=Summary.of(geometry.edge_angle(flow)),
         score_explained=score,
         state_error=states,
         estimate_error=estimates,
@@ -383,4 +392,4 @@ def measure_perturbation(
     advance = progress("perturbations", sum(settings.steps - step for step in steps))
     rows = trajectory.rows(slice(0, 8))
     solver: Sequence[Any] = (find_solver(settings.solver), lambda *_: advance())
-    return perturb(subject.model, rows, subject.gaussian, steps, components, 0.5, *solver)
+    return perturb(subject.model, rows, subject.gaussian, steps, components, 1.0, *solver)

@@ -2,7 +2,7 @@
 
 A grid's first ``skip`` intervals are replaced by one exact step of the Gaussian flow. Two accountings, always named:
 *saved* keeps the rest of the original grid (fewer calls); *re-spent* lays a fresh grid of as many steps from the level
-that is skipped to (same calls). A re-spent grid is itself a grid whose first interval is the jump: use it with skip = 1.
+that is skipped to (same calls). A re-spent grid is a grid whose first interval is the jump: use it with skip = 1.
 """
 
 from __future__ import annotations

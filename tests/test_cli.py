@@ -1,0 +1,132 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from underpaint import __version__
+from underpaint.cli import app, main, parse_seeds
+
+runner = CliRunner()
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Exit code of the whole entry point, error handling included."""
+    monkeypatch.setattr(sys, "argv", ["underpaint", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return int(caught.value.code or 0)
+
+
+def test_version_and_help():
+    assert runner.invoke(app, ["--version"]).output.strip() == f"underpaint {__version__}"
+    for command in ("report", "sample", "models"):
+        result = runner.invoke(app, [command, "--help"])
+        assert result.exit_code == 0
+        assert "--json" in result.output
+
+
+def test_help_needs_no_heavy_import():
+    heavy = ("torch", "diffusers", "matplotlib", "numpy")
+    code = f"import sys, underpaint.cli; sys.exit(any(name in sys.modules for name in {heavy}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_seeds():
+    assert parse_seeds("0-3, 8") == (0, 1, 2, 3, 8)
+    assert parse_seeds("5") == (5,)
+    for text in ("", "a", "3-1", "-2", "1--2", "1,1", "0-3,2"):
+        with pytest.raises(ValueError, match="got"):
+            parse_seeds(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sample", "--model", "nothing"], "There is no model 'nothing'"),
+        (["sample", "--seeds", "x"], "Seeds are numbers"),
+        (["sample", "--solver", "magic"], "Unknown solver 'magic'"),
+        (["sample", "--teleport", "-1"], "must be a positive noise-to-signal ratio"),
+        (["sample", "--class", "12"], "knows class labels 0 to 9"),
+        (["sample", "--guidance", "3"], "needs a class"),
+        (["sample", "--steps", "0"], "at least 1 step"),
+        (["sample", "--out", "taken/samples.png"], "taken is a file"),
+        (["report", "--out", "taken"], "taken is a file"),
+        (["report", "--seeds", "0-3"], "at least 8 seeds"),
+        (["report", "--steps", "3"], "at least 12 steps"),
+        (["report", "--data", "empty"], "holds no images"),
+        (["report", "--data", "broken.npy"], "without pickles"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_exit_code_2(monkeypatch, tmp_path: Path, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    Path("taken").write_text("a file")
+    Path("empty").mkdir()
+    Path("broken.npy").write_bytes(b"\x93NUMPY\x01")
+    assert run(monkeypatch, *arguments) == 2
+    shown = " ".join(capsys.readouterr().err.split())
+    assert words in shown
+    assert "Traceback" not in shown
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.npy", "empty", "taken"]
+
+
+def test_unknown_options_exit_with_2(monkeypatch, capsys):
+    assert run(monkeypatch, "sample", "--sedes", "3") == 2
+
+
+def test_models_lists_the_box():
+    result = runner.invoke(app, ["models", "--json"])
+    (entry,) = [entry for entry in json.loads(result.output) if entry["name"] == "fashion-mnist"]
+    assert entry["images"] == "28 x 28 x 1"
+    assert 1_000_000 < entry["parameters"] < 3_000_000
+    assert entry["prediction"] == "v_prediction"
+    assert "fashion-mnist" in runner.invoke(app, ["models"]).output
+
+
+def test_sample_writes_a_grid_and_says_how(tmp_path: Path):
+    place = tmp_path / "new" / "grid.png"
+    result = runner.invoke(
+        app, ["sample", "--seeds", "0-2", "--steps", "6", "--teleport", "8", "--out", str(place), "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    summary = json.loads(result.stdout)
+    assert summary["nfe"] == 6 - summary["skip"] < 6
+    assert summary["teleported_to"] >= 8
+    with Image.open(place) as image:
+        assert image.size == (56, 56)
+        assert json.loads(image.text["underpaint"])["seeds"] == [0, 1, 2]
+
+
+def test_a_seed_gives_the_same_image_in_any_company(tmp_path: Path):
+    for name, seeds in (("many", "0-4"), ("one", "3")):
+        result = runner.invoke(app, ["sample", "--seeds", seeds, "--steps", "4", "--out", str(tmp_path / name), "-q"])
+        assert result.exit_code == 0, result.output
+        assert result.output == ""
+    with Image.open(tmp_path / "many" / "seed-000003.png") as a, Image.open(tmp_path / "one" / "seed-000003.png") as b:
+        difference = max(abs(p - q) for p, q in zip(a.tobytes(), b.tobytes(), strict=True))
+    assert difference <= 1  # a rounding may tip a pixel
+
+
+def test_guided_class_doubles_the_calls(tmp_path: Path):
+    arguments = [
+        "sample",
+        "--seeds",
+        "0",
+        "--steps",
+        "3",
+        "--class",
+        "7",
+        "--guidance",
+        "2",
+        "--out",
+        str(tmp_path / "a.png"),
+        "--json",
+    ]
+    assert json.loads(runner.invoke(app, arguments).stdout)["nfe"] == 6
