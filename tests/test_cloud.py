@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import product
 
 import pytest
 import torch
@@ -50,16 +51,23 @@ def test_without_noise_the_nearest_point_answers(dtype: torch.dtype, chunk: int,
         assert_close(PointCloud(points, chunk).denoise(x, NoiseLevel(alpha, sigma)), nearest, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("chunk", [64, 500])
-@pytest.mark.parametrize("sigma", [0.001, 0.01, 0.1, 0.5, 2.0])
+#: Both members of a pair in one chunk, at a noise so low that float32 leaves many points in question.
+TOGETHER = pytest.param(
+    500, 1e-4, marks=pytest.mark.xfail(reason="a product of length 64 rounds by up to 2.6 eps |x| |y|")
+)
+
+
+@pytest.mark.parametrize(("chunk", "sigma"), [*product([64, 500], [0.001, 0.01, 0.1, 0.5, 2.0]), (64, 1e-4), TOGETHER])
 @pytest.mark.parametrize("offset", [0.0, 10.0])
-def test_float32_data_keep_their_digits(offset: float, sigma: float, chunk: int, normal) -> None:
-    """To 1e-4 of the exact mean at any noise, off centre, with near duplicates so that weights are shared."""
+def test_float32_data_keep_their_digits(offset: float, chunk: int, sigma: float, normal) -> None:
+    """To 1e-4, and to 5 % of the noise, also off centre; near duplicates share the weights."""
     points = (offset + normal(200, 64)).float()
     points[100:] = points[:100] + sigma * normal(100, 64, seed=1).float() / 4
     x = (points[:50] + sigma * normal(50, 64, seed=2)).float()
     _, exact = brute_force(points, x, EDM()(sigma))
-    assert_close(PointCloud(points, chunk).denoise(x, EDM()(sigma)).double(), exact, rtol=1e-6, atol=1e-4)
+    assert_close(
+        PointCloud(points, chunk).denoise(x, EDM()(sigma)).double(), exact, rtol=0, atol=min(1e-4, 0.05 * sigma)
+    )
 
 
 @pytest.mark.xfail(

@@ -97,7 +97,7 @@ def test_the_error_of_the_best_denoiser_is_uncorrelated_with_the_state(
 ) -> None:
     """E[(x0 - D(x)) x^T] = 0 and E[x0 - D(x)] = 0, by Monte Carlo to five standard errors."""
     for distribution in (full, mixture):
-        x0 = distribution.sample(20_000, torch.Generator().manual_seed(0))
+        x0 = distribution.sample(10_000, torch.Generator().manual_seed(0))
         x = level.alpha * x0 + level.sigma * normal(*x0.shape, seed=1)
         error = x0 - distribution(x, level)
         for product in (error, (error.unsqueeze(2) * (x - x.mean(0)).unsqueeze(1)).flatten(1)):

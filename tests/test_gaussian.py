@@ -122,6 +122,7 @@ def test_truncating_a_low_rank_averages_its_residual_too(full: Gaussian) -> None
         (lambda: Covariance(torch.ones(4), torch.ones(3, 4)), "4 vectors does not fit in 3 dimensions"),
         (lambda: Covariance(torch.tensor([-1.0]), torch.ones(3, 1)), "must be finite and >= 0"),
         (lambda: Covariance(torch.tensor([math.nan]), torch.ones(3, 1)), "must be finite and >= 0"),
+        (lambda: Covariance(torch.tensor([math.inf]), torch.ones(3, 1)), "must be finite and >= 0"),
         (lambda: Covariance.isotropic(3, -1.0), "must be finite and >= 0"),
         (lambda: Covariance.isotropic(3, math.inf), "must be finite and >= 0"),
         (lambda: Covariance.isotropic(3, 1.0).truncate(4), "rank must lie between 0 and the dimension 3, got 4"),

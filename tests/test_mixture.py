@@ -93,6 +93,13 @@ def test_samples_come_from_each_component_in_proportion() -> None:
     assert float((nearest[1:] == nearest[:-1]).double().mean()) < 0.6, "components come in random order"
 
 
+def test_samples_are_taken_at_their_level(mixture: Mixture) -> None:
+    """Pure noise forgets the data."""
+    x = mixture.sample(4000, torch.Generator().manual_seed(0), NoiseLevel(0.0, 3.0))
+    assert_close(x.T.cov(), 9 * torch.eye(6, dtype=torch.float64), rtol=0, atol=1.0)
+    assert_close(x.mean(0), torch.zeros(6, dtype=torch.float64), rtol=0, atol=0.2)
+
+
 def test_sampling_repeats_with_its_generator(mixture: Mixture) -> None:
     first, again = (mixture.sample(9, torch.Generator().manual_seed(3), EDM()(2.0)) for _ in range(2))
     assert torch.equal(first, again)

@@ -20,7 +20,7 @@ from underpaint.theory.mixture import Mixture
 RATIO = 8.0
 
 
-@pytest.mark.parametrize("skip", range(1, 8))
+@pytest.mark.parametrize("skip", [1, 4, 7])
 def test_the_jump_is_the_exact_flow(full: Gaussian, mixture: Mixture, schedule: Schedule, skip: int, normal) -> None:
     """And the rest is plain sampling from where it lands; the jump's endpoint estimate is the Gaussian's."""
     grid = schedule.grid(8)

@@ -36,8 +36,9 @@ license: apache-2.0
 ---
 # {name}: features for Frechet distances on Fashion-MNIST
 
-A convolutional classifier of 28x28 greyscale images in [-1, 1] with {parameters:,} parameters. Its {features} penultimate
-features (the last block's mean over space) are the space in which underpaint compares generated clothes with real ones.
+A convolutional classifier of 28x28 greyscale images in [-1, 1] with {parameters:,} parameters. Its {features}
+penultimate features (the last block's mean over space) are the space in which underpaint compares generated clothes
+with real ones.
 
 | file | what it holds |
 | --- | --- |
@@ -49,8 +50,9 @@ features (the last block's mean over space) are the space in which underpaint co
 shoes of the data set point the same way, and the features should notice one that does not. The 10,000 test images were
 used once, at the end.
 
-**Recipe.** `training/classifier.py`: AdamW, learning rate {rate} in one cycle, weight decay {decay}, batch {batch}, {epochs} epochs,
-cross-entropy without label smoothing, seed {seed}; {minutes:.0f} minutes with {threads} thread(s) of a busy CPU.
+**Recipe.** `training/classifier.py`: AdamW, learning rate {rate} in one cycle, weight decay {decay}, batch {batch},
+{epochs} epochs, cross-entropy without label smoothing, seed {seed}; {minutes:.0f} minutes with {threads} thread(s) of
+a busy CPU.
 
 **Accuracy** on the test split: **{accuracy:.2%}**.
 
@@ -110,7 +112,7 @@ def accuracy(network: SmallClassifier, images: Tensor, labels: Tensor) -> float:
 
 
 def yardsticks(space: FeatureSet, images: Tensor, labels: Tensor, test: Moments, seed: int) -> list[dict[str, Any]]:
-    """Scores against the test split: of train images [N, 1, 28, 28], and of samples of what is fitted to their pixels."""
+    """Scores against the test split: of train images [N, 1, 28, 28], and of samples of what fits their pixels."""
     generator = torch.Generator().manual_seed(seed)
     rows, mirrored = images.flatten(1), images.flip(3).flatten(1)
     gaussian, mixture = Gaussian.fit(rows), Mixture.fit(rows, labels, rank=200)

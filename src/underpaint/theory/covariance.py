@@ -93,6 +93,29 @@ class Covariance:
         dense.diagonal().add_(self.residual)
         return dense
 
+    @property
+    def variances(self) -> Tensor:
+        """The variance of each coordinate that `analyse` returns, float64."""
+        outside = 0 if self.full else self.dimension
+        return torch.cat([self.eigenvalues, torch.full((outside,), self.residual, dtype=torch.float64)])
+
+    def analyse(self, rows: Tensor) -> Tensor:
+        """Rows [B, D] as coordinates on the basis [B, R], followed by the part outside its span [B, D] where there is
+        one.
+
+        In these coordinates every g(Sigma) is a product with g(variances): one product with the basis at either end
+        serves any number of them.
+        """
+        work = rows.to(self.basis.dtype)
+        inside = work @ self.basis
+        return inside if self.full else torch.cat([inside, work - inside @ self.basis.T], 1)
+
+    def synthesise(self, coordinates: Tensor) -> Tensor:
+        """The rows [B, D] of the coordinates that `analyse` gave."""
+        if self.full:
+            return coordinates @ self.basis.T
+        return coordinates[:, : self.rank] @ self.basis.T + coordinates[:, self.rank :]
+
     def spectral(self, function: SpectralFunction, rows: Tensor) -> Tensor:
         """g(Sigma) applied to rows [B, D].
 

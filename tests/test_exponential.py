@@ -1,0 +1,142 @@
+"""The Gaussian exponential integrator against closed forms, quadrature, and DPM-Solver++ where no variance is left."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from scipy.integrate import quad
+
+from underpaint.noise import EDM, NoiseLevel, Schedule, spaced_ratios
+from underpaint.sampling.exponential import _weights, gaussian_exponential
+from underpaint.sampling.solvers import dpm_solver, euler, heun
+from underpaint.sampling.trajectory import initial_noise, sample
+from underpaint.theory.gaussian import Gaussian
+from underpaint.theory.mixture import Mixture
+
+ORDERS = pytest.mark.parametrize("order", [1, 2, 3])
+CORRECTED = pytest.mark.parametrize("corrector", [False, True], ids=["plain", "corrected"])
+
+
+@ORDERS
+@CORRECTED
+def test_exact_in_any_grid_for_every_mean(gaussian: Gaussian, schedule: Schedule, order: int, corrector: bool, normal):
+    """The data's mean need not be the one that the solver knows: only the covariance must be."""
+    solver = gaussian_exponential(gaussian, order, corrector)
+    for data in (gaussian, Gaussian(gaussian.mean + normal(6, seed=9), gaussian.covariance)):
+        for steps in (1, 4):
+            level = schedule.grid(steps)
+            x = initial_noise(range(5), 6, level[0], torch.float64)
+            exact = data.flow(x, level[0], level[-1])
+            torch.testing.assert_close(sample(data, x, level, solver).final, exact, rtol=1e-7, atol=1e-7)
+
+
+def test_order_1_without_variance_is_ddim(mixture: Mixture, schedule: Schedule):
+    flat, level = Gaussian.isotropic(torch.ones(6, dtype=torch.float64), 0.0), schedule.grid(9)
+    x = initial_noise(range(5), 6, level[0], torch.float64)
+    ours = sample(mixture, x, level, gaussian_exponential(flat))
+    torch.testing.assert_close(ours.x, sample(mixture, x, level, euler).x, rtol=1e-9, atol=1e-9)
+
+
+def test_order_2_without_variance_is_dpm_solver_plus_plus_2m(mixture: Mixture):
+    """In the form that integrates the line through two calls exactly (Lu22, eq. for phi_2; 'heun' in diffusers)."""
+    level = EDM().grid(12)
+    x = start = initial_noise(range(5), 6, level[0], torch.float64)
+    past: list[torch.Tensor] = []
+    sigma, time = level.sigma, -level.log_ratio
+    for i in range(12):
+        past.append(mixture(x, level[i]))
+        h = time[i + 1] - time[i]
+        x = sigma[i + 1] / sigma[i] * x - torch.expm1(-h) * past[-1]
+        if 0 < i < 11:
+            slope = (past[-1] - past[-2]) / (time[i] - time[i - 1])
+            x = x + (torch.expm1(-h) + h) * slope
+    flat = Gaussian.isotropic(torch.zeros(6, dtype=torch.float64), 0.0)
+    torch.testing.assert_close(
+        sample(mixture, start, level, gaussian_exponential(flat, 2)).final, x, rtol=1e-9, atol=1e-9
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_weights_are_the_integrals(count: int):
+    nodes = torch.tensor([0.3, 1.1, 1.7, 2.9], dtype=torch.float64)[:count]
+    variances, start, end = torch.tensor([0.0, 0.04, 1.0, 30.0], dtype=torch.float64), 0.3, -0.9
+    weights = _weights(variances, nodes, torch.tensor(start), torch.tensor(end))
+    for j in range(count):
+        for k, value in enumerate(variances.tolist()):
+
+            def integrand(t: float, j: int = j, value: float = value) -> float:
+                lagrange = math.prod((t - float(n)) / float(nodes[j] - n) for n in nodes if n != nodes[j])
+                return lagrange * math.exp(2 * t) / (value + math.exp(2 * t)) ** 1.5
+
+            expected = math.sqrt(value + math.exp(2 * end)) * quad(integrand, end, start, epsabs=1e-13)[0]
+            assert weights[j, k].item() == pytest.approx(expected, rel=1e-10, abs=1e-12)
+    # together they move what a constant moves
+    ratio = ((variances + math.exp(2 * end)) / (variances + math.exp(2 * start))).sqrt()
+    torch.testing.assert_close(weights.sum(0), 1 - ratio)
+
+
+def smooth(steps: int) -> NoiseLevel:
+    """Levels even in log sigma that end above 0, so that the order is that of the steps alone."""
+    return EDM()(spaced_ratios(steps + 1, 10.0, 0.2))
+
+
+@pytest.fixture(scope="module")
+def exact(mixture: Mixture) -> torch.Tensor:
+    return sample(
+        mixture, initial_noise(range(8), 6, smooth(1)[0], torch.float64), smooth(1500), heun, every=1500
+    ).final
+
+
+@pytest.mark.parametrize(
+    ("order", "corrector", "expected"), [(1, 0, 1), (1, 1, 2), (2, 0, 2), (2, 1, 3), (3, 0, 2), (3, 1, 4)]
+)
+def test_the_measured_order(mixture: Mixture, full: Gaussian, exact, order: int, corrector: int, expected: int):
+    """The corrector adds one; without it the first step, of order 1, leaves an error of order 2 whatever follows."""
+    solver = gaussian_exponential(full, order, bool(corrector))
+    x = initial_noise(range(8), 6, smooth(1)[0], torch.float64)
+    error = [float((sample(mixture, x, smooth(n), solver).final - exact).norm()) for n in (60, 120)]
+    assert math.log2(error[0] / error[1]) == pytest.approx(expected, abs=0.35)
+
+
+def test_fewer_calls_than_dpm_solver_for_data_that_are_nearly_gaussian(full: Gaussian, normal):
+    """What it is for: near its Gaussian it needs far fewer calls than a solver that knows none."""
+    near = Mixture(
+        torch.ones(3), tuple(Gaussian(full.mean + 0.3 * normal(6, seed=s), full.covariance) for s in range(3))
+    )
+    known = Gaussian.fit(near.sample(20_000, torch.Generator().manual_seed(0)), dtype=torch.float64)
+    fine, coarse = EDM().grid(300), EDM().grid(8)
+    x = initial_noise(range(50), 6, fine[0], torch.float64)
+    exact = sample(near, x, fine, heun, every=300).final
+    ours, peer = (
+        float((sample(near, x, coarse, solver).final - exact).norm())
+        for solver in (gaussian_exponential(known, 1, True), dpm_solver(2))
+    )
+    assert ours < peer / 5
+
+
+def test_float32_state_follows_float64(mixture: Mixture, full: Gaussian):
+    level = EDM().grid(12)
+    x = initial_noise(range(5), 6, level[0], torch.float64)
+    single = Mixture(mixture.weights, tuple(c.to(dtype=torch.float32) for c in mixture.components))
+    solver, coarse = (gaussian_exponential(g, 2, True) for g in (full, full.to(dtype=torch.float32)))
+    difference = sample(single, x.float(), level, coarse).final - sample(mixture, x, level, solver).final
+    assert difference.abs().max() < 2e-3
+
+
+@CORRECTED
+def test_one_call_a_step(full: Gaussian, mixture: Mixture, corrector: bool):
+    level = EDM().grid(7)
+    x = initial_noise(range(2), 6, level[0], torch.float64)
+    run = sample(mixture, x, level, gaussian_exponential(full, 2, corrector))
+    assert run.nfe == 7
+    for i, (here, state) in enumerate(pairwise(run.x)):
+        torch.testing.assert_close(run.denoised[i], mixture(here, level[i]))
+        assert state.shape == here.shape
+
+
+def test_orders_on_offer(full: Gaussian):
+    with pytest.raises(ValueError, match="order 1, 2 or 3, got 4"):
+        gaussian_exponential(full, 4)
