@@ -52,9 +52,7 @@ def test_without_noise_the_nearest_point_answers(dtype: torch.dtype, chunk: int,
 
 
 #: Both members of a pair in one chunk, at a noise so low that float32 leaves many points in question.
-TOGETHER = pytest.param(
-    500, 1e-4, marks=pytest.mark.xfail(reason="a product of length 64 rounds by up to 2.6 eps |x| |y|")
-)
+TOGETHER = (500, 1e-4)
 
 
 @pytest.mark.parametrize(("chunk", "sigma"), [*product([64, 500], [0.001, 0.01, 0.1, 0.5, 2.0]), (64, 1e-4), TOGETHER])
@@ -70,9 +68,6 @@ def test_float32_data_keep_their_digits(offset: float, chunk: int, sigma: float,
     )
 
 
-@pytest.mark.xfail(
-    strict=True, reason="points and rows are centred in float32 before they are weighed again in float64"
-)
 def test_float32_data_keep_their_digits_half_way_between_two_points(normal) -> None:
     """The log-weights there are differences of large numbers: the documented tolerance is 1e-4."""
     points = normal(20, 48).float()

@@ -62,6 +62,14 @@ def test_functions_of_the_covariance_are_functions_of_the_matrix(gaussian: Gauss
         assert_close(gaussian.covariance.spectral(function, rows), rows @ dense, rtol=1e-11, atol=1e-11)
 
 
+def test_coordinates_make_every_such_function_a_product(gaussian: Gaussian, normal) -> None:
+    covariance, rows = gaussian.covariance, normal(4, 6)
+    coordinates = covariance.analyse(rows)
+    assert_close(covariance.synthesise(coordinates), rows, rtol=1e-12, atol=1e-12)
+    scaled = covariance.synthesise(torch.exp(-covariance.variances) * coordinates)
+    assert_close(scaled, covariance.spectral(lambda v: torch.exp(-v), rows), rtol=1e-12, atol=1e-12)
+
+
 def test_each_row_may_have_its_own_function(gaussian: Gaussian, normal) -> None:
     rows, powers = normal(4, 6), torch.tensor([[0.5], [1.0], [2.0], [3.0]], dtype=torch.float64)
     together = gaussian.covariance.spectral(lambda v: v**powers, rows)

@@ -40,8 +40,8 @@ def solver(name: str) -> Solver:
 
 # Order of convergence
 
-#: The 3M rule of Lu22's code, of diffusers and of k-diffusion weighs the quadratic term of its polynomial with half its
-#: integral, so it is of order 2 with a small constant, not of order 3.
+#: The 3M rule, as diffusers has it, gives the quadratic term of its polynomial half the weight of its integral. So it
+#: is of order 2 with a small constant, not of order 3.
 ORDERS = {"euler": 1.0, "heun": 2.0, "dpmpp-2m": 2.0, "dpmpp-3m": 2.0}
 HIGH, LOW = 20.0, 0.2
 

@@ -60,8 +60,8 @@ def test_on_gaussian_data_a_skip_leaves_only_the_error_of_the_tail(gaussian: Gau
 
 
 @pytest.mark.parametrize(("skip", "calls"), [(0, 35), (2, 31), (4, 27), (5, 25), (6, 23), (7, 21), (8, 19), (10, 15)])
-def test_the_saved_calls_of_wv24(full: Gaussian, normal, skip: int, calls: int) -> None:
-    """Heun with 18 steps on the EDM grid; skips land on the levels that the paper states."""
+def test_saved_calls_in_the_protocol_of_wv24(full: Gaussian, normal, skip: int, calls: int) -> None:
+    """Heun with 18 steps on the EDM grid: where a skip lands, and what is left to call."""
     grid = EDM().grid(18)
     trajectory = teleport(full, full, 80 * normal(1, 6), grid, skip)
     assert trajectory.nfe == calls

@@ -87,7 +87,6 @@ def test_rows_of_a_trajectory(trajectory: Trajectory, index: int | slice | Tenso
     assert part.nfe == trajectory.nfe
 
 
-@pytest.mark.xfail(strict=True, reason="slice(-1, 0) is empty")
 def test_the_last_row_of_a_trajectory(trajectory: Trajectory) -> None:
     assert torch.equal(trajectory.rows(-1).x, trajectory.x[:, 4:])
 
@@ -149,7 +148,6 @@ def test_a_grid_may_start_from_pure_noise() -> None:
     check_grid(Flow().grid(2))
 
 
-@pytest.mark.xfail(strict=True, reason="the clause for an infinite first ratio lets a second one pass")
 def test_but_only_once() -> None:
     with pytest.raises(ValueError, match="must fall in noise"):
         check_grid(NoiseLevel(torch.tensor([0.0, 0.0, 1.0]), torch.tensor([1.0, 1.0, 0.0])))

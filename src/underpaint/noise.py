@@ -39,7 +39,10 @@ class NoiseLevel:
     sigma: Tensor
 
     def __post_init__(self) -> None:
-        alpha, sigma = torch.broadcast_tensors(_float64(self.alpha), _float64(self.sigma))
+        alpha, sigma = _float64(self.alpha), _float64(self.sigma)
+        if alpha.shape != sigma.shape and alpha.ndim and sigma.ndim:
+            raise ValueError(f"alpha and sigma need one shape, got {tuple(alpha.shape)} and {tuple(sigma.shape)}.")
+        alpha, sigma = torch.broadcast_tensors(alpha, sigma)
         for name, value in (("alpha", alpha), ("sigma", sigma)):
             if not bool((torch.isfinite(value) & (value >= 0)).all()):
                 raise ValueError(f"A noise level needs finite {name} >= 0, got {value.tolist()}.")
@@ -122,7 +125,7 @@ def _check_steps(steps: int) -> None:
 def _preserving(ratio: float | Tensor) -> NoiseLevel:
     ratio = _float64(ratio)
     norm = torch.hypot(torch.ones_like(ratio), ratio)
-    return NoiseLevel(1 / norm, ratio / norm)
+    return NoiseLevel(1 / norm, torch.where(torch.isinf(ratio), 1.0, ratio / norm))
 
 
 def make_betas(kind: Betas, steps: int, first: float, last: float) -> Tensor:
@@ -204,6 +207,8 @@ class EDM:
     def __post_init__(self) -> None:
         if not 0 < self.sigma_min < self.sigma_max:
             raise ValueError(f"EDM needs 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}.")
+        if not self.rho > 0:
+            raise ValueError(f"EDM needs rho > 0, got {self.rho}.")
 
     def __call__(self, t: Time) -> NoiseLevel:
         sigma = torch.as_tensor(t, dtype=torch.float64, device="cpu")
@@ -230,6 +235,10 @@ class Flow:
     """
 
     shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.shift < math.inf:
+            raise ValueError(f"The time shift of a flow must be positive and finite, got {self.shift}.")
 
     def __call__(self, t: Time) -> NoiseLevel:
         t = torch.as_tensor(t, dtype=torch.float64, device="cpu")

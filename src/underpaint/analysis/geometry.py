@@ -1,6 +1,6 @@
 """The shape of single trajectories: how few directions they use, and how nearly they are rotations in a plane.
 
-Source of the measures: WV23, section 2 and its appendix; definitions in theory.md section 4. Rows are float; sums are
+Source of the measures: WV23, section 2 and its appendix. Rows are float; sums are
 taken in float64. Every function maps a stack of states [N, B, D] to one value, or one curve, a sample.
 """
 

@@ -12,8 +12,8 @@ z = y / sqrt(lambda + s~^2) the probability flow is
 
 which is integrated exactly for Q a polynomial in log s~ through the latest calls. The first order has the closed form
 y' = psi y + (1 - psi) Q, psi = sqrt((lambda + s~'^2)/(lambda + s~^2)), finite down to s~' = 0: from call to call the
-flow of a Gaussian whose mean is corrected. With lambda = 0 it is DPM-Solver++ (Lu22) of the same order; theory.md section 6
-has the same integrator with the residual D - D_G in place of Q, which is exact for one mean only.
+flow of a Gaussian whose mean is corrected. With lambda = 0 it is DPM-Solver++ (Lu22) of the same order. (The same with
+the residual D - D_G in place of Q is exact for one mean only.)
 """
 
 from __future__ import annotations
@@ -104,12 +104,12 @@ def _weights(variances: Tensor, nodes: Tensor, start: Tensor, end: Tensor) -> Te
     t = end + (points + 1) / 2 * (start - end)
     square = (2 * t).exp().unsqueeze(1)
     kernel = square * (variances + square) ** -1.5 * (variances + (2 * end).exp()).sqrt()
-    others = nodes.unsqueeze(0) - nodes.unsqueeze(1)
-    basis = []
-    for j in range(len(nodes)):
-        rest = [m for m in range(len(nodes)) if m != j]
-        basis.append(torch.stack([(t - nodes[m]) / others[m, j] for m in rest]).prod(0))
-    return torch.stack([((start - end) / 2 * quadrature * polynomial) @ kernel for polynomial in basis])
+    weights = []
+    for j, node in enumerate(nodes):
+        others = torch.cat([nodes[:j], nodes[j + 1 :]])
+        lagrange = ((t.unsqueeze(1) - others) / (node - others)).prod(1)
+        weights.append(((start - end) / 2 * quadrature * lagrange) @ kernel)
+    return torch.stack(weights)
 
 
 def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:

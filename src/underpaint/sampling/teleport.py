@@ -71,4 +71,6 @@ def respend(schedule: Schedule, level: NoiseLevel, ratio: float) -> NoiseLevel:
         raise ValueError(
             f"The level to skip to, {ratio}, must lie below the first level of the grid, {level.ratio[0]:.4g}."
         )
-    return NoiseLevel.join(level[0], schedule.grid(len(level) - 1, start=ratio))
+    grid = NoiseLevel.join(level[0], schedule.grid(len(level) - 1, start=ratio))
+    check_grid(grid)
+    return grid

@@ -51,7 +51,7 @@ class Trajectory:
 
     def rows(self, index: int | slice | Tensor) -> Trajectory:
         """The same trajectory for some of the samples."""
-        index = slice(index, index + 1) if isinstance(index, int) else index
+        index = slice(index, index + 1 or None) if isinstance(index, int) else index
         return Trajectory(self.x[:, index], self.denoised[:, index], self.level, self.nfe)
 
     @staticmethod
@@ -125,5 +125,5 @@ def check_grid(level: NoiseLevel) -> None:
     """Raise ValueError unless the grid has two levels or more, of strictly falling noise-to-signal ratio."""
     if level.alpha.ndim != 1 or len(level) < 2:
         raise ValueError(f"A grid needs at least two levels, got {level!r}.")
-    if not bool((level.ratio.diff() < 0).all() | (level.ratio[:1].isinf() & (level.ratio[1:].diff() < 0).all())):
+    if not bool((level.ratio.diff() < 0).all()):
         raise ValueError(f"Levels must fall in noise from first to last, got ratios {level.ratio.tolist()[:6]}...")

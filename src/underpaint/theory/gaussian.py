@@ -109,6 +109,9 @@ class Gaussian:
         centred = self._centred(x, level).to(cov.basis.dtype)
         coordinates = centred @ cov.basis
         variance = alpha**2 * cov.eigenvalues + sigma**2
+        total = alpha**2 * cov.spectrum + sigma**2
+        if not bool((total > 0).all()):
+            raise ValueError("Without noise there is no density along directions of no variance; ask at sigma > 0.")
         squared = (coordinates.double().square() / variance.to(x.device)).sum(1)
         pulled = (coordinates * modes.shrinkage(cov.eigenvalues, level).to(coordinates)) @ cov.basis.T
         if not cov.full:
@@ -117,7 +120,7 @@ class Gaussian:
             variance = (alpha**2 * rest + sigma**2).squeeze(-1).to(x.device)
             squared = squared + outside.double().square().sum(1) / variance
             pulled = pulled + modes.shrinkage(rest, level).to(outside) * outside
-        log_det = (alpha**2 * cov.spectrum + sigma**2).log().sum(-1).to(x.device)
+        log_det = total.log().sum(-1).to(x.device)
         log_density = -0.5 * (squared + log_det + self.dimension * math.log(2 * math.pi))
         return log_density, self.mean.to(x.dtype) + pulled.to(x.dtype)
 
