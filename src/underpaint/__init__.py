@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
     from .models.model import Model as Model
     from .noise import DDPM as DDPM, EDM as EDM, Flow as Flow, NoiseLevel as NoiseLevel, Schedule as Schedule
     from .prediction import from_denoised as from_denoised, to_denoised as to_denoised
+    from .sampling.exponential import gaussian_exponential as gaussian_exponential
     from .sampling.solvers import (
         dpmpp_2m as dpmpp_2m,
         dpmpp_3m as dpmpp_3m,
@@ -42,6 +43,7 @@ _PUBLIC = {
     "models.model": ("Model",),
     "noise": ("DDPM", "EDM", "Flow", "NoiseLevel", "Schedule"),
     "prediction": ("from_denoised", "to_denoised"),
+    "sampling.exponential": ("gaussian_exponential",),
     "sampling.solvers": ("dpmpp_2m", "dpmpp_3m", "euler", "find_solver", "heun"),
     "sampling.teleport": ("respend", "steps_above", "teleport"),
     "sampling.trajectory": ("Trajectory", "initial_noise", "sample"),
