@@ -20,6 +20,8 @@ from diffusers import UNet2DModel
 from torch.nn.functional import mse_loss, pixel_unshuffle
 
 from underpaint.data.idx import read_idx
+from underpaint.files import replacing, write_text
+from underpaint.noise import DDPM
 
 NO_CLASS = 10
 
@@ -38,18 +40,6 @@ def build_network(width: tuple[int, int] = (64, 96)) -> UNet2DModel:
         attention_head_dim=32,
         num_class_embeds=NO_CLASS + 1,
     )
-
-
-def linear_alphas(steps: int = 1000) -> tuple[torch.Tensor, torch.Tensor]:
-    """The DDPM linear schedule: alpha_t, sigma_t for t = 0..steps-1."""
-    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, steps, dtype=torch.float64), 0)
-    return alpha_bar.sqrt().float(), (1 - alpha_bar).sqrt().float()
-
-
-def save(path: Path, state: dict) -> None:
-    """Write to a temporary name, then rename: a kill never leaves half a checkpoint."""
-    torch.save(state, path.with_suffix(".tmp"))
-    path.with_suffix(".tmp").replace(path)
 
 
 def batch_loss(network, images, labels, alpha, sigma, generator, drop: float) -> torch.Tensor:
@@ -85,7 +75,8 @@ def main() -> None:
     network = build_network().to(memory_format=torch.channels_last)
     average = {k: v.clone() for k, v in network.state_dict().items()}
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.rate, weight_decay=0.0, betas=(0.9, 0.99))
-    alpha, sigma = linear_alphas()
+    level = DDPM("linear")(torch.arange(1000))
+    alpha, sigma = level.alpha.float(), level.sigma.float()
     step, spent, losses, checkpoint = 0, 0.0, [], args.out / "checkpoint.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
@@ -124,25 +115,17 @@ def main() -> None:
             print(f"step {step} minutes {spent / 60:.1f} loss {losses[-1][2]:.4f}", flush=True)
             running.clear()
         if time.monotonic() - last_save > 240 or spent >= 60 * args.minutes:
-            save(
-                checkpoint,
-                {
-                    "network": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "average": average,
-                    "step": step,
-                    "spent": spent,
-                    "losses": losses,
-                    "generator": generator.get_state(),
-                },
-            )
+            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
+            state |= {"step": step, "spent": spent, "losses": losses, "generator": generator.get_state()}
+            with replacing(checkpoint) as temporary:
+                torch.save(state, temporary)
             last_save = time.monotonic()
 
     network.load_state_dict(average)
     network.save_pretrained(args.out / "network")
     record = {"steps": step, "images": step * args.batch, "minutes": spent / 60, "losses": losses}
     record |= {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k not in ("out", "data")}
-    (args.out / "training.json").write_text(json.dumps(record))
+    write_text(args.out / "training.json", json.dumps(record))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ StepsOption = Annotated[int, typer.Option("--steps", help="Steps of the sampling
 SolverOption = Annotated[str, typer.Option("--solver", help="ddim, euler, heun, dpmpp-2m or dpmpp-3m.")]
 FullOption = Annotated[
     bool,
-    typer.Option("--full", help="5,000 samples for Fréchet distances, in both accountings (hours on 2 cores)."),
+    typer.Option("--full", help="5,000 samples for Fréchet distances, in both accountings (over an hour on 2 cores)."),
 ]
 TeleportOption = Annotated[
     float | None,

@@ -132,9 +132,7 @@ def _load_idx(folder: Path, name: str, split: str) -> ImageData:
     labels = read_idx(files[1]).long() if len(files) > 1 else None
     if labels is not None and labels.shape != images.shape[:1]:
         raise ValueError(f"{files[1]} holds {len(labels)} labels for {len(images)} images.")
-    return ImageData(
-        images.unsqueeze(1), name, f"{len(images):,} {split} images of {name} (complete idx files)", labels
-    )
+    return ImageData(images.unsqueeze(1), name, f"{len(images):,} {split} images of {name} (idx files)", labels)
 
 
 def _load_pictures(folder: Path, shape: tuple[int, int, int] | None) -> ImageData:

@@ -127,9 +127,11 @@ def hybrid_samples(report: Report, count: int = 14) -> Figure:
 
 
 @styled
-def perturbed_samples(report: Report, seed: int = 0) -> Figure:
-    """Final images of one seed after nudges along each component, at each time."""
+def perturbed_samples(report: Report) -> Figure:
+    """Final images after nudges along each component, at each time, of the seed that they moved most."""
     subject, part = report.subject, report.perturbation
+    moved = part.final - report.trajectory.final[: part.final.shape[2]]
+    seed = int(moved.square().sum((0, 1, 3)).argmax())
     plain = report.trajectory.final[seed].expand(len(part.level), 1, -1)
     nudged = part.final[:, :, seed]
     figure, panels = new_figure((len(part.components) + 1) * INCH * 2 + 1.6, len(part.level) * INCH + 0.5, columns=2)

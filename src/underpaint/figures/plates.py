@@ -151,8 +151,8 @@ def _perturbation(report: Report) -> str:
 
 def _perturbed(report: Report) -> str:
     return (
-        "One seed after those nudges, and what changed against the plain sample. Compare the rows: the same component "
-        "nudged early may change the object, nudged late it is merely added."
+        "The seed that those nudges moved most, and what changed against its plain sample. Compare the rows: the same "
+        "component nudged early may change the object, nudged late it is merely added."
     )
 
 

@@ -113,8 +113,7 @@ def load_subject(
     kind = "classes" if images.labels is not None else "k-means clusters"
     about = {
         "Gaussian": f"full-rank Gaussian of {fitted}",
-        "mixture": f"mixture of {len(labels.unique())} full-rank Gaussians, one for each of the {kind} of "
-        "{images.source}",
+        "mixture": f"{len(labels.unique())} full-rank Gaussians, one for each of the {kind} of {images.source}",
         "exact": f"exact score of {images.source}",
     }
     mixture = Mixture.fit(rows, labels)
