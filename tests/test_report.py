@@ -62,6 +62,8 @@ def test_results_carry_units_and_provenance(written: tuple[Path, dict[str, Any]]
     assert results["geometry"]["edge_angle"]["unit"] == "degrees between x_0 and x_T"
     assert len(results["agreement"]["explained"]["value"]["mixture"]) == 12
     assert "strips" not in results["agreement"]
+    assert list(results["setup"]["denoisers"]) == ["Gaussian", "mixture", "exact"]
+    assert not any("{" in words for words in results["setup"]["denoisers"].values())
     assert {"underpaint", "torch", "diffusers", "python"} <= results["setup"]["versions"].keys()
 
 
