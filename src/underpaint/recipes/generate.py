@@ -16,7 +16,7 @@ from ..files import replacing
 from ..models.load import load_model
 from ..sampling.solvers import find_solver
 from ..sampling.teleport import steps_above, teleport
-from ..sampling.trajectory import initial_noise
+from ..sampling.trajectory import initial_noise, sample
 from ..theory.gaussian import Gaussian
 from .progress import Progress, silent
 
@@ -68,16 +68,14 @@ def generate(request: Request, progress: Progress = silent, batch: int = 64) -> 
     finals, nfe = [], 0
     for part in parts:
         x = initial_noise(part, model.dimension, level[0])
-        run = teleport(gaussian or _nothing(model.dimension), denoise, x, level, skip, solver, lambda *_: advance())
+        if gaussian is None:
+            run = sample(denoise, x, level, solver, lambda *_: advance())
+        else:
+            run = teleport(gaussian, denoise, x, level, skip, solver, lambda *_: advance())
         finals.append(run.final)
         nfe = run.nfe * (2 if request.guidance != 1 else 1)
     landed = {"skip": skip, "teleported_to": float(level.ratio[skip])} if skip else {"skip": 0}
     return Samples(model.images(torch.cat(finals)), request.seeds, asdict(request) | landed | {"nfe": nfe})
-
-
-def _nothing(dimension: int) -> Gaussian:
-    """A stand-in where nothing is skipped, and so nothing is asked of it."""
-    return Gaussian.isotropic(torch.zeros(dimension), 1.0)
 
 
 def _statistics(request: Request) -> Gaussian:
