@@ -117,10 +117,12 @@ def test_gaussian_flow_emerges_as_predicted(gaussian: Gaussian, trajectory: Traj
 
 def test_half_ratio_is_nan_where_there_is_no_crossing():
     level = EDM().grid(4)[:-1]
-    shares = torch.tensor([[0.1, 0.9], [0.2, 0.9], [0.8, 0.9], [1.0, 1.0]], dtype=torch.float64)
+    shares = torch.tensor([[0.1, 0.9, 0.1], [0.2, 0.9, 0.4], [0.8, 0.9, 0.55], [1, 1, 1]], dtype=torch.float64)
     half = emergence.half_ratio(shares, level)
     assert half[0].item() == pytest.approx(math.sqrt(float(level.ratio[1] * level.ratio[2])))
     assert torch.isnan(half[1])
+    # two thirds of the way, in log sigma, from the level before one half to the level after it
+    assert half[2].item() == pytest.approx(float(level.ratio[1] ** (1 / 3) * level.ratio[2] ** (2 / 3)))
 
 
 def test_explained_variance(gaussian: Gaussian, trajectory: Trajectory):
