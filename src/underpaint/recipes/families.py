@@ -15,7 +15,7 @@ from ..noise import NoiseLevel
 from ..theory.cloud import PointCloud
 from ..theory.denoiser import Denoiser
 from ..theory.local import LocalCloud, Smoothed
-from ..theory.mixture import Mixture
+from ..theory.mixture import Mixture, fit_component
 from .progress import Progress, silent
 from .results import quantity
 from .subject import Subject, cluster
@@ -138,7 +138,7 @@ def gaussian_families(subject: Subject, sweeps: Sweeps) -> dict[str, Family]:
     return {
         "rank": Family("rank of the Gaussian", ranks, gaussian.truncate),
         "components": Family(
-            f"components of the mixture, by k-means, of rank {sweeps.rank} or a quarter of the smallest cluster's rows",
+            f"components of the mixture, by k-means, of rank {sweeps.rank} or a quarter of their rows",
             counts,
             lambda count: k_means_mixture(rows, count, sweeps.rank),
         ),
@@ -146,10 +146,12 @@ def gaussian_families(subject: Subject, sweeps: Sweeps) -> dict[str, Family]:
 
 
 def k_means_mixture(rows: Tensor, components: int, rank: int) -> Mixture:
-    """Clusters by k-means, of a rank that leaves each with many more rows than directions."""
+    """Clusters by k-means, each of a rank that leaves it with many more rows than directions."""
     labels = cluster(rows, components)
-    smallest = int(labels.unique(return_counts=True)[1].min())
-    return Mixture.fit(rows, labels, max(1, min(rank, rows.shape[1], smallest // 4)))
+    clusters = [rows[labels == label] for label in labels.unique()]
+    ranks = [max(1, min(rank, rows.shape[1], len(part) // 4)) for part in clusters]
+    parts = [fit_component(part, kept) for part, kept in zip(clusters, ranks, strict=True)]
+    return Mixture(torch.tensor([float(len(part)) for part in clusters]), tuple(parts))
 
 
 def local_families(subject: Subject, sweeps: Sweeps) -> dict[str, Family]:

@@ -81,7 +81,7 @@ class Mixture:
             raise ValueError(
                 f"Class {classes[counts.argmin()].item()} has {int(counts.min())} row; a Gaussian needs at least 2."
             )
-        return Mixture(counts.double(), tuple(_fit(data[labels == c], rank, dtype) for c in classes))
+        return Mixture(counts.double(), tuple(fit_component(data[labels == c], rank, dtype) for c in classes))
 
     @property
     def dimension(self) -> int:
@@ -187,7 +187,7 @@ def _with_basis(component: Gaussian, basis: Tensor) -> Gaussian:
     return replace(component, covariance=replace(component.covariance, basis=basis))
 
 
-def _fit(rows: Tensor, rank: int | None, dtype: torch.dtype) -> Gaussian:
+def fit_component(rows: Tensor, rank: int | None = None, dtype: torch.dtype = torch.float32) -> Gaussian:
     """The Gaussian of rows [N, D]; of a given rank by the N x N Gram matrix where there are fewer rows than dimensions.
 
     O(N^2 D) work in place of O(D^3), the same result.
