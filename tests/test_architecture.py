@@ -29,8 +29,8 @@ FLOORS = {
     "models": 3,
     "recipes": 4,
     "figures": 5,
-    "cli": 6,
     "web": 6,
+    "cli": 7,
 }
 #: Imported where they are used, never by importing a module of ours.
 LAZY = {"accelerate", "datasets", "diffusers", "gradio", "huggingface_hub", "matplotlib", "pandas", "scipy", "sklearn",

@@ -1,0 +1,126 @@
+"""What commands share: the application, parsing, progress bars, and how results are shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from .. import __version__
+
+app = typer.Typer(
+    name="underpaint",
+    help="Analytic diffusion: closed-form theory on real models, and faster sampling with it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out, err = Console(), Console(stderr=True)
+
+
+def parse_seeds(text: str, what: str = "Seeds") -> tuple[int, ...]:
+    """'0-3,8' -> (0, 1, 2, 3, 8); ValueError says what was wrong."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise ValueError(f"{what} are numbers and ranges such as 0-63 or 1,5,9-12; got {text!r}.")
+        seeds += range(int(first), int(last or first) + 1)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"{what} may be given once each; got {text!r}.")
+    return tuple(seeds)
+
+
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """'-4,0.5' -> (-4.0, 0.5); ValueError says what was wrong."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"Expected numbers such as -4,0.5,2; got {text!r}.") from None
+
+
+def given(*conditions: str | int | None) -> tuple[str | int, ...]:
+    """Those that are not None."""
+    return tuple(condition for condition in conditions if condition is not None)
+
+
+def check_folder(folder: Path) -> None:
+    """Fail before the work, not after it, where the results could not be written."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise ValueError(f"Cannot write to the folder {folder}: {existing} is a file; choose another --out.")
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"Cannot write to the folder {folder}: {existing} is not writable; choose another --out.")
+
+
+@contextmanager
+def progress_bars(quiet: bool) -> Iterator[Callable[[str, int], Callable[[], None]]]:
+    """A recipe's progress as bars on standard error."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    words = TextColumn("{task.description:<34}")
+    columns = (words, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, disable=quiet) as bars:
+
+        def task(what: str, total: int) -> Callable[[], None]:
+            number = bars.add_task(what, total=total)
+            return lambda: bars.advance(number)
+
+        yield task
+
+
+def finish(results: dict[str, Any], folder: Path, as_json: bool, quiet: bool) -> None:
+    """Print the numbers, or say where they are."""
+    if as_json:
+        print(json.dumps(results, ensure_ascii=False))
+    elif not quiet:
+        out.print(f"Figures and numbers are in {folder}", highlight=False, soft_wrap=True)
+
+
+def words(value: Any) -> str:
+    """A value of a card or of the doctor, as people read it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "missing"}[value]
+    if isinstance(value, list):
+        return ", ".join(map(words, value)) or "none"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        out.print(f"underpaint {__version__}", highlight=False)
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+]
+
+
+@app.callback()
+def _main(version: VersionOption = False) -> None:
+    """Analytic diffusion: closed-form theory on real models, and faster sampling with it."""
+
+
+def main() -> None:
+    """Entry point: what a user can mend becomes one sentence and exit code 2."""
+    try:
+        app(prog_name="underpaint")
+    except (ValueError, OSError, ImportError) as error:
+        message = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
+        err.print(f"underpaint: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)

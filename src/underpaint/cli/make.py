@@ -1,0 +1,139 @@
+"""Commands that make something: images, statistics, converted checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .base import app, check_folder, err, out, parse_seeds, progress_bars, words
+from .options import (
+    ClassOption,
+    GaussianOption,
+    GuidanceOption,
+    JsonOption,
+    ModelOption,
+    NegativeOption,
+    PromptOption,
+    QuietOption,
+    SeedsOption,
+    SolverOption,
+    StepsOption,
+    TeleportOption,
+)
+
+
+@app.command()
+def sample(
+    model: ModelOption = "fashion-mnist",
+    seeds: SeedsOption = "0-15",
+    steps: StepsOption = 25,
+    solver: SolverOption = "dpmpp-2m",
+    teleport: TeleportOption = None,
+    prompt: PromptOption = None,
+    label: ClassOption = None,
+    guidance: GuidanceOption = 1.0,
+    negative: NegativeOption = None,
+    gaussian: GaussianOption = None,
+    place: Annotated[
+        Path, typer.Option("--out", "-o", help="A .png file for one grid, or a folder for one PNG a seed.")
+    ] = Path("samples.png"),
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Sample images: a grid, or a folder with one image a seed.
+
+    Example: underpaint sample --seeds 0-15 --steps 20 --teleport 10 --out samples.png
+    """
+    chosen = parse_seeds(seeds)
+    check_folder(place.parent if place.suffix.lower() == ".png" else place)
+    from ..recipes.generate import Request, generate, write_images
+
+    if prompt is not None and label is not None:
+        raise ValueError("Give a --prompt or a --class, not both.")
+    condition = label if prompt is None else prompt
+    request = Request(model, chosen, steps, solver, teleport, condition, guidance, gaussian, negative)
+    with progress_bars(quiet or as_json) as progress:
+        result = generate(request, progress)
+    written = write_images(result, place)
+    if as_json:
+        print(json.dumps(result.summary | {"files": [str(path) for path in written]}, ensure_ascii=False))
+    elif not quiet:
+        calls = result.summary["nfe"]
+        out.print(f"{len(chosen)} images, {calls} calls of the network each: {place}", highlight=False)
+
+
+@app.command()
+def stats(
+    data: Annotated[
+        str, typer.Argument(help="Folder, file or shards of pictures, arrays or tables, a name, or hf:NAME.")
+    ],
+    place: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("stats.safetensors"),
+    size: Annotated[str | None, typer.Option("--size", help="Crop and resize pictures: 64, or 64x48 (H x W).")] = None,
+    channels: Annotated[int | None, typer.Option("--channels", help="1 for grey, 3 for RGB.", min=1, max=3)] = None,
+    split: Annotated[str, typer.Option("--split", help="For data that have several.")] = "train",
+    encoder: Annotated[str | None, typer.Option("--latents", help="Of this model: statistics of its latents.")] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", help="DATA is a model: of so many of its samples.")
+    ] = None,
+    kind: Annotated[str, typer.Option("--kind", help="auto, full, low-rank or stationary.")] = "auto",
+    rank: Annotated[int | None, typer.Option("--rank", help="Directions to keep.")] = None,
+    memory: Annotated[str, typer.Option("--memory", help="What it may take, such as 8GB or 500MB.")] = "8GB",
+    classes: Annotated[bool, typer.Option("--classes/--no-classes", help="Also one for each class.")] = True,
+    precise: Annotated[bool, typer.Option("--precise", help="All in float64.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at an item that cannot be read.")] = False,
+    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Default: beside --out.")] = None,
+    groups: Annotated[int, typer.Option("--groups", help="Parts of the work; more processes are idle.")] = 64,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Mean and covariance of data, in one pass that can be stopped, resumed and shared by torchrun.
+
+    Example: underpaint stats images/ --size 32 --out stats.safetensors
+    """
+    check_folder(place.parent)
+    from ..recipes.plan import Settings, make_plan, parse_memory
+    from ..recipes.sources import open_data, parse_size
+    from ..recipes.statistics import take_statistics
+
+    settings = Settings(kind, rank, parse_memory(memory), classes, precise, strict, groups)
+    plan = make_plan(open_data(data, parse_size(size), channels, split, encoder, samples), settings)
+    with progress_bars(quiet or as_json) as progress:
+        err.print(plan.words, highlight=False, soft_wrap=True) if not quiet else None
+        result = take_statistics(plan, checkpoint or place.with_name(f"{place.name}.part"), progress)
+    if result is None:
+        return
+    result.save(place)
+    if as_json:
+        print(json.dumps(result.notes, ensure_ascii=False))
+    elif not quiet:
+        out.print(f"{result.summary}: {place}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="An EDM snapshot of NVIDIA's (network-snapshot-*.pkl).")],
+    place: Annotated[Path | None, typer.Option("--out", "-o", help="Default: the same name, .safetensors.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="JSON keywords of the network, for a plain .pt state dict.")
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Convert an EDM checkpoint to safetensors, once and offline, without running anything in it.
+
+    Example: underpaint convert edm-cifar10-32x32-uncond-vp.pkl --out edm-cifar10.safetensors
+    """
+    chosen = place or source.with_suffix(".safetensors")
+    check_folder(chosen.parent)
+    from ..files import read_json
+    from ..recipes.convert import convert as compute
+
+    summary = compute(source, chosen, None if config is None else read_json(config))
+    if as_json:
+        print(json.dumps(summary, ensure_ascii=False))
+    elif not quiet:
+        for key, value in summary.items():
+            out.print(f"  {key:<18}{words(value)}", highlight=False, soft_wrap=True)

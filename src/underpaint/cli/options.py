@@ -1,0 +1,68 @@
+"""What commands share: options that look and read alike everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", "-m", help="A name in the box (see `underpaint models`) or a folder in diffusers' format."),
+]
+DataOption = Annotated[
+    str | None,
+    typer.Option(
+        "--data",
+        help="The model's data: a name, a folder of images or idx files, a .npy or .npz file. Default: what it names.",
+    ),
+]
+SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds, such as 0-63 or 1,5,9-12.")]
+StepsOption = Annotated[int, typer.Option("--steps", help="Steps of the sampling grid.")]
+SolverOption = Annotated[str, typer.Option("--solver", help="ddim, euler, heun, dpmpp-2m or dpmpp-3m.")]
+FullOption = Annotated[
+    bool,
+    typer.Option("--full", help="5,000 samples for Fréchet distances, in both accountings (over an hour on 2 cores)."),
+]
+TeleportOption = Annotated[
+    float | None,
+    typer.Option("--teleport", metavar="SIGMA", help="Skip to this ratio σ/α in closed form (accounting: saved)."),
+]
+ClassOption = Annotated[int | None, typer.Option("--class", help="Class label, for models that know classes.")]
+PromptOption = Annotated[str | None, typer.Option("--prompt", help="What to paint, for models that take prompts.")]
+ClassesOption = Annotated[list[int] | None, typer.Option("--class", help="Class label; may be given several times.")]
+PromptsOption = Annotated[list[str] | None, typer.Option("--prompt", help="Prompt; may be given several times.")]
+GuidancesOption = Annotated[
+    list[float] | None, typer.Option("--guidance", help="Guidance weight; may be given several times. Default: 1.")
+]
+NegativeOption = Annotated[
+    str | None, typer.Option("--negative", help="Prompt or class to lead away from; default: none.")
+]
+GuidanceOption = Annotated[float, typer.Option("--guidance", help="Classifier-free guidance weight; 1 is none.")]
+GaussianOption = Annotated[
+    str | None,
+    typer.Option("--gaussian", help="Statistics for --teleport: a file of underpaint. Default: those in the box."),
+]
+StatisticsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--gaussian",
+        help="Statistics to compare with: FILE for all data, or CONDITION=FILE; several times. Default: the box's.",
+    ),
+]
+DeviceOption = Annotated[str | None, typer.Option("--device", help="Where the network runs, such as cuda or cpu.")]
+DtypeOption = Annotated[str | None, typer.Option("--dtype", help="Of the network: float32, float16 or bfloat16.")]
+AlongOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--along",
+        help="Direction: x0:K or eps:K (principal component of the path of x̂_0 or ε̂), data:K, random:SEED, or a "
+        ".safetensors file; several times.",
+    ),
+]
+FolderOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for figures and results.json.")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
+]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no closing words.")]
