@@ -19,9 +19,15 @@ if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
     from .models.wrap import wrap as wrap
     from .noise import DDPM as DDPM, EDM as EDM, Flow as Flow, NoiseLevel as NoiseLevel, Schedule as Schedule
     from .prediction import from_denoised as from_denoised, to_denoised as to_denoised
+    from .recipes.calibrate import calibrate as calibrate
     from .recipes.fit import fit_from_model as fit_from_model, fit_from_samples as fit_from_samples
     from .sampling.auto import SkipChoice as SkipChoice, choose_skip as choose_skip
     from .sampling.exponential import gaussian_exponential as gaussian_exponential
+    from .sampling.fitted import (
+        Calibration as Calibration,
+        read_calibration as read_calibration,
+        write_calibration as write_calibration,
+    )
     from .sampling.solvers import (
         dpmpp_2m as dpmpp_2m,
         dpmpp_3m as dpmpp_3m,
@@ -53,9 +59,11 @@ _PUBLIC = {
     "models.wrap": ("wrap",),
     "noise": ("DDPM", "EDM", "Flow", "NoiseLevel", "Schedule"),
     "prediction": ("from_denoised", "to_denoised"),
+    "recipes.calibrate": ("calibrate",),
     "recipes.fit": ("fit_from_model", "fit_from_samples"),
     "sampling.auto": ("SkipChoice", "choose_skip"),
     "sampling.exponential": ("gaussian_exponential",),
+    "sampling.fitted": ("Calibration", "read_calibration", "write_calibration"),
     "sampling.solvers": ("dpmpp_2m", "dpmpp_3m", "euler", "find_solver", "heun"),
     "sampling.teleport": ("respend", "steps_above", "teleport"),
     "sampling.trajectory": ("Trajectory", "initial_noise", "sample"),

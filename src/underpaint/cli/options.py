@@ -42,7 +42,14 @@ NegativeOption = Annotated[
 GuidanceOption = Annotated[float, typer.Option("--guidance", help="Classifier-free guidance weight; 1 is none.")]
 GaussianOption = Annotated[
     str | None,
-    typer.Option("--gaussian", help="Statistics for --teleport: a file of underpaint. Default: those in the box."),
+    typer.Option(
+        "--gaussian",
+        help="Statistics for --teleport or --calibration: a file of underpaint. Default: the box's.",
+    ),
+]
+CalibrationOption = Annotated[
+    str | None,
+    typer.Option("--calibration", help="A file of `underpaint calibrate`, for the place of --solver and the grid."),
 ]
 StatisticsOption = Annotated[
     list[str] | None,

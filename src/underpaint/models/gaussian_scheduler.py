@@ -22,14 +22,15 @@ from torch import Tensor
 
 from ..noise import NoiseLevel
 from ..sampling.exponential import gaussian_exponential
-from ..sampling.trajectory import Step
+from ..sampling.fitted import Calibration, Plan, read_calibration, write_calibration
+from ..sampling.trajectory import Solver, Step
 from ..theory.gaussian import Gaussian
 from .diffusers import read_scheduler, time_unit
 from .pipelines import rows_of
 from .schedulers import scheduler_denoised, scheduler_levels, step_index
 
-#: The file beside ``scheduler_config.json`` that holds the Gaussian.
-GAUSSIAN_FILE = "gaussian.safetensors"
+#: The files beside ``scheduler_config.json`` that hold the Gaussian and, if there is one, the calibration.
+GAUSSIAN_FILE, CALIBRATION_FILE = "gaussian.safetensors", "calibration.json"
 #: What in a config spaces its levels in sigma and not in time.
 _IN_SIGMA = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
@@ -44,21 +45,38 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
     integrator starts afresh from there. Clipping and thresholding are left out. All else, such as ``timesteps``,
     ``sigmas``, ``add_noise``, is the layout's.
 
+    With a calibration, ``num_inference_steps`` is one of its numbers of calls; its levels are laid, and its
+    coefficients take the place of ``order`` and ``corrector``. The pipeline has to call ``scale_model_input`` first, as
+    Stable Diffusion does: there the state jumps along the Gaussian's flow to where the first call is made.
+
     Args:
         layout: the scheduler that lays the levels.
         gaussian: statistics of the data, of class or prompt if they are known.
         order, corrector: of `gaussian_exponential`.
+        calibration: what `underpaint calibrate` found for this network with this Gaussian.
     """
 
     order = 1
+    #: The plan of the calibration that is being followed, and whether the network has seen where it begins.
+    _plan: Plan | None = None
+    _landed = False
     #: Where the last step led (the index of its level, and the state), the solver at work, and what it is fed with.
     _ahead: tuple[int, Tensor] | None
     _solution: Iterator[Step] | None
     _output: Tensor | None
 
-    def __init__(self, layout: Any, gaussian: Gaussian, order: int = 1, corrector: bool = True) -> None:
+    def __init__(
+        self,
+        layout: Any,
+        gaussian: Gaussian,
+        order: int = 1,
+        corrector: bool = True,
+        calibration: Calibration | None = None,
+    ) -> None:
         gaussian_exponential(gaussian, order, corrector)  # so that what is wrong shows here
-        self.layout, self.gaussian = layout, gaussian
+        if calibration is not None:
+            calibration.check(gaussian)
+        self.layout, self.gaussian, self.calibration = layout, gaussian, calibration
         self._forget()
         ours: dict[str, Any] = {"integrator_order": order, "corrector": corrector}
         if _is_flow(layout):
@@ -74,6 +92,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         gaussian: Gaussian | str | Path | None = None,
         order: int | None = None,
         corrector: bool | None = None,
+        calibration: Calibration | str | Path | None = None,
         **kwargs: Any,
     ) -> Any:
         """The scheduler for a pipeline whose own has that config.
@@ -82,6 +101,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             config: of any scheduler of diffusers for betas, EDM or flow matching, or of this one.
             gaussian: a `Gaussian`, or a file of one.
             order, corrector: by default what the config says, or 1 and True.
+            calibration: a `Calibration`, or a file of one.
             kwargs: changes to the config, such as ``use_exponential_sigmas=True`` for levels even in log(sigma/alpha),
                 which serve at few calls.
 
@@ -103,6 +123,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             gaussian,
             config.get("integrator_order", 1) if order is None else order,
             config.get("corrector", True) if corrector is None else corrector,
+            read_calibration(calibration) if isinstance(calibration, str | Path) else calibration,
         )
         return (scheduler, {}) if return_unused_kwargs else scheduler
 
@@ -113,18 +134,23 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         subfolder: str | None = None,
         *,
         gaussian: Gaussian | str | Path | None = None,
+        calibration: Calibration | str | Path | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Load what `save_pretrained` wrote; a Gaussian that is given takes the place of the one beside the config."""
-        beside = Path(pretrained_model_name_or_path, subfolder or "", GAUSSIAN_FILE)
-        found = beside if gaussian is None and beside.is_file() else gaussian
-        return super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, gaussian=found, **kwargs)
+        """Load what `save_pretrained` wrote; what is given takes the place of the files beside the config."""
+        folder = Path(pretrained_model_name_or_path, subfolder or "")
+        files = {"gaussian": (gaussian, GAUSSIAN_FILE), "calibration": (calibration, CALIBRATION_FILE)}
+        for name, (given, file) in files.items():
+            kwargs[name] = folder / file if given is None and (folder / file).is_file() else given
+        return super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
 
     def save_pretrained(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Write ``scheduler_config.json`` and, beside it, the Gaussian."""
+        """Write ``scheduler_config.json`` and, beside it, the Gaussian and the calibration."""
         from .. import save_gaussian
 
         save_gaussian(Path(save_directory, GAUSSIAN_FILE), self.gaussian)
+        if self.calibration is not None:
+            write_calibration(Path(save_directory, CALIBRATION_FILE), self.calibration)
         self.save_config(save_directory, push_to_hub, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -163,8 +189,12 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             mu: the time shift of a flow whose shift depends on the resolution.
 
         Raises:
-            ValueError: the layout cannot be given this.
+            ValueError: the layout cannot be given this, or the calibration has no plan of so many calls.
         """
+        self._plan, self._landed = None, False
+        if self.calibration is not None and sigmas is None and timesteps is None and num_inference_steps is not None:
+            self._follow(self.calibration.plan(num_inference_steps), device, {} if mu is None else {"mu": mu})
+            return
         layout, given = self.layout, {"timesteps": timesteps, "mu": mu}
         if _is_flow(layout):
             given["sigmas"], sigmas = sigmas, None
@@ -180,6 +210,35 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         elif any(self.config.get(name) for name in _IN_SIGMA) and not _is_flow(layout):
             self._tell(layout.sigmas[:-1], device)
         self._forget()
+
+    def _follow(self, plan: Plan, device: str | torch.device | None, given: Mapping[str, Any]) -> None:
+        """Lay a plan's levels. Those of a flow are its sigma itself, and are not shifted again."""
+        self._plan, level = plan, plan.level[int(plan.jumps) : -1]
+        self.layout.set_timesteps(plan.calls, device=device, **given)
+        if _is_flow(self.layout):
+            sigmas = (level.sigma / (level.alpha + level.sigma)).float().to(device)
+            self.layout.sigmas = torch.cat([sigmas, sigmas.new_zeros(1)])
+            self.layout.timesteps = sigmas * len(self)
+        else:
+            self._tell(level.ratio.float(), device)
+            self.layout.sigmas[-1] = 0  # where a plan ends; layouts may end at the lowest level that was trained
+        self._forget()
+
+    def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
+        """What the network is to see of states: scaled as the layout says, and at the first call of a plan, where its
+        jump lands."""
+        if self._plan and self._plan.jumps and self._ahead is None:
+            sample, self._landed = self._jumped(sample), True
+        scale = getattr(self.layout, "scale_model_input", None)
+        return sample if scale is None else scale(sample, timestep)
+
+    def _jumped(self, sample: Tensor) -> Tensor:
+        """States as they are drawn, carried by the Gaussian's flow to the first level of the plan."""
+        assert self._plan is not None
+        self.gaussian = self.gaussian.to(sample.device)
+        here, there = self._plan.level[0], scheduler_levels(self.layout)[0]
+        drawn = rows_of(sample, self.gaussian) * (float(here.sigma) / float(self.init_noise_sigma))
+        return self.gaussian.flow(drawn, here, there).to(sample.dtype).view_as(sample)
 
     def _tell(self, sigmas: Tensor, device: str | torch.device | None) -> None:
         """Give the layout these sigmas before its last, and their very times, which it would round."""
@@ -221,6 +280,8 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         index, state = step_index(self.layout, timestep), rows_of(sample, self.gaussian)
         if index >= len(self.timesteps):
             raise ValueError(f"All {index} steps are made; call set_timesteps before the next run.")
+        if self._plan and self._plan.jumps and index == 0:
+            state = rows_of(self._jump_of(sample), self.gaussian)
         if not self._continues(index, sample):
             self._start(index, state)
         self._output = model_output[:, : sample.shape[1]].flatten(1).to(state)
@@ -234,17 +295,32 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         denoised = denoised.to(sample.dtype).view_as(sample)
         return DDIMSchedulerOutput(moved, denoised) if return_dict else (moved, denoised)
 
+    def _jump_of(self, sample: Tensor) -> Tensor:
+        """Where the network saw the first state; ValueError if it did not see it there."""
+        if not self._landed:
+            raise ValueError(
+                "A calibrated scheduler moves the first state in scale_model_input, which this pipeline did not call; "
+                "leave the calibration out, and use teleport_pipeline."
+            )
+        return self._jumped(sample)
+
     def _start(self, index: int, state: Tensor) -> None:
         """Begin to solve at a level. The solver asks for one denoised image a step, when the output for it is at hand;
         it asks at its own state, which is not rounded to the pipeline's precision."""
         self.gaussian = self.gaussian.to(state.device)
-        solver = gaussian_exponential(self.gaussian, self.config["integrator_order"], self.config["corrector"])
+        solver = self._solver(index)
 
         def denoise(x: Tensor, level: NoiseLevel) -> Tensor:
             assert self._output is not None
             return scheduler_denoised(self.layout, self._output, x, level)
 
         self._solution = solver(denoise, state, scheduler_levels(self.layout)[index:])
+
+    def _solver(self, index: int) -> Solver:
+        """That of the plan from its beginning; its coefficients do not serve from the middle."""
+        if self._plan and index == 0:
+            return self._plan.after_jump(self.gaussian)
+        return gaussian_exponential(self.gaussian, self.config["integrator_order"], self.config["corrector"])
 
     def _continues(self, index: int, sample: Tensor) -> bool:
         """Whether a state is the one that the last step returned, but for rounding."""

@@ -14,10 +14,12 @@ from ..assets import folder as boxed
 from ..data.store import load_gaussian
 from ..files import replacing
 from ..models.load import load_model
-from ..models.model import Condition
+from ..models.model import Condition, Model
+from ..noise import NoiseLevel
+from ..sampling.fitted import read_calibration
 from ..sampling.solvers import find_solver
 from ..sampling.teleport import steps_above, teleport
-from ..sampling.trajectory import initial_noise, sample
+from ..sampling.trajectory import Solver, initial_noise, sample
 from ..theory.gaussian import Gaussian
 from .ask import Ask, cases, find_denoiser, network_calls
 from .progress import Progress, silent
@@ -26,7 +28,7 @@ from .progress import Progress, silent
 @dataclass(frozen=True)
 class Request:
     """What to sample: ``condition`` is a class or a prompt, ``teleport`` the ratio sigma/alpha to skip to in closed
-    form."""
+    form, ``calibration`` a file whose plan for ``steps`` calls takes the place of solver and grid."""
 
     model: str = "fashion-mnist"
     seeds: tuple[int, ...] = tuple(range(16))
@@ -37,6 +39,7 @@ class Request:
     guidance: float = 1.0
     gaussian: str | None = None
     negative: str | None = None
+    calibration: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +55,8 @@ def generate(request: Request, progress: Progress = silent, batch: int = 64) -> 
     """Sample one image a seed, deterministically; a seed gives the same image in any company (to rounding).
 
     Raises:
-        ValueError: unknown model, solver or class; a teleport without statistics, or beyond the grid.
+        ValueError: unknown model, solver or class; a teleport or a calibration without statistics, or both of them; a
+            jump beyond the grid; no plan of so many calls.
     """
     model, solver = load_model(request.model), find_solver(request.solver)
     asked = Ask(
@@ -65,15 +69,12 @@ def generate(request: Request, progress: Progress = silent, batch: int = 64) -> 
     denoise = find_denoiser(model, case)
     level = model.schedule.grid(request.steps)
     skip, gaussian = 0, None
-    if request.teleport is not None:
-        skip = steps_above(level, request.teleport)
-        gaussian = _statistics(request)
-        if gaussian.dimension != model.dimension:
-            raise ValueError(
-                f"The statistics are of dimension {gaussian.dimension}, the model's images of {model.dimension}."
-            )
+    if request.calibration is not None:
+        solver, level = _calibrated(request, model)
+    elif request.teleport is not None:
+        skip, gaussian = steps_above(level, request.teleport), _statistics(request, model)
     parts = [request.seeds[start : start + batch] for start in range(0, len(request.seeds), batch)]
-    advance = progress("sampling", len(parts) * (request.steps - skip))
+    advance = progress("sampling", len(parts) * (len(level) - 1 - skip))
     finals, nfe = [], 0
     for part in parts:
         x = initial_noise(part, model.dimension, level[0])
@@ -87,13 +88,26 @@ def generate(request: Request, progress: Progress = silent, batch: int = 64) -> 
     return Samples(model.images(torch.cat(finals)), request.seeds, asdict(request) | landed | {"nfe": nfe})
 
 
-def _statistics(request: Request) -> Gaussian:
+def _calibrated(request: Request, model: Model) -> tuple[Solver, NoiseLevel]:
+    """The solver and the grid of a calibration's plan for the calls that are asked for."""
+    if request.teleport is not None:
+        raise ValueError("A calibrated plan begins with its own jump; give --teleport or --calibration, not both.")
+    calibration = read_calibration(str(request.calibration))
+    return calibration.solver(_statistics(request, model), request.steps)
+
+
+def _statistics(request: Request, model: Model) -> Gaussian:
     source = request.gaussian or (request.model if boxed(request.model) else None)
     if source is None:
         raise ValueError(
-            f"Teleport needs the Gaussian of the data that {request.model} was trained on; give a file with --gaussian."
+            f"A jump needs the Gaussian of the data that {request.model} was trained on; give a file with --gaussian."
         )
-    return load_gaussian(source)
+    gaussian = load_gaussian(source)
+    if gaussian.dimension != model.dimension:
+        raise ValueError(
+            f"The statistics are of dimension {gaussian.dimension}, the model's images of {model.dimension}."
+        )
+    return gaussian
 
 
 def write_images(samples: Samples, place: Path) -> list[Path]:

@@ -1,0 +1,231 @@
+"""The Gaussian exponential integrator with coefficients and levels that were fitted to one denoiser, and their file.
+
+Between two calls a step follows the Gaussian's flow, and adds what the latest calls said beyond it:
+
+    y' = psi y + alpha' sum_j [(a_j + b_j S) (D_j - G_j) + (c_j + d_j S) D_j],    y = x - alpha mu.
+
+D_j and G_j are the images that the denoiser and the Gaussian saw in state j, less mu; psi, and the newest level's
+S = alpha^2 Sigma / (alpha^2 Sigma + sigma^2), are functions of Sigma. For data of that Gaussian there is nothing to
+add; where S vanishes, a step is one of a linear multistep method. What a, b, c, d are is for `recipes.calibrate`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..files import read_json, write_text
+from ..noise import NoiseLevel
+from ..theory import modes
+from ..theory.denoiser import Denoiser
+from ..theory.gaussian import Gaussian
+from .solvers import find_solver
+from .trajectory import Solver, Step, check_grid
+
+#: Calls that a step looks back on, and coefficients for each of them.
+LOOK_BACK, TERMS = 3, 4
+
+#: A level, the centred state at it, and the centred image that the denoiser saw in it, both in coordinates [B, K].
+Seen = tuple[NoiseLevel, Tensor, Tensor]
+
+
+def fitted_exponential(gaussian: Gaussian, coefficients: Tensor) -> Solver:
+    """The solver with coefficients a, b, c, d [N, 3, 4] for each of N steps: of the newest call, and of two before it.
+
+    Raises (when it solves):
+        ValueError: the grid is of another number of steps.
+    """
+    covariance = gaussian.covariance
+    variances = covariance.variances
+
+    def solve(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
+        if len(level) != len(coefficients) + 1:
+            raise ValueError(f"The coefficients are for {len(coefficients)} steps, the grid has {len(level) - 1}.")
+        mean = gaussian.mean.to(x)
+        state = covariance.analyse(x - level.alpha[0].to(x) * mean)
+        seen: deque[Seen] = deque(maxlen=LOOK_BACK)
+        for step, (here, there) in zip(coefficients, pairwise(level), strict=True):
+            denoised = denoise(x, here)
+            seen.appendleft((here, state, covariance.analyse(denoised - mean)))
+            terms = step_terms(seen, there, variances)
+            state = flown(state, here, there, variances) + combine(step[: len(seen)].flatten(), terms)
+            x = there.alpha.to(x) * mean + covariance.synthesise(state).to(x)
+            yield x, denoised
+
+    return solve
+
+
+def flown(state: Tensor, here: NoiseLevel, there: NoiseLevel, variances: Tensor) -> Tensor:
+    """The Gaussian's flow of a centred state, in coordinates."""
+    return modes.psi(variances, here, there).to(state) * state
+
+
+def step_terms(seen: Sequence[Seen] | deque[Seen], there: NoiseLevel, variances: Tensor) -> Tensor:
+    """What a step's coefficients multiply: alpha' (D - G), S of it, alpha' D and S of it, for each call. [F, B, K]."""
+    terms: list[Tensor] = []
+    newest, like, _ = seen[0]
+    known = (newest.alpha * modes.shrinkage(variances, newest)).to(like)
+    for level, state, denoised in seen:
+        residual = denoised - modes.shrinkage(variances, level).to(like) * state
+        for term in (residual, denoised):
+            moved = there.alpha.to(like) * term
+            terms += [moved, known * moved]
+    return torch.stack(terms)
+
+
+def combine(coefficients: Tensor, terms: Tensor) -> Tensor:
+    """Their weighted sum [B, K]."""
+    return torch.einsum("f,fbk->bk", coefficients.to(terms), terms)
+
+
+def jumping(gaussian: Gaussian, solver: Solver) -> Solver:
+    """A solver whose first interval is the Gaussian's flow, without a call of the denoiser (`teleport`, skip = 1)."""
+
+    def solve(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
+        landed = gaussian.flow(x, level[0], level[1])
+        yield landed, gaussian.denoise(x, level[0])
+        yield from solver(denoise, landed, level[1:])
+
+    return solve
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How to spend a number of calls.
+
+    Attributes:
+        level: the grid; sigma = 0 at its end. If there are coefficients, its first interval is a jump.
+        coefficients: [N, 3, 4] float64, of `fitted_exponential`; None where a plain solver did better.
+        solver: the name of that plain solver.
+        errors: root mean square distances to the fine solution, in units of the data: of the seeds of the fit, of held
+            out ones, and of the best plain solver on these.
+    """
+
+    level: NoiseLevel
+    coefficients: Tensor | None = None
+    solver: str = "fitted"
+    errors: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_grid(self.level)
+        if self.coefficients is None:
+            find_solver(self.solver)
+        elif self.coefficients.shape != (len(self.level) - 2, LOOK_BACK, TERMS):
+            raise ValueError(
+                f"A grid of {len(self.level)} levels takes coefficients {(len(self.level) - 2, LOOK_BACK, TERMS)}, got "
+                f"{tuple(self.coefficients.shape)}."
+            )
+
+    def __str__(self) -> str:
+        words = f"{self.calls} calls, {self.solver}"
+        if self.errors:
+            mine, plain = self.errors["held_out"], self.errors["plain"]
+            words += f": {mine:.4f} from the fine solution on held-out seeds, best plain solver {plain:.4f}"
+        return words
+
+    @property
+    def jumps(self) -> bool:
+        """Whether the first interval is the Gaussian's flow, without a call."""
+        return self.coefficients is not None
+
+    @property
+    def calls(self) -> int:
+        """Calls of the denoiser."""
+        return len(self.level) - 1 - self.jumps
+
+    def after_jump(self, gaussian: Gaussian) -> Solver:
+        """The solver of the intervals that call the denoiser."""
+        if self.coefficients is None:
+            return find_solver(self.solver)
+        return fitted_exponential(gaussian, self.coefficients)
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Plans for several numbers of calls, of one denoiser with its Gaussian; ``about`` says how they came about."""
+
+    plans: tuple[Plan, ...]
+    about: dict[str, Any]
+
+    def plan(self, calls: int) -> Plan:
+        """The plan of a number of calls; ValueError says which there are."""
+        for plan in self.plans:
+            if plan.calls == calls:
+                return plan
+        known = ", ".join(str(plan.calls) for plan in self.plans)
+        raise ValueError(f"The calibration has plans of {known} calls, none of {calls}; calibrate for that number too.")
+
+    def solver(self, gaussian: Gaussian, calls: int) -> tuple[Solver, NoiseLevel]:
+        """The solver of a number of calls, and the grid that it is for.
+
+        Raises:
+            ValueError: there is no plan of so many calls, or it was made with another Gaussian.
+        """
+        self.check(gaussian)
+        plan = self.plan(calls)
+        inner = plan.after_jump(gaussian)
+        return (jumping(gaussian, inner) if plan.jumps else inner), plan.level
+
+    def check(self, gaussian: Gaussian) -> None:
+        """ValueError if this is not the Gaussian of the calibration."""
+        made, given = self.about.get("gaussian"), fingerprint(gaussian)
+        if made is not None and any(abs(made[key] - given[key]) > 1e-3 * abs(made[key]) for key in given):
+            raise ValueError(
+                f"The calibration was made with a Gaussian of {_words(made)}, this one has {_words(given)}; give the "
+                "same statistics, or calibrate anew."
+            )
+
+
+def fingerprint(gaussian: Gaussian) -> dict[str, float]:
+    """What tells Gaussians apart in a calibration: the dimension, the total variance and the largest."""
+    variances = gaussian.covariance.variances.double()
+    return {"dimension": gaussian.dimension, "variance": float(variances.sum()), "largest": float(variances.max())}
+
+
+def _words(made: dict[str, float]) -> str:
+    return f"dimension {made['dimension']:.0f} and total variance {made['variance']:.4g}"
+
+
+def write_calibration(path: str | Path, calibration: Calibration) -> None:
+    """Write plans as JSON, whole or not at all."""
+    plans = [
+        {
+            "calls": plan.calls,
+            "solver": plan.solver,
+            "errors": plan.errors,
+            "alpha": plan.level.alpha.tolist(),
+            "sigma": plan.level.sigma.tolist(),
+            "coefficients": None if plan.coefficients is None else plan.coefficients.tolist(),
+        }
+        for plan in calibration.plans
+    ]
+    write_text(path, json.dumps({"kind": "calibration", "about": calibration.about, "plans": plans}) + "\n")
+
+
+def read_calibration(path: str | Path) -> Calibration:
+    """What `write_calibration` wrote.
+
+    Raises:
+        ValueError: there is no such file, or it holds something else.
+    """
+    content = read_json(path)
+    try:
+        return Calibration(tuple(map(_read_plan, content["plans"])), dict(content["about"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path} is no calibration ({type(error).__name__}: {error}); `underpaint calibrate` makes one."
+        ) from error
+
+
+def _read_plan(plan: dict[str, Any]) -> Plan:
+    fitted = None if plan["coefficients"] is None else torch.tensor(plan["coefficients"], dtype=torch.float64)
+    level = NoiseLevel(*(torch.tensor(plan[name], dtype=torch.float64) for name in ("alpha", "sigma")))
+    return Plan(level, fitted, str(plan["solver"]), {str(k): float(v) for k, v in plan["errors"].items()})

@@ -1,0 +1,250 @@
+"""Fitted plans: exact where theory says so, nearer than plain solvers on seeds that they never saw, safe on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_calls import denoiser, noise, pipeline, run, statistics
+from torch.testing import assert_close
+from typer.testing import CliRunner
+
+from underpaint.cli import app
+from underpaint.models.gaussian_scheduler import GaussianExponentialScheduler
+from underpaint.models.record import record
+from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, Schedule
+from underpaint.recipes.calibrate import calibrate, solve_finely
+from underpaint.recipes.generate import Request, generate
+from underpaint.sampling.fitted import (
+    Calibration,
+    Plan,
+    fingerprint,
+    fitted_exponential,
+    jumping,
+    read_calibration,
+    write_calibration,
+)
+from underpaint.sampling.solvers import dpmpp_2m, euler
+from underpaint.sampling.teleport import teleport
+from underpaint.sampling.trajectory import initial_noise, sample
+from underpaint.theory.covariance import Covariance
+from underpaint.theory.gaussian import Gaussian
+from underpaint.theory.mixture import Mixture
+
+SEEDS, HELD = range(24), range(100, 116)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array")
+
+
+def mixture(dimension: int = 12) -> Mixture:
+    """Three well separated Gaussians with spectra of their own."""
+    generator = torch.Generator().manual_seed(5)
+    parts = []
+    for _ in range(3):
+        basis = torch.linalg.qr(torch.randn(dimension, dimension, generator=generator, dtype=torch.float64)).Q
+        mean = 2 * torch.randn(dimension, generator=generator, dtype=torch.float64)
+        parts.append(Gaussian(mean, Covariance(torch.logspace(0, -3, dimension, dtype=torch.float64), basis, 0.0)))
+    return Mixture(torch.tensor([0.5, 0.3, 0.2]), tuple(parts))
+
+
+def gaussian_of(data: Mixture) -> Gaussian:
+    rows = data.sample(4000, torch.Generator().manual_seed(1))
+    return Gaussian.fit(rows)
+
+
+@pytest.fixture(scope="module")
+def known() -> tuple[Mixture, Gaussian, Calibration]:
+    data = mixture()
+    gaussian = gaussian_of(data)
+    return data, gaussian, calibrate(data, gaussian, DDPM(), (5, 8), SEEDS, HELD, fine=150, effort=80)
+
+
+def test_without_anything_to_add_it_is_the_flow_of_the_gaussian() -> None:
+    gaussian = gaussian_of(mixture())
+    level = EDM().grid(6)
+    x = initial_noise(range(4), gaussian.dimension, level[0], gaussian.mean.dtype)
+    run = sample(gaussian, x, level, fitted_exponential(gaussian, torch.zeros(6, 3, 4, dtype=torch.float64)))
+    assert_close(run.x, torch.stack([gaussian.flow(x, level[0], there) for there in level]))
+
+
+def test_with_no_variance_and_one_weight_a_step_is_that_of_ddim() -> None:
+    """psi is sigma'/sigma and D is what is added: c = 1 - (sigma'/alpha')(alpha/sigma) of the newest call."""
+    data = mixture()
+    flat = Gaussian.isotropic(torch.zeros(data.dimension, dtype=torch.float64), 0.0)
+    level = DDPM().grid(5)
+    coefficients = torch.zeros(5, 3, 4, dtype=torch.float64)
+    coefficients[:, 0, 2] = 1 - level.ratio[1:] / level.ratio[:-1]
+    x = initial_noise(range(4), data.dimension, level[0], torch.float64)
+    found = sample(data, x, level, fitted_exponential(flat, coefficients))
+    assert_close(found.x, sample(data, x, level, euler).x)
+
+
+def test_a_jump_is_teleport_over_the_first_interval() -> None:
+    data = mixture()
+    gaussian, level = gaussian_of(data), DDPM().grid(7)
+    x = initial_noise(range(3), data.dimension, level[0], gaussian.mean.dtype)
+    found, wanted = (
+        sample(data, x, level, jumping(gaussian, dpmpp_2m)),
+        teleport(gaussian, data, x, level, 1, dpmpp_2m),
+    )
+    assert_close(found.x, wanted.x)
+    assert found.nfe == wanted.nfe == 6
+
+
+@pytest.mark.parametrize("schedule", [DDPM(), EDM(sigma_max=40.0), Flow()], ids=["ddpm", "edm", "flow"])
+def test_gaussian_data_need_no_fit(schedule: Schedule) -> None:
+    """The jump and every step are the exact flow; what is left is between the lowest level, where the fine solution
+    ends, and sigma = 0."""
+    gaussian = gaussian_of(mixture())
+    found = calibrate(gaussian, gaussian, schedule, (3,), range(6), range(50, 54), fine=60, effort=0)
+    plan = found.plan(3)
+    assert plan.errors["held_out"] < 1e-3 * plan.errors["plain"]
+
+
+def test_the_fine_solution_is_fine() -> None:
+    data = mixture()
+    gaussian = gaussian_of(data)
+    coarse, fine = (solve_finely(data, gaussian, DDPM(), range(6), steps) for steps in (100, 400))
+    assert float((coarse.final - fine.final).abs().max()) < 1e-2
+    assert len(coarse.level) == len(coarse.states) == 100
+
+
+def test_plans_are_much_nearer_than_plain_solvers_on_seeds_they_never_saw(
+    known: tuple[Mixture, Gaussian, Calibration],
+) -> None:
+    data, gaussian, found = known
+    level = DDPM().grid(1)
+    x = initial_noise(range(500, 532), data.dimension, level[0], gaussian.mean.dtype)
+    exact = solve_finely(data, gaussian, DDPM(), range(500, 532), 400)
+    for plan in found.plans:
+        assert plan.solver == "fitted"
+        solver, grid = found.solver(gaussian, plan.calls)
+        run = sample(data, x, grid, solver)
+        assert run.nfe == plan.calls
+        error = (gaussian.covariance.analyse(run.final - gaussian.mean) - exact.final).square().mean(1).sqrt().mean()
+        assert error < 0.5 * plan.errors["plain"]
+        assert error < 3 * plan.errors["held_out"]
+
+
+def test_a_gaussian_that_misleads_leaves_the_plain_solver() -> None:
+    """One seed to fit to and a Gaussian of other data: what is fitted does not carry over, and is not kept."""
+    data = mixture()
+    wrong = Gaussian.isotropic(torch.full((12,), 30.0, dtype=torch.float64), 1e-4)
+    found = calibrate(data, wrong, DDPM(), (12,), range(1), HELD, fine=100, effort=0)
+    plan = found.plan(12)
+    assert plan.errors["plain"] <= plan.errors["held_out"]
+    assert plan.solver in {"euler", "dpmpp-2m", "dpmpp-3m"}
+    assert plan.coefficients is None
+    solver, level = found.solver(wrong, 12)
+    assert sample(data, initial_noise([1], 12, level[0], torch.float64), level, solver).nfe == 12
+
+
+def test_a_calibration_comes_back_from_its_file(tmp_path: Path, known: tuple[Mixture, Gaussian, Calibration]) -> None:
+    data, gaussian, found = known
+    write_calibration(tmp_path / "plans.json", found)
+    again = read_calibration(tmp_path / "plans.json")
+    assert again.about == found.about
+    x = initial_noise([7], data.dimension, found.plans[0].level[0], gaussian.mean.dtype)
+    finals = []
+    for one in (found, again):
+        solver, level = one.solver(gaussian, 5)
+        finals.append(sample(data, x, level, solver).final)
+    assert_close(*finals, rtol=0, atol=0)
+    assert [plan.errors for plan in again.plans] == [plan.errors for plan in found.plans]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"plans": [{}], "about": {}}', '{"plans": 3, "about": {}}'])
+def test_what_is_no_calibration_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(ValueError, match=r"x\.json"):
+        read_calibration(tmp_path / "x.json")
+
+
+def test_numbers_of_calls_and_gaussians_without_a_plan_are_named(
+    known: tuple[Mixture, Gaussian, Calibration],
+) -> None:
+    _, gaussian, found = known
+    with pytest.raises(ValueError, match="plans of 5, 8 calls, none of 6"):
+        found.solver(gaussian, 6)
+    with pytest.raises(ValueError, match="same statistics"):
+        found.solver(Gaussian.isotropic(gaussian.mean, 1.0), 5)
+    with pytest.raises(ValueError, match="coefficients"):
+        Plan(DDPM().grid(4), torch.zeros(4, 3, 4))
+
+
+def test_bad_requests_get_a_sentence() -> None:
+    data = mixture()
+    gaussian = gaussian_of(data)
+    with pytest.raises(ValueError, match="2 to 98 calls"):
+        calibrate(data, gaussian, DDPM(), (1,), fine=100)
+    with pytest.raises(ValueError, match="2 of them in both"):
+        calibrate(data, gaussian, DDPM(), (5,), range(5), range(3, 8), fine=100)
+
+
+# In pipelines
+
+
+def calibrated(kind: str) -> tuple[GaussianExponentialScheduler, Calibration, Gaussian]:
+    """Our scheduler for a tiny pipeline, with a plan of made-up coefficients: what it does, not how well."""
+    gaussian, pipe = statistics(kind), pipeline(kind)
+    schedule: Schedule = Flow() if kind == "sd3" else DDPM.stable_diffusion()
+    coefficients = 0.3 * torch.randn(4, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    level = NoiseLevel.join(schedule.grid(1000)[torch.tensor([0, 300, 600, 850, 960])], NoiseLevel.clean())
+    made = Calibration((Plan(level, coefficients),), {"gaussian": fingerprint(gaussian)})
+    return (
+        GaussianExponentialScheduler.from_config(pipe.scheduler.config, gaussian=gaussian, calibration=made),
+        made,
+        gaussian,
+    )
+
+
+def test_a_pipeline_with_a_plan_gives_what_our_own_loop_gives() -> None:
+    pipe = pipeline("sd")
+    pipe.scheduler, made, gaussian = calibrated("sd")
+    recording = run(lambda **given: record(pipe, **{**given, "num_inference_steps": 4}), "sd")
+    assert recording.trajectory.nfe == 4
+    solver, level = made.solver(gaussian, 4)
+    x = noise("sd")[0].flatten(1)
+    own = sample(denoiser("sd"), x * level[0].sigma.float(), level, solver)
+    assert_close(recording.trajectory.final, own.final[: len(x)], rtol=0, atol=3e-4 * float(own.x.abs().max()))
+
+
+def test_a_pipeline_that_does_not_ask_is_told() -> None:
+    pipe = pipeline("sd3")
+    pipe.scheduler, _, _ = calibrated("sd3")
+    with pytest.raises(ValueError, match="scale_model_input, which this pipeline did not call"):
+        run(lambda **given: pipe(**{**given, "num_inference_steps": 4}), "sd3")
+
+
+def test_a_scheduler_is_saved_with_its_calibration(tmp_path: Path) -> None:
+    scheduler, made, _ = calibrated("sd")
+    scheduler.save_pretrained(tmp_path)
+    again = GaussianExponentialScheduler.from_pretrained(tmp_path)
+    assert again.calibration.plan(4).coefficients.tolist() == made.plan(4).coefficients.tolist()
+    again.set_timesteps(4)
+    assert len(again.timesteps) == 4
+    with pytest.raises(ValueError, match="plans of 4 calls, none of 5"):
+        again.set_timesteps(5)
+
+
+# At the command line
+
+
+def test_calibrate_and_sample_with_it(tmp_path: Path) -> None:
+    place = tmp_path / "plans.json"
+    asked = "--calls 4 --seeds 0-3 --held-out 9,10 --fine 24 --effort 4 --json"
+    result = CliRunner().invoke(app, ["calibrate", "fashion-mnist", *asked.split(), "--out", str(place)])
+    assert result.exit_code == 0, result.output
+    (plan,) = json.loads(result.stdout)["plans"]
+    assert plan["calls"] == 4
+    assert 0 < plan["held_out"] < 1
+    made = generate(Request(seeds=(0, 1), steps=4, calibration=str(place)))
+    assert made.summary["nfe"] == 4
+    assert made.images.shape == (2, 1, 28, 28)
+    with pytest.raises(ValueError, match="not both"):
+        generate(Request(seeds=(0,), steps=4, teleport=10.0, calibration=str(place)))
+    with pytest.raises(ValueError, match="plans of 4 calls"):
+        generate(Request(seeds=(0,), steps=9, calibration=str(place)))
