@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,19 @@ def test_statistics_from_files(tmp_path: Path):
     theory = load_theory(Ask("latent", conditions=(1, 2), statistics=(str(classes),)), labelled)
     assert set(theory.parts) == {2}
     torch.testing.assert_close(theory.parts[2].mean, bear.mean.float())
+
+
+def test_a_prompt_has_the_statistics_of_the_only_class_that_it_names(tmp_path: Path):
+    """'apple' stands in 'an apple', not in 'a pineapple'; two names are none."""
+    file = tmp_path / "objects.safetensors"
+    parts = {name: (50, GAUSSIANS[prompt]) for name, prompt in (("apple", "an apple"), ("bear", "a bear"))}
+    save_gaussian(file, GAUSSIANS[""], parts)
+    prompts = ("an apple on the left", "a bear", "an apple and a bear", "a pineapple")
+    model = replace(latent_model(), embed=lambda prompt: torch.zeros(32))
+    theory = load_theory(Ask("latent", conditions=prompts, statistics=(str(file),)), model)
+    assert set(theory.parts) == {"an apple on the left", "a bear"}
+    torch.testing.assert_close(theory.parts["a bear"].mean, GAUSSIANS["a bear"].mean.float())
+    assert theory.about["an apple on the left"].endswith("objects.safetensors, apple")
 
 
 def test_statistics_that_do_not_fit_get_a_sentence(tmp_path: Path, fashion: Model):

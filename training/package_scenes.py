@@ -26,7 +26,7 @@ from torch import Tensor
 
 from underpaint import assets
 from underpaint.data.store import save_gaussian
-from underpaint.files import replacing, write_tensors, write_text
+from underpaint.files import replacing, write_text
 from underpaint.metrics.features import load_statistics
 from underpaint.metrics.frechet import Statistics, frechet_score
 from underpaint.metrics.scenes import Reader, load_reader
@@ -98,18 +98,13 @@ def encode(pipe: StableDiffusionPipeline, painter: Painter, count: int) -> tuple
 
 
 def write_statistics(rows: Tensor, present: Tensor, shape: tuple[int, ...], home: Path) -> None:
-    """The Gaussian of all latents, and a low-rank one of the scenes that show each object."""
-    provenance = {"data": NAME, "count": len(rows), "shape": list(shape), "space": "scaled latents"}
-    save_gaussian(home / "gaussian.safetensors", Gaussian.fit(rows), **provenance)
-    parts = [Gaussian.fit(rows[present[:, k]], rank=OBJECT_RANK) for k in range(len(NAMES))]
-    tensors = {
-        "mean": torch.stack([part.mean for part in parts]).float(),
-        "eigenvalues": torch.stack([part.eigenvalues[:OBJECT_RANK] for part in parts]).float(),
-        "basis": torch.stack([part.basis[:, :OBJECT_RANK] for part in parts]).half(),
-        "residual": torch.tensor([part.covariance.residual for part in parts]),
-        "count": present.sum(0),
+    """The Gaussian of all latents, with a low-rank one of the scenes that show each object as its classes."""
+    parts = {
+        name: (int(present[:, k].sum()), Gaussian.fit(rows[present[:, k]], rank=OBJECT_RANK))
+        for k, name in enumerate(NAMES)
     }
-    write_tensors(home / "objects.safetensors", tensors, {"kind": "gaussians", "names": NAMES, **provenance})
+    provenance = {"data": NAME, "count": len(rows), "shape": list(shape), "space": "scaled latents"}
+    save_gaussian(home / "gaussian.safetensors", Gaussian.fit(rows), parts, **provenance)
 
 
 def paint(pipe: StableDiffusionPipeline, prompts: list[str], guidance: float, seed: int, batch: int = 50) -> Tensor:

@@ -21,11 +21,14 @@ _FORMAT = 2
 
 
 def save_gaussian(
-    path: str | Path, gaussian: Gaussian, classes: Mapping[int, tuple[int, Gaussian]] | None = None, **provenance: Any
+    path: str | Path,
+    gaussian: Gaussian,
+    classes: Mapping[int | str, tuple[int, Gaussian]] | None = None,
+    **provenance: Any,
 ) -> None:
     """Write mean, eigenvalues (float64) and basis, with free-form JSON provenance (data, count, range, shape ...).
 
-    ``classes`` adds, for each label, how many rows it has and their Gaussian.
+    ``classes`` adds, for each label or name, how many rows it has and their Gaussian.
     """
     tensors, described = _pack(gaussian, "")
     metadata = {"format": _FORMAT, "kind": "gaussian", **described}
@@ -37,7 +40,7 @@ def save_gaussian(
     write_tensors(path, tensors, metadata | provenance)
 
 
-def load_gaussian(source: str | Path, label: int | None = None) -> Gaussian:
+def load_gaussian(source: str | Path, label: int | str | None = None) -> Gaussian:
     """The Gaussian of a model in the box, by name, or from a file, in float32; that of one class if ``label`` is given.
 
     Files: those of `save_gaussian`; a torch file {eigval, eigvec, imgmean} as the authors of WV24 publish them, brought

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -244,7 +245,8 @@ def _dtype(name: str | None) -> torch.dtype | None:
 
 
 def load_theory(ask: Ask, model: Model) -> Theory:
-    """The statistics that are given; without any, those of the box: of all the data, and of labelled classes asked for.
+    """The statistics that are given; without any, those of the box: of all the data, of labelled classes asked for, and
+    for a prompt that names just one of their classes those of that class.
 
     Raises:
         ValueError: a file cannot be read, or is of another dimension than the model.
@@ -263,26 +265,36 @@ def load_theory(ask: Ask, model: Model) -> Theory:
 
     boxed = assets.folder(ask.model)
     default = (ask.model,) if boxed is not None and (boxed / "gaussian.safetensors").is_file() else ()
-    wanted = {c for case in cases(ask, model) for c in (case.condition, case.negative) if isinstance(c, int)}
+    wanted = {c for case in cases(ask, model) for c in (case.condition, case.negative) if c is not None}
     for text in ask.statistics or default:
         whole = text in default or Path(text).is_file()
         name, _, source = ("", "", text) if whole else text.rpartition("=")
         know(as_condition(name, model) if name else None, load_gaussian(source), source)
         if not name:
-            for label in sorted(wanted & _labels(source)):
-                know(label, load_gaussian(source, label), source)
+            for condition, label in _named(wanted, source).items():
+                about_it = source if condition == label else f"{source}, {label}"
+                know(condition, load_gaussian(source, label), about_it)
     if not ask.statistics:
-        for label in sorted(wanted - given.keys()):
+        for label in sorted(c for c in wanted - given.keys() if isinstance(c, int)):
             rows, source = _class_rows(model, label)
             if len(rows) > 1:
                 know(label, Gaussian.fit(rows), f"{len(rows):,} of {source}")
     return Theory(given.pop(None, None), {c: g for c, g in given.items() if c is not None}, about)
 
 
-def _labels(source: str) -> set[int]:
-    """The classes whose Gaussians a file of ours holds too."""
+def _named(conditions: Iterable[Condition], source: str) -> dict[Condition, Condition]:
+    """Which class of a file of ours each condition means: its label, or the only one whose name a prompt holds."""
     ours = assets.folder(source) is not None or source.endswith(".safetensors")
-    return {int(label) for label in gaussian_provenance(source).get("classes") or ()} if ours else set()
+    known = list(gaussian_provenance(source).get("classes") or ()) if ours else []
+    meant: dict[Condition, Condition] = {}
+    for condition in conditions:
+        if isinstance(condition, int):
+            found = [condition] if str(condition) in known else []
+        else:
+            found = [name for name in known if re.search(rf"\b{re.escape(name)}\b", condition)]
+        if len(found) == 1:
+            meant[condition] = found[0]
+    return meant
 
 
 def _class_rows(model: Model, label: int) -> tuple[Tensor, str]:
