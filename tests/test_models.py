@@ -21,7 +21,9 @@ from diffusers import (
 from safetensors.torch import load, load_file, save_file
 from tiny import tiny_ddpm
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from typer.testing import CliRunner
 
+from underpaint.cli import app
 from underpaint.files import write_tensors
 from underpaint.models.diffusers import read_scheduler, scheduler_config
 from underpaint.models.load import load_model
@@ -183,6 +185,10 @@ def test_clipping_is_left_off_and_said_so(tmp_path: Path):
         assert model.notes["left off"].startswith("clip_sample and thresholding of its scheduler")
         assert model(5 * torch.ones(1, 192), DDPM()(900.0)).abs().max() > 1
     assert "left off" not in load_model(tiny_ddpm()).notes
+    made = CliRunner().invoke(
+        app, ["sample", "-m", str(tmp_path), "--seeds", "0", "--steps", "2", "-o", str(tmp_path / "x.png")]
+    )
+    assert "Left off: clip_sample and thresholding of its scheduler" in made.output
 
 
 def test_images_of_another_size(tmp_path: Path):

@@ -70,6 +70,8 @@ def sample(
     elif not quiet:
         calls = result.summary["nfe"]
         out.print(f"{len(chosen)} images, {calls} calls of the network each: {place}", highlight=False)
+        if result.summary["left_off"]:
+            out.print(f"Left off: {result.summary['left_off']}", highlight=False, soft_wrap=True)
 
 
 @app.command()

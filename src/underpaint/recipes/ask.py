@@ -216,6 +216,7 @@ def describe(sampler: Sampler, case: Case, seeds: Sequence[int]) -> dict[str, An
         "shape": list(model.shape),
         "schedule": type(model.schedule).__name__,
         "prediction": model.prediction,
+        "left_off": model.notes.get("left off"),
         "dtype": str(model.dtype).removeprefix("torch."),
         "solver": sampler.solver,
         "steps": len(sampler.level) - 1,

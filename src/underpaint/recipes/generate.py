@@ -85,7 +85,8 @@ def generate(request: Request, progress: Progress = silent, batch: int = 64) -> 
         finals.append(run.final)
         nfe = run.nfe * network_calls(model, case)
     landed = {"skip": skip, "teleported_to": float(level.ratio[skip])} if skip else {"skip": 0}
-    return Samples(model.images(torch.cat(finals)), request.seeds, asdict(request) | landed | {"nfe": nfe})
+    summary = asdict(request) | landed | {"nfe": nfe, "left_off": model.notes.get("left off")}
+    return Samples(model.images(torch.cat(finals)), request.seeds, summary)
 
 
 def _calibrated(request: Request, model: Model) -> tuple[Solver, NoiseLevel]:

@@ -102,6 +102,7 @@ def describe(settings: Settings, subject: Subject, trajectory: Trajectory, secon
         "denoisers": subject.about,
         "schedule": type(subject.model.schedule).__name__,
         "prediction": subject.model.prediction,
+        "left_off": subject.model.notes.get("left off"),
         "solver": settings.solver,
         "steps": settings.steps,
         "condition": str(subject.case),
