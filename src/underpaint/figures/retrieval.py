@@ -64,8 +64,8 @@ def memory(result: Retrieval) -> Figure:
             panel.step(of_kind.sort().values, torch.linspace(0, 1, len(of_kind)), color=colours[name], label=name)
         panel.set(title=title, ylabel="share of images below", xlim=(0, None))
     axes[1].axvline(COPY, color=ACCENT, linewidth=1, label="copies lie left of this")
-    for panel in axes:
-        panel.legend(loc="upper left")
+    for panel, free in zip(axes, ("upper left", "center"), strict=True):
+        panel.legend(loc=free)
     return figure
 
 
