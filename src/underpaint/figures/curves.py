@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..analysis.summary import Summary
 from ..recipes.report import Report
@@ -271,7 +272,8 @@ def decided(report: Report) -> Figure | None:
         right.plot(part.predicted_half[k], part.measured_half[k], "o", color=MODES[2 * k], markersize=8)
         if bool(torch.isfinite(part.predicted_half[k] * part.measured_half[k])):
             place = (float(part.predicted_half[k]), float(part.measured_half[k]))
-            right.annotate(name, place, xytext=(8, -3), textcoords="offset points", fontsize=8)
+            beside = (8, -3) if k > 1 else (-8, -3)  # neighbours in the list tend to lie near one another
+            right.annotate(name, place, beside, textcoords="offset points", fontsize=8, ha="left" if k > 1 else "right")
     left.plot([], [], "--", color="black", linewidth=1, label="theory")
     left.set(ylabel="share of the finished feature", ylim=(-0.25, 1.05))
     left.legend(loc="lower right")
@@ -282,6 +284,10 @@ def decided(report: Report) -> Figure | None:
         ends = (float(values.min()) / 2, float(values.max()) * 2)
         right.plot(ends, ends, color=QUIET, linewidth=1, label="theory = network")
         right.set(xlim=ends, ylim=ends, xscale="log", yscale="log")
+        for axis in (right.xaxis, right.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
         right.legend(loc="upper left")
     right.set(xlabel="σ/α at half, theory", ylabel="σ/α at half, network")
     return figure
