@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,8 @@ def _grid_title(result: Map) -> str:
     first, setup = result.directions[0], result.setup
     if result.blend is None:
         return f"{first} across, {result.directions[1]} up"
-    return f"{first} across; down, from {name_condition(setup['condition'])} to {name_condition(setup['toward'])}"
+    ways = [name_condition(setup["condition"]), "to " + name_condition(setup["toward"])]
+    return "\n".join([f"{first} across; down, from", *(shorten(way, 60, placeholder="...") for way in ways)])
 
 
 def _residuals(axes: Axes, result: Map) -> None:
@@ -74,7 +76,8 @@ def _residuals(axes: Axes, result: Map) -> None:
     dashed = "" if result.expected is None else "  (dashed: theory)"
     axes.set_title(f"denoising residual at σ/α = {float(result.noised.ratio):.3g}{dashed}")
     axes.set(xlabel="moved, share of $|x_0|$", ylabel="rms of x − D(noised x)")
-    axes.legend(fontsize=7)
+    axes.legend(fontsize=7, loc="upper center", ncols=len(result.directions))
+    axes.margins(y=0.15)
 
 
 def _kept(axes: Axes, result: Map) -> None:

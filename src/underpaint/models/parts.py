@@ -7,6 +7,7 @@ folder names are looked up in diffusers and transformers alone.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -36,7 +37,8 @@ def load_pipeline(folder: Path, dtype: torch.dtype) -> Any:
     import diffusers
 
     index = read_json(folder / "model_index.json")
-    kind = getattr(diffusers, index["_class_name"])
+    with _no_notices():
+        kind = getattr(diffusers, index["_class_name"])
     known = inspect.signature(kind.__init__).parameters
     parts: dict[str, Any] = dict.fromkeys(set(_UNUSED) & set(known))
     if "requires_safety_checker" in known:
@@ -51,6 +53,18 @@ def load_pipeline(folder: Path, dtype: torch.dtype) -> Any:
     if absent:
         raise ValueError(f"{folder / 'model_index.json'} names no {', '.join(absent)}, which {kind.__name__} needs.")
     return kind(**parts)
+
+
+@contextmanager
+def _no_notices() -> Iterator[None]:
+    """Without what transformers says of image processors, which are not used, when diffusers' pipelines are imported."""
+    logger = logging.getLogger("transformers")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def load_part(folder: Path, library: str, kind: str, dtype: torch.dtype) -> Any:

@@ -150,7 +150,9 @@ class Theory:
         own = self.guided(case)
         if own is not None:
             alike = "" if case.guidance == 1 else ", guided as the network is"
-            return own, f"Gaussian of {'the data' if case.condition is None else case.what}{alike}"
+            named = self.about.get(case.what) if isinstance(case.condition, str) else None
+            what = "the data" if case.condition is None else case.what
+            return own, f"Gaussian of {what}{alike}" + (f" ({named})" if named else "")
         if self.everything is not None:
             return self.everything, f"Gaussian of all the data (there are no statistics of {case.what})"
         return None, "no statistics of the data are known; give them with --gaussian"
