@@ -7,7 +7,6 @@ folder names are looked up in diffusers and transformers alone.
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -57,14 +56,18 @@ def load_pipeline(folder: Path, dtype: torch.dtype) -> Any:
 
 @contextmanager
 def _no_notices() -> Iterator[None]:
-    """Without what transformers says of image processors, which are not used, when diffusers' pipelines are imported."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without what transformers says of image processors, which are not used, when pipelines are imported."""
+    if find_spec("transformers") is None:
+        yield
+        return
+    from transformers.utils import logging
+
+    level = logging.get_verbosity()  # type: ignore[no-untyped-call]
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        logger.setLevel(level)
+        logging.set_verbosity(level)
 
 
 def load_part(folder: Path, library: str, kind: str, dtype: torch.dtype) -> Any:
