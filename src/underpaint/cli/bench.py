@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from .base import app, check_folder, finish, given, parse_seeds, progress_bars
+from .base import app, check_folder, finish, parse_seeds, progress_bars
 from .options import (
-    ClassOption,
+    ClassesOption,
     DeviceOption,
     DtypeOption,
     FolderOption,
@@ -17,7 +17,7 @@ from .options import (
     JsonOption,
     ModelOption,
     NegativeOption,
-    PromptOption,
+    PromptsOption,
     QuietOption,
     SeedsOption,
     SolverOption,
@@ -29,11 +29,11 @@ from .options import (
 @app.command()
 def bench(
     model: ModelOption = "fashion-mnist",
-    prompt: PromptOption = None,
-    label: ClassOption = None,
+    prompts: PromptsOption = None,
+    classes: ClassesOption = None,
     guidance: GuidanceOption = 1.0,
     negative: NegativeOption = None,
-    seeds: SeedsOption = "1000-1015",
+    seeds: SeedsOption = "2000-2015",
     tuning: Annotated[str, typer.Option("--tuning", help="Seeds on which grids and variants are chosen.")] = "0-15",
     calls: Annotated[
         str, typer.Option("--calls", help="Calls of the denoiser, such as 5-35 or 5,6,8,10.")
@@ -69,26 +69,38 @@ def bench(
 ) -> None:
     """Compare few calls of a network with its own fine solution: our solvers, and diffusers' at their best.
 
-    Resumable, and shared by the processes of torchrun. With --samples, also Fréchet distances: against calls, and
-    against skipped steps of the grid and solver of --steps and --solver.
+    Of several prompts or classes, seed s is run with that of number s modulo how many there are. Resumable, and shared
+    by the processes of torchrun. With --samples, also Fréchet distances: against calls, and against skipped steps of
+    the grid and solver of --steps and --solver.
 
     Example: underpaint bench --calls 5,6,8,10 --calibration plans.json --out bench/
     """
     check_folder(folder)
     from ..recipes.ask import Ask
     from ..recipes.bench import bench as compute, prepare_bench
-    from ..recipes.bench_cells import GRIDS, Settings
+    from ..recipes.bench_cells import Settings
     from ..recipes.bench_tables import check_parquet
+    from ..recipes.peers import GRIDS
 
     if parquet:
         check_parquet()
     held, tuned, budgets = parse_seeds(seeds), parse_seeds(tuning), parse_seeds(calls, "Calls")
-    asked = (given(prompt, label), (guidance,), negative, held, steps, solver, tuple(gaussian or ()), device, dtype)
+    asked = (
+        (*(prompts or ()), *(classes or ())),
+        (guidance,),
+        negative,
+        held,
+        steps,
+        solver,
+        tuple(gaussian or ()),
+        device,
+        dtype,
+    )
     chosen = (_names(solvers), _names(grids) or GRIDS)
     settings = Settings(budgets, held, tuned, *chosen, fine, samples, batch)
-    contest = prepare_bench(Ask(model, *asked), settings, folder / "cells", calibration, reference)
+    workbench = prepare_bench(Ask(model, *asked), settings, folder / "cells", calibration, reference)
     with progress_bars(quiet or as_json) as progress:
-        result = compute(contest, progress)
+        result = compute(workbench, progress)
     if result is None:
         return
     from ..figures.bench import write_bench

@@ -24,6 +24,11 @@ class Team:
     rank: int = 0
     size: int = 1
 
+    def meet(self) -> None:
+        """Wait until all are here."""
+        if self.size > 1:
+            _together(distributed.barrier)
+
     def share(self, tensor: Tensor) -> Tensor:
         """Rank 0's tensor, everywhere; the others give one of its shape and dtype to write into."""
         if self.size > 1:

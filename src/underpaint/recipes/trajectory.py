@@ -8,27 +8,24 @@ with other settings is never taken for an answer.
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..analysis import geometry
 from ..analysis.summary import Summary
-from ..files import read_tensor_metadata, read_tensors, write_tensors
-from ..models.model import Condition, Model
+from ..models.model import Condition
 from ..noise import NoiseLevel
 from ..sampling.trajectory import Trajectory, initial_noise, sample
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .ask import Ask, Case, Sampler, cases, describe, find_denoiser, name_condition, network_calls, prepare
+from .chunks import chunk_name, digest, gaussian_tensors, kept, weights_digest
 from .progress import Progress, silent
 from .results import quantity
 
@@ -131,9 +128,8 @@ def _chunk(
 ) -> dict[str, Tensor]:
     """A chunk from disk, or from the network and then on disk."""
     settings = fingerprint(sampler, case, seeds, weights) | {"states": states}
-    path = folder / chunk_name(settings)
-    stored = _read(path, settings)
-    if stored is None:
+
+    def make() -> dict[str, Tensor]:
         start = initial_noise(seeds, sampler.model.dimension, sampler.level[0])
         run = sample(find_denoiser(sampler.model, case), start, sampler.level, sampler.solve)
         theory: dict[str, Denoiser | None] = {"Gaussian": sampler.theory.everything}
@@ -141,17 +137,9 @@ def _chunk(
             theory["guided"] = sampler.theory.guided(case)
         paths = {name: sampler.predict(known, start) for name, known in theory.items() if known is not None}
         stored = measure(run, paths) | {"nfe": torch.tensor(run.nfe * network_calls(sampler.model, case))}
-        stored |= {"x": run.x, "denoised": run.denoised} if states else {}
-        write_tensors(path, stored, settings)
-    return stored
+        return stored | ({"x": run.x, "denoised": run.denoised} if states else {})
 
-
-def _read(path: Path, settings: dict[str, Any]) -> dict[str, Tensor] | None:
-    """The chunk at a path; None if there is none, it is damaged, or it was made with other settings."""
-    try:
-        return read_tensors(path) if read_tensor_metadata(path) == settings else None
-    except ValueError:
-        return None
+    return kept(folder / chunk_name(f"{sampler.model.name} {case}", seeds, settings), settings, make)
 
 
 def measure(run: Trajectory, paths: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -217,41 +205,7 @@ def fingerprint(sampler: Sampler, case: Case, seeds: Sequence[int], weights: str
     tensors = {"alpha": level.alpha, "sigma": level.sigma}
     for condition, gaussian in known.items():
         if gaussian is not None:
-            tensors |= {f"{condition!r} {name}": tensor for name, tensor in _stored(gaussian).items()}
+            tensors |= {f"{condition!r} {name}": tensor for name, tensor in gaussian_tensors(gaussian).items()}
     settings = describe(sampler, case, seeds)
     del settings["statistics"]  # words; the numbers are in the digest
     return settings | {"weights": weights, "levels and statistics": digest(tensors)}
-
-
-def _stored(gaussian: Gaussian) -> dict[str, Tensor]:
-    """The tensors that make up a Gaussian, whatever its basis is made of."""
-    covariance, basis = gaussian.covariance, cast(Any, gaussian.covariance.basis)
-    parts = {"basis": basis} if isinstance(basis, Tensor) else vars(basis)
-    parts = {name: part for name, part in parts.items() if isinstance(part, Tensor)}
-    return {"mean": gaussian.mean, "values": covariance.eigenvalues, "rest": covariance.spectrum[-1:], **parts}
-
-
-def chunk_name(settings: Mapping[str, Any]) -> str:
-    """A file name that can be read, and differs where the settings do."""
-    mark = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-    case = Case(settings["condition"], settings["guidance"], settings["negative"])
-    seeds = settings["seeds"]
-    words = re.sub(r"[^A-Za-z0-9.]+", "-", f"{settings['model']} {case}")[:80].strip("-")
-    return f"{words}-seeds-{seeds[0]}-{seeds[-1]}-{mark}.safetensors"
-
-
-def weights_digest(model: Model) -> str:
-    """What identifies a model's weights, wherever they were loaded from; a network that is no module has none."""
-    parts = {"network": model.network, "embed": model.embed, "autoencoder": model.autoencoder}
-    modules = {name: part.state_dict() for name, part in parts.items() if isinstance(part, nn.Module)}
-    named = {f"{part} {name}": value for part, state in modules.items() for name, value in state.items()}
-    return digest({name: value for name, value in named.items() if isinstance(value, Tensor)})
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of names, types, shapes and every byte."""
-    total = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()

@@ -1,0 +1,153 @@
+"""The benchmark as tables: one row for each cell that was measured, and a page to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from ..analysis.summary import Summary
+from ..files import replacing
+from .bench import Bench, Score
+
+_MISSING = "-"
+
+
+def rows(result: Bench) -> list[dict[str, Any]]:
+    """Every cell on the seeds it was measured on, in JSON types; those against skipped steps have no errors."""
+    about = {key: result.setup[key] for key in ("model", "cases", "guidance")}
+    table = []
+    for score in result.scores:
+        found = Summary.of(score.errors)
+        table.append(
+            about
+            | {"role": score.role, "family": score.family, "calls": score.calls, "nfe": score.nfe}
+            | {"rms": score.rms, "mean": float(found.mean), "low": float(found.low), "high": float(found.high)}
+            | {"median": float(score.errors.median()), "errors": score.errors.tolist()}
+            | vars(score.cell)
+            | _judged(score.frechet)
+        )
+    for part in result.skipping:
+        named = {"role": part.accounting, "family": part.cell.solver, "nfe": part.nfe, "skipped": part.skip}
+        table.append(about | named | vars(part.cell) | _judged(part.frechet))
+    return table
+
+
+def _judged(frechet: Any) -> dict[str, Any]:
+    if frechet is None:
+        return {}
+    return {"frechet": frechet.value, "features": frechet.space, "samples": frechet.count, "floor": frechet.floor}
+
+
+def check_parquet() -> None:
+    """ImportError with what to install, before the work and not after it."""
+    if find_spec("pyarrow") is None:
+        raise ImportError(
+            "results.parquet needs pyarrow; install it with: pip install 'underpaint[scale]', or give --no-parquet "
+            "(the same table is in results.json)."
+        )
+
+
+def write_parquet(result: Bench, path: str | Path) -> None:
+    """The rows as a Parquet file, whole or not at all."""
+    import pyarrow
+    import pyarrow.parquet
+
+    table = rows(result)
+    names = dict.fromkeys(name for row in table for name in row)
+    with replacing(path) as temporary:
+        columns = pyarrow.table({name: [row.get(name) for row in table] for name in names})
+        pyarrow.parquet.write_table(columns, temporary)
+
+
+def page(result: Bench) -> str:
+    """The tables in Markdown, with what each number is."""
+    about, calls = result.setup, result.setup["calls"]
+    parts = [
+        f"# Few calls: {about['model']}, {'; '.join(about['cases'])}",
+        f"Root mean square distance, per number, to the model's own fine solution (Heun, {about['fine']} steps; to one "
+        f"of half as many steps it is {result.floor:.2g}), from the same noise, over {len(about['seeds'])} held-out "
+        f"seeds. Grid and variant of every family were chosen on {len(about['tuning'])} other seeds. Calls are those "
+        "of the denoiser; Heun, which takes an odd number, is given one less where it must. The best peer is that of "
+        "least error in the table itself; in brackets, 5 % and 95 % of the ratio when seeds are drawn anew.",
+        "## Each at its own best grid",
+        _table(calls, _families(result, "best", _error) + _ratio_lines(result, "best")),
+        "## At diffusers' defaults",
+        "Peers as diffusers makes them with nothing set but the number of steps; ours as above.",
+        _table(calls, _families(result, "default", _error) + _ratio_lines(result, "default")),
+        "## Spread over seeds",
+        "Mean [5 %, 95 %], median.",
+        _table(calls, _families(result, "best", _spread)),
+        *_frechet_parts(result, calls),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _frechet_parts(result: Bench, calls: Sequence[int]) -> list[str]:
+    judged = next((score.frechet for score in result.scores if score.frechet), None)
+    if judged is None:
+        return []
+    what = f"In {judged.space}: {judged.count:,} samples against {judged.reference_count or 'unknown'}"
+    lines = [
+        f"| {part.skip} | {part.cell.skip:.3g} | {part.accounting} | {part.nfe} | {part.frechet.value:.4g} |"
+        for part in result.skipping
+    ]
+    return [
+        "## Fréchet distance",
+        f"{what}; a perfect sampler would score about {judged.floor:.2g}.",
+        _table(calls, _families(result, "best", _distance) + _families(result, "default", _distance, " (default)")),
+        f"## Fréchet distance against skipped steps: {result.setup['solver']}, {result.setup['steps']} steps",
+        "\n".join(
+            ["| skipped | σ/α | accounting | calls of the network | Fréchet distance |", "|---" * 5 + "|", *lines]
+        ),
+    ]
+
+
+def _table(calls: Sequence[int], lines: Sequence[tuple[str, list[str]]]) -> str:
+    head = ["| calls | " + " | ".join(map(str, calls)) + " |", "|---" * (len(calls) + 1) + "|"]
+    return "\n".join([*head, *(f"| {name} | {' | '.join(cells)} |" for name, cells in lines)])
+
+
+def _families(result: Bench, role: str, write: Callable[[Score], str], suffix: str = "") -> list[tuple[str, list[str]]]:
+    """A line for each family in a role; those without a number are left out."""
+    lines = []
+    for family in result.families:
+        known = {score.calls: write(score) for score in result.of(role, family)}
+        cells = [known.get(calls) or _MISSING for calls in result.setup["calls"]]
+        if set(cells) != {_MISSING}:
+            lines.append((family + suffix, cells))
+    return lines
+
+
+def _ratio_lines(result: Bench, role: str) -> list[tuple[str, list[str]]]:
+    known = {
+        (ratio.family, ratio.calls): f"**{ratio.value:.2f}** [{ratio.low:.2f}, {ratio.high:.2f}]"
+        for ratio in result.ratios
+        if ratio.role == role
+    }
+    families = list(dict.fromkeys(family for family, _ in known))
+    return [
+        (f"{family} / best peer", [known.get((family, calls), _MISSING) for calls in result.setup["calls"]])
+        for family in families
+    ]
+
+
+def _error(score: Score) -> str:
+    return f"{score.rms:.4g} ({_how(score)})"
+
+
+def _how(score: Score) -> str:
+    """Variant and grid, without the family, which stands beside them."""
+    solver = score.cell.solver
+    variant = solver.removeprefix("exponential").removeprefix(score.family).strip("- ")
+    grid = str(score.cell).removeprefix(f"{solver}, ")
+    return grid if variant.lower() in ("", score.family.lower()) else f"{variant}, {grid}"
+
+
+def _spread(score: Score) -> str:
+    return f"{Summary.of(score.errors):.3g}, {float(score.errors.median()):.3g}"
+
+
+def _distance(score: Score) -> str:
+    return f"{score.frechet.value:.4g}" if score.frechet else ""
