@@ -9,9 +9,10 @@ ARGS ?=
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 READY_DEV := $(VENV)/.installed-dev
+READY_DOCS := $(VENV)/.installed-docs
 
 .DEFAULT_GOAL := help
-.PHONY: help report test check format-check lint types format clean
+.PHONY: help report test check format-check lint types format docs clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +39,9 @@ format: $(READY_DEV) ## format the code and mend what can be mended by itself
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+docs: $(READY_DOCS) ## build the book into site/, running its gallery (results are kept under build/)
+	$(BIN)/mkdocs build --strict $(ARGS)
+
 clean: ## remove the environment, the report, build products and caches
 	rm -rf .venv report build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -50,6 +54,10 @@ $(READY): pyproject.toml constraints.txt
 
 $(READY_DEV): pyproject.toml constraints.txt
 	$(call install,.[dev])
+	@touch $(READY) $@
+
+$(READY_DOCS): pyproject.toml constraints.txt
+	$(call install,.[docs])
 	@touch $(READY) $@
 
 define install

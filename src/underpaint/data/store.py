@@ -23,7 +23,7 @@ _FORMAT = 2
 def save_gaussian(
     path: str | Path,
     gaussian: Gaussian,
-    classes: Mapping[int | str, tuple[int, Gaussian]] | None = None,
+    classes: Mapping[int, tuple[int, Gaussian]] | Mapping[str, tuple[int, Gaussian]] | None = None,
     **provenance: Any,
 ) -> None:
     """Write mean, eigenvalues (float64) and basis, with free-form JSON provenance (data, count, range, shape ...).

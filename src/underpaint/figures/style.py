@@ -7,9 +7,6 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 import matplotlib
-
-matplotlib.use("Agg", force=False)
-
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor

@@ -62,7 +62,7 @@ def _no_notices() -> Iterator[None]:
         return
     from transformers.utils import logging
 
-    level = logging.get_verbosity()  # type: ignore[no-untyped-call]
+    level = logging.get_verbosity()
     logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
         yield

@@ -45,7 +45,7 @@ def measure_decided(
 
     The theory's picture at a level is the network's own final sample with each principal component of the data
     attenuated to what has emerged of it, mu + sum_k phi_k u_k u_k.(x_0 - mu), phi_k = sqrt(lambda/(lambda + ratio^2))
-    (theory.md section 2; WV23): the same reading then says when the theory would have decided each feature. Memory:
+    (WV23): the same reading then says when the theory would have decided each feature. Memory:
     2 N B rows, and images of one level at a time.
     """
     if subject.reader is None:

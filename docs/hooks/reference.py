@@ -1,0 +1,105 @@
+"""Lists that the reference takes from the package itself: its public names, its commands, the models in the box.
+
+``<!-- public names -->``, ``<!-- commands -->`` and ``<!-- models -->`` in a page stand for them, and ``<!-- room NAME:
+FIRST SECOND ... -->`` for the documentation of all modules of a room, those named first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import typer
+from docstrings import comment_above  # mkdocs looks beside this file
+
+import underpaint
+from underpaint.cli import app
+from underpaint.recipes.box import inventory
+
+#: Marks of Markdown and HTML, as themselves.
+_MEANS_ITSELF = {mark: f"&#{ord(mark)};" for mark in "|*_[]<>&"}
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fill the lists in."""
+    for name, lines in {"public names": _names, "commands": _commands, "models": _models}.items():
+        place = f"<!-- {name} -->"
+        if place in markdown:
+            markdown = markdown.replace(place, "\n".join(lines()))
+    return re.sub(
+        r"<!-- room (\w+)(?:: ([\w ]+))? -->", lambda found: _room(found[1], (found[2] or "").split()), markdown
+    )
+
+
+def _room(name: str, first: list[str]) -> str:
+    """The lines at which mkdocstrings puts what the modules of a room say of themselves."""
+    package = Path(underpaint.__file__).parent
+    modules = sorted(path.stem for path in (package / name).glob("*.py") if path.stem != "__init__")
+    ordered = dict.fromkeys([*first, *modules])
+    places = [f"underpaint.{name}.{module}" for module in ordered] or [f"underpaint.{name}"]
+    return "\n\n".join(f"::: {place}" for place in places)
+
+
+def _names() -> Iterator[str]:
+    """The public names with the first sentence of what is documented of each, a table a room."""
+    homes = sorted((home, name) for name, home in underpaint._HOME.items())
+    for room, listed in groupby(homes, key=lambda pair: pair[0].partition(".")[0]):
+        yield f"\n## {room}\n\n| name | what it is |\n|---|---|"
+        for home, name in listed:
+            yield f"| [`{name}`][underpaint.{home}.{name}] | {cell(_about(home, name))} |"
+
+
+def _about(home: str, name: str) -> str:
+    """The first paragraph of a docstring, or of the comment above a constant; else what it is set to."""
+    value = getattr(underpaint, name)
+    if (inspect.isclass(value) or inspect.isroutine(value) or inspect.ismodule(value)) and value.__doc__:
+        return " ".join(inspect.cleandoc(value.__doc__).split("\n\n")[0].split())
+    lines = inspect.getsource(importlib.import_module(f"underpaint.{home}")).splitlines()
+    at = next(i for i, line in enumerate(lines) if re.match(rf"{name}\b.*=", line))
+    return comment_above(lines, at) or f"`{lines[at].partition('= ')[2]}`"
+
+
+def _commands() -> Iterator[str]:
+    """Each command: what it does, and its arguments and options."""
+    for name, command in typer.main.get_command(app).commands.items():
+        words, _, example = (command.help or "").partition("Example:")
+        yield f"## underpaint {name}\n\n{words.strip()}\n"
+        if example:
+            yield f"```bash\n{' '.join(example.split())}\n```\n"
+        yield "| option | default | meaning |\n|---|---|---|"
+        for parameter in command.params:
+            yield f"| {_flags(parameter)} | {_default(parameter)} | {cell(getattr(parameter, 'help', None) or '')} |"
+        yield ""
+
+
+def _flags(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return f"`{(parameter.metavar or parameter.name).upper()}`"
+    return ", ".join(f"`{flag}`" for flag in (*parameter.opts, *parameter.secondary_opts))
+
+
+def _default(parameter: Any) -> str:
+    value = parameter.default
+    return "" if parameter.required or value in (None, False, "", [], ()) or callable(value) else f"`{value}`"
+
+
+def _models() -> Iterator[str]:
+    """The models in the box, a column each."""
+    found = inventory()
+    yield f"| | {' | '.join(entry['name'] for entry in found)} |\n|---|{'---|' * len(found)}"
+    for key in [key for key in found[0] if key not in ("name", "folder")]:
+        values = [f"{entry[key]:,}" if isinstance(entry[key], int) else str(entry[key]) for entry in found]
+        yield f"| {key} | {' | '.join(values)} |"
+
+
+def cell(text: str) -> str:
+    """Text that means itself in a cell of a table; what stands between backticks stays code."""
+    parts = text.replace("``", "`").split("`")
+    for i, part in enumerate(parts):
+        parts[i] = part.replace("|", "\\|") if i % 2 else "".join(_MEANS_ITSELF.get(c, c) for c in part)
+    return "`".join(parts)

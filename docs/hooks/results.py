@@ -1,0 +1,167 @@
+"""Tables that are made from stored results when the book is built: what lies in docs/results.
+
+``<!-- claims -->`` stands for the paper's claims, and ``<!-- teleport -->`` for Fréchet distances, from a MODEL.json
+for each model: what the book shows of the results of `underpaint report`. ``<!-- peers -->`` stands for solvers
+compared, from a bench-MODEL.md for each model: the table of `underpaint bench` under its command. Both are stored by
+
+    python docs/hooks/results.py report/results.json bench/results.json
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reference import cell  # mkdocs looks beside this file
+
+from underpaint.files import write_text
+
+STORED = Path(__file__).resolve().parents[1] / "results"
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fill the tables in."""
+    for name, lines in {"claims": _claims, "teleport": _teleport, "peers": _peers}.items():
+        place = f"<!-- {name} -->"
+        if place in markdown:
+            markdown = markdown.replace(place, "\n".join(lines()))
+    return markdown
+
+
+def reports() -> dict[str, dict[str, Any]]:
+    """The stored reports by model."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(STORED.glob("*.json"))}
+
+
+def store(path: Path) -> Path:
+    """Keep what the book shows of the results of a report, as one line of JSON, or of a benchmark, as Markdown."""
+    results = json.loads(path.read_text(encoding="utf-8"))
+    name = results["setup"]["model"]
+    if "claims" in results:
+        shown = {part: results.get(part) for part in ("setup", "claims", "frechet")}
+        shown["conditions"] = results.get("conditions") and {"cases": results["conditions"]["cases"]}
+        place, text = STORED / f"{name}.json", json.dumps(shown, ensure_ascii=False, separators=(",", ":")) + "\n"
+    else:
+        table = re.sub("^#", "###", path.with_name("table.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+        heading, _, rest = table.partition("\n")
+        place = STORED / f"bench-{name}.md"
+        text = f"{heading}\n\n```bash\n{bench_command(results['setup'])}\n```\n{rest}"
+    write_text(place, text)
+    return place
+
+
+def _claims() -> Iterator[str]:
+    """What holds on which model, then a section for each model."""
+    found = reports()
+    if len(found) > 1:
+        yield f"| the paper says | {' | '.join(found)} |\n|---|{'---|' * len(found)}"
+        for statement in dict.fromkeys(claim["statement"] for report in found.values() for claim in report["claims"]):
+            yield f"| {_written(statement)} | {' | '.join(_verdict(report, statement) for report in found.values())} |"
+    for name, report in found.items():
+        setup, held = report["setup"], sum(claim["holds"] for claim in report["claims"])
+        yield f"\n## On {name}\n"
+        yield f"{held} of {len(report['claims'])} hold. Made by\n\n```bash\n{command(report)}\n```\n"
+        versions = ", ".join(f"{package} {version}" for package, version in setup["versions"].items())
+        yield f"with {versions}; data: {cell(setup['data'])}.\n"
+        yield "| the paper says | measured | found | bound | |\n|---|---|---|---|---|"
+        for claim in report["claims"]:
+            words = (claim["statement"], claim["measure"], _found(claim), claim["bound"])
+            yield f"| {' | '.join(map(_written, words))} | {_word(claim['holds'])} |"
+
+
+def _verdict(report: dict[str, Any], statement: str) -> str:
+    """Verdict and number of a claim on one model, where it was tested there."""
+    claims = [claim for claim in report["claims"] if claim["statement"] == statement]
+    return f"{_word(claims[0]['holds'])}: {claims[0]['value']:.4g}" if claims else "not tested"
+
+
+def _word(holds: bool) -> str:
+    return "✓ holds" if holds else "**✗ does not hold**"
+
+
+def _written(text: str) -> str:
+    """The text of a claim in a cell, its x_0 and x_{t−1} with indices set low."""
+    return re.sub(r"&#95;(?:\{(.*?)\}|(\w))", r"<sub>\1\2</sub>", cell(text))
+
+
+def _found(claim: dict[str, Any]) -> str:
+    low_high = "" if claim["spread"] is None else " [{:.3g}, {:.3g}]".format(*claim["spread"])
+    return f"{claim['value']:.4g}{low_high}"
+
+
+def _teleport() -> Iterator[str]:
+    """Fréchet distance against skipped steps, and of closed forms, for each model that has a feature space."""
+    for name, report in reports().items():
+        if report["frechet"] is None:
+            continue
+        part = {key: entry["value"] for key, entry in report["frechet"].items()}
+        others = ", ".join(f"{kind} {distance:.2f}" for kind, distance in part["baselines"].items())
+        yield f"\n**{name}**: {part['solver']}, {part['steps']} steps; feature space {part['features']}, "
+        yield f"{part['samples']:,} samples. In place of the network: {others}.\n"
+        heads = ["steps skipped", "landed on σ/α", "calls", "Fréchet distance, saved"]
+        columns = [part["skip"], _short(part["ratio"]), part["nfe"], [f"{d:.2f}" for d in part["saved"]]]
+        if part["respent"]:
+            heads.append(f"re-spent ({part['steps']} calls)")
+            columns.append(["", *(f"{d:.2f}" for d in part["respent"])])
+        yield f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
+        yield from (f"| {' | '.join(map(str, row))} |" for row in zip(*columns, strict=True))
+
+
+def _peers() -> Iterator[str]:
+    """The stored tables, each under its command."""
+    yield from (path.read_text(encoding="utf-8") for path in sorted(STORED.glob("bench-*.md")))
+
+
+def _short(numbers: list[float]) -> list[str]:
+    return [f"{number:.3g}" for number in numbers]
+
+
+def command(report: dict[str, Any]) -> str:
+    """The command that makes a stored report again, from what it says of itself."""
+    setup, several = report["setup"], report.get("conditions")
+    cases = several["cases"]["value"] if several else [setup.get("condition", "unconditional")]
+    words = ["underpaint", "report", "--model", setup["model"], "--seeds", _seeds(setup["seeds"])]
+    words += ["--steps", str(setup["steps"]), "--solver", setup["solver"], *_asked(cases)]
+    if report.get("frechet") and report["frechet"]["respent"]["value"]:
+        words.append("--full")
+    return shlex.join(words)
+
+
+def bench_command(setup: dict[str, Any]) -> str:
+    """The same for a benchmark."""
+    words = ["underpaint", "bench", "--model", setup["model"], *_asked(setup["cases"])]
+    words += ["--seeds", _seeds(setup["seeds"]), "--tuning", _seeds(setup["tuning"]), "--calls", _seeds(setup["calls"])]
+    words += ["--solvers", ",".join(setup["solvers"])] if setup["solvers"] else []
+    words += ["--fine", str(setup["fine"])]
+    words += ["--samples", str(setup["samples"])] if setup["samples"] else []
+    words += ["--calibration", "calibration.json"] if setup["calibration"] else []
+    return shlex.join(words)
+
+
+def _asked(cases: list[str]) -> list[str]:
+    """The options that ask for cases, given in words."""
+    parts = [re.fullmatch(r"(.*?)(?:, guidance ([\d.]+))?(?:, away from (.*))?", case).groups() for case in cases]
+    conditions, weights, negatives = (dict.fromkeys(column) for column in zip(*parts, strict=True))
+    words: list[str] = []
+    for text in conditions:
+        label = re.fullmatch(r"class (\d+)", text)
+        words += [] if text == "unconditional" else ["--class", label[1]] if label else ["--prompt", text]
+    for flag, values in (("--guidance", weights), ("--negative", negatives)):
+        if any(values):
+            words += [word for value in values if value or flag == "--guidance" for word in (flag, value or "1")]
+    return words
+
+
+def _seeds(seeds: list[int]) -> str:
+    whole = seeds == list(range(seeds[0], seeds[-1] + 1))
+    return f"{seeds[0]}-{seeds[-1]}" if whole else ",".join(map(str, seeds))
+
+
+if __name__ == "__main__":
+    for given in sys.argv[1:]:
+        print(store(Path(given)))
