@@ -1,0 +1,218 @@
+"""What stands on the page: words, controls, tabs, and which button is connected to what."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from ..recipes.explore import SCHEDULES
+from .checks import DIRECTIONS, MAX_POINTS, MAX_SEEDS, MAX_STEPS
+from .desk import Desk
+from .page import PROMPT, Page
+from .tabs.painting import OWN
+from .tabs.saving import LEVELS
+
+_TITLE = """# underpaint
+A diffusion model begins with noise and takes it away, step by step, until a picture stands. Much of what it does on
+the way has a closed form. Here you can watch it paint, hold it against the theory, and skip what the theory already
+knows."""
+
+_WORDS = """- **State xₜ** = α · picture + σ · noise. **σ/α**, its noise-to-signal ratio, falls from about 100 to 0.
+- **Estimate x̂₀**: the finished picture that the network expects when it is shown the state.
+- **Principal components** u1, u2, …: the patterns in which the data's pictures differ, strongest first; **λ** is the
+  variance of one.
+- **The Gaussian** knows of the data their mean and covariance only. Its way from noise to picture is a formula; no
+  network is run.
+- **Calls** of the network are what time is spent on; with guidance, each look at the state costs two.
+- **Seed**: which noise to begin with. **Guidance**: how strictly the prompt or class is followed. **Solver**: how steps
+  are taken."""
+
+_PAINT = """A picture on its way. The network's estimate of it settles from coarse to fine: outlines first, details
+later; beside it, what the Gaussian makes of the same noise. **Try:** play it, or move the slider with the arrow keys,
+and watch the bars fill from the top down. Then take another seed."""
+
+_THEORY = """For Gaussian data all of the way is known: each principal component runs by itself, and the larger its
+variance λ, the earlier it is painted. The thick curve is the λ you choose, the black line the time. **Try:** move
+log₁₀ λ and see the third chart; then take the schedule of another family of models."""
+
+_FEATURES = """### What emerges when
+The Gaussian alone, without any network, makes a picture of the seed's noise, its strongest components first. **Try:**
+compare it with the network's picture of the same seed under Paint."""
+
+_TELEPORT = """At high noise the network agrees with the Gaussian, so one exact step of the Gaussian can replace many
+calls. Compare full sampling, above, with a jump down to σ_skip and the network from there, below. **Try:** after the
+run, move the slider: how far can it jump before another picture comes out?"""
+
+_SOLVERS = """### Solvers at equal calls
+The same seeds, by every solver with the same number of calls, from the start and after a jump; the number beside a name
+is its distance from a fine solution of 50 steps. **Try:** fewer calls; and the model's own levels, for the choice of
+levels often matters more than the solver."""
+
+_PERTURB = """Does a push on the way matter? The state is nudged along one direction, at several times and by several
+lengths, and sampled on. Pushed early, along a strong component, it becomes another picture; pushed late, the nudge is
+merely added; along noise it dies out. **Try:** "random" for the direction, and click a picture to compare it."""
+
+_MAP = """The pictures around one sample. A state on its way, or the finished sample, is moved along two directions.
+**Try:** move it at 1, the finished sample: directions of images lead to other images, others to noise. Or choose
+another prompt or class to blend into, from the top down."""
+
+_RETRIEVE = """Does the model copy? Below its estimates are the training images nearest to them. The exact score knows
+nothing but the training images and ends in one of them. **Try:** look where the network parts from it: there it makes
+something new."""
+
+
+def build(desk: Desk) -> tuple[gr.Blocks, Page]:
+    """The page for the models on a desk."""
+    page = Page(desk)
+    with gr.Blocks(title="underpaint", analytics_enabled=False) as blocks:
+        gr.Markdown(_TITLE)
+        with gr.Accordion("Words used here", open=False):
+            gr.Markdown(_WORDS)
+        with gr.Group():
+            _subject(page)
+        with gr.Tabs():
+            for name, layout in _LAYOUTS.items():
+                with gr.Tab(name, id=name):
+                    layout(page)
+        _connect(page, blocks)
+    return blocks, page
+
+
+def _connect(page: Page, blocks: gr.Blocks) -> None:
+    """Every button to its work. Long work shares a queue; closed forms have their own, so that they never wait."""
+    private: dict[str, Any] = {"api_visibility": "private"}
+    work: dict[str, Any] = {**private, "concurrency_id": "work", "concurrency_limit": 2}
+    quick: dict[str, Any] = {**private, "concurrency_id": "quick", "concurrency_limit": 2}
+    for tab, (run, stop) in page.buttons.items():
+        event = run.click(page.running(tab), page.inputs, page.answers[tab], **work)
+        stop.click(page.stopping(tab), None, None, cancels=[event], queue=False, show_progress="hidden", **private)
+    controls = page.controls
+    shaped = [controls[name] for name in ("prompt", "label", "guidance", "toward")]
+    fitted = controls["model"].change(page.fitting, controls["model"], shaped, show_progress="minimal", **quick)
+    view, files = page.answers["Theory"]
+    redraw = (page.quick("Theory"), page.inputs, view)
+    gr.on(
+        [controls[name].change for name in ("schedule", "variance", "at")],
+        *redraw,
+        show_progress="hidden",
+        trigger_mode="always_last",
+        **quick,
+    )
+    fitted.success(*redraw, show_progress="hidden", **quick)
+    page.figure.click(page.quick("Theory", files=True), page.inputs, files, **quick)
+    blocks.load(page.fitting, controls["model"], shaped, show_progress="hidden", **quick)
+    if page.opens:
+        blocks.load(partial(page.opened, "Theory"), None, view, **quick)
+        view, files = page.answers["Paint"]
+        first = blocks.load(partial(page.opened, "Paint"), None, view, **work)
+        first.success(partial(page.opened, "Paint", files=True), None, files, **work)
+    blocks.unload(page.leaving)
+
+
+def _subject(page: Page) -> None:
+    """What every tab is about."""
+    add, first = page.controls, page.desk.first
+    boxed = first == "emoji-scenes"
+    with gr.Row():
+        add["model"] = gr.Dropdown(list(page.desk.places), value=first, label="Model", scale=1, min_width=200)
+        add["prompt"] = gr.Dropdown(
+            [PROMPT],
+            value=PROMPT if boxed else "",
+            label="Prompt",
+            info="Choose one or write your own; empty is whatever the model likes.",
+            allow_custom_value=True,
+            scale=3,
+            min_width=260,
+            visible=boxed,
+        )
+        add["label"] = gr.Dropdown(
+            ["any"], value="any", label="Class", allow_custom_value=True, visible=False, min_width=200
+        )
+    with gr.Row():
+        add["seed"] = gr.Number(0, label="Seed", precision=0, min_width=100)
+        add["steps"] = gr.Slider(4, MAX_STEPS, 24, step=1, label="Steps", min_width=160)
+        add["guidance"] = gr.Slider(0, 15, 3 if boxed else 1, step=0.5, label="Guidance", min_width=160)
+        add["solver"] = gr.Dropdown(
+            ["ddim", "heun", "dpmpp-2m", "dpmpp-3m"], value="ddim", label="Solver", min_width=120
+        )
+
+
+def _paint(page: Page) -> None:
+    gr.Markdown(_PAINT)
+    page.asked("Paint", "Paint")
+
+
+def _theory(page: Page) -> None:
+    gr.Markdown(_THEORY)
+    with gr.Row():
+        page.controls["schedule"] = gr.Dropdown([OWN, *SCHEDULES], value=OWN, label="Schedule", min_width=200)
+        page.controls["variance"] = gr.Slider(-4, 3, 0, step=0.1, label="log₁₀ λ", min_width=200)
+        page.controls["at"] = gr.Slider(0, 1, 0.5, step=0.01, label="Time: noise (0) to image (1)", min_width=200)
+    page.answer("Theory")
+    page.figure = gr.Button("Figure and downloads", size="sm", elem_id="theory-figure")
+    gr.Markdown(_FEATURES)
+    page.asked("Features", "Let the Gaussian paint this seed")
+
+
+def _teleport(page: Page) -> None:
+    gr.Markdown(_TELEPORT)
+    add = page.controls
+    with gr.Row():
+        add["seeds"] = gr.Slider(1, MAX_SEEDS, 3, step=1, label="Seeds, from the chosen one on", min_width=200)
+        add["tolerance"] = gr.Slider(
+            0.01, 1, 0.1, step=0.01, label="Allowed error, standard deviations of the data", min_width=200
+        )
+    page.asked("Teleport", "Jump and compare")
+    gr.Markdown(_SOLVERS)
+    with gr.Row():
+        add["calls"] = gr.Slider(2, 30, 8, step=1, label="Calls of the denoiser", min_width=200)
+        add["landing"] = gr.Slider(-0.5, 1.5, 1, step=0.1, label="Jumps land on log₁₀ σ/α", min_width=200)
+        add["levels"] = gr.Dropdown(list(LEVELS), value=next(iter(LEVELS)), label="Levels", min_width=160)
+    page.asked("Solvers", "Compare solvers")
+
+
+def _perturb(page: Page) -> None:
+    gr.Markdown(_PERTURB)
+    add = page.controls
+    with gr.Row():
+        add["direction"] = gr.Dropdown(list(DIRECTIONS), value="data", label="Principal component of", min_width=200)
+        add["number"] = gr.Slider(1, 50, 1, step=1, label="Which (a seed, if random)", min_width=160)
+        add["magnitude"] = gr.Slider(1, 32, 8, step=1, label="Longest nudge, in σ", min_width=160)
+    with gr.Row():
+        add["from"] = gr.Slider(0, 1, 0, step=0.05, label="First nudge: noise (0) to image (1)", min_width=160)
+        add["to"] = gr.Slider(0, 1, 0.8, step=0.05, label="Last nudge", min_width=160)
+    page.asked("Perturb", "Nudge")
+
+
+def _map(page: Page) -> None:
+    gr.Markdown(_MAP)
+    add = page.controls
+    with gr.Row():
+        for axis, title, first in (("across", "Across", 1), ("down", "Up", 2)):
+            kinds, words = list(DIRECTIONS), f"{title}: component of"
+            add[axis] = gr.Dropdown(kinds, value="path of the estimate", label=words, min_width=200)
+            add[f"{axis} number"] = gr.Slider(1, 20, first, step=1, label=f"{title}: which", min_width=120)
+    with gr.Row():
+        add["enter"] = gr.Slider(0, 1, 0.35, step=0.05, label="Moved at: noise (0) to image (1)", min_width=160)
+        add["span"] = gr.Slider(0.05, 2, 0.5, step=0.05, label="Farthest, share of its length", min_width=160)
+        add["points"] = gr.Slider(3, MAX_POINTS, 5, step=2, label="Pictures to a side", min_width=160)
+        add["toward"] = gr.Dropdown([], value="", label="Blend into", allow_custom_value=True, min_width=200)
+    page.asked("Map", "Map")
+
+
+def _retrieve(page: Page) -> None:
+    gr.Markdown(_RETRIEVE)
+    page.controls["neighbours"] = gr.Slider(1, MAX_SEEDS, 3, step=1, label="Training images to show")
+    page.asked("Retrieve", "Look up")
+
+
+_LAYOUTS = {
+    "Paint": _paint,
+    "Theory": _theory,
+    "Teleport": _teleport,
+    "Perturb": _perturb,
+    "Map": _map,
+    "Retrieve": _retrieve,
+}

@@ -1,0 +1,142 @@
+"""What happens on the page: which control holds what, where answers go, and what a button starts and stops."""
+
+from __future__ import annotations
+
+import html
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from .. import assets
+from ..recipes.progress import silent
+from .checks import Values
+from .desk import Desk, Stopped, watched
+from .show import Answer, View
+from .tabs import TABS
+
+#: What a model that takes prompts and names some is asked for at first.
+PROMPT = "a red apple and a teddy bear on a blue background"
+_SCRIPT = (Path(__file__).parent / "result.js").read_text(encoding="utf-8")
+_LOG = logging.getLogger(__name__)
+
+
+class Page:
+    """The controls by name, the answers by tab, and how the one reaches the other."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.controls: dict[str, Any] = {}
+        self.answers: dict[str, list[gr.HTML]] = {}
+        self.buttons: dict[str, tuple[gr.Button, gr.Button]] = {}
+        self.figure: gr.Button
+
+    def answer(self, tab: str) -> None:
+        """The places of a tab's view and of its files."""
+        names = [f"{tab.lower()}-{part}" for part in ("view", "files")]
+        self.answers[tab] = [
+            gr.HTML(html_template="", js_on_load=_SCRIPT, apply_default_css=False, elem_id=name) for name in names
+        ]
+
+    def asked(self, tab: str, words: str) -> None:
+        """A button that asks a tab, one that stops it, and the place of the answer."""
+        with gr.Row():
+            run = gr.Button(words, variant="primary", scale=3, elem_id=f"{tab.lower()}-run")
+            stop = gr.Button("Stop", scale=1, min_width=90, elem_id=f"{tab.lower()}-stop")
+        self.buttons[tab] = run, stop
+        self.answer(tab)
+
+    @property
+    def opens(self) -> bool:
+        """Whether the page begins with answers: for a model in the box, which is small."""
+        return assets.folder(self.desk.places[self.desk.first]) is not None
+
+    @property
+    def inputs(self) -> set[Any]:
+        return set(self.controls.values())
+
+    def values(self, given: dict[Any, Any]) -> Values:
+        """What the controls say, by name."""
+        return {name: given[control] for name, control in self.controls.items()}
+
+    def opening(self, tab: str) -> Answer:
+        """A tab's answer to the controls as they stand at first: the same for everybody, so it is made once."""
+        defaults = {name: control.value for name, control in self.controls.items()}
+        return self.desk.keep(("opening", tab), lambda: TABS[tab](self.desk, defaults, silent))
+
+    def opened(self, tab: str, files: bool = False) -> View:
+        """The view, or the files, of that answer."""
+        with sentences():
+            answer = self.opening(tab)
+            return self.desk.keep(("opening files", tab), answer.files) if files else answer.view
+
+    def running(self, tab: str) -> Callable[..., Iterator[tuple[View, View]]]:
+        """The work of a tab, with progress, which Stop or leaving the page ends: its view, then its files."""
+
+        def run(given: dict[Any, Any], request: gr.Request, progress: gr.Progress = gr.Progress()) -> Any:  # noqa: B008
+            def tell(done: int, total: int, what: str) -> None:
+                progress((done, total), desc=what)
+
+            with sentences(), self.desk.run(_visitor(request), tab) as stopped:
+                answer = TABS[tab](self.desk, self.values(given), watched(stopped, tell))
+                yield answer.view, {}
+                yield gr.skip(), answer.files()
+
+        return run
+
+    def quick(self, tab: str, files: bool = False) -> Callable[[dict[Any, Any]], View]:
+        """A tab that is answered at once, its view or its files alone."""
+
+        def run(given: dict[Any, Any]) -> View:
+            with sentences():
+                answer = TABS[tab](self.desk, self.values(given), silent)
+                return answer.files() if files else answer.view
+
+        return run
+
+    def stopping(self, tab: str) -> Callable[..., None]:
+        def stop(request: gr.Request) -> None:
+            self.desk.stop(_visitor(request), tab)
+
+        return stop
+
+    def leaving(self, request: gr.Request) -> None:
+        self.desk.stop(_visitor(request))
+
+    def fitting(self, name: str) -> list[Any]:
+        """Prompt, class, guidance and what to blend into, as the chosen model takes them."""
+        with sentences():
+            model, names = self.desk.model(name), self.desk.class_names(name)
+        takes, prompts = model.embed is not None, list(model.notes.get("prompts", []))
+        labels = [
+            (f"{label}: {shown}" if shown != str(label) else shown, str(label)) for label, shown in enumerate(names)
+        ]
+        prompt = gr.update(visible=takes, choices=prompts, value=PROMPT if prompts else "")
+        label = gr.update(visible=bool(labels) and not takes, choices=["any", *labels], value="any")
+        guidance = gr.update(visible=takes or bool(labels), value=3 if takes else 1)
+        toward = gr.update(visible=takes or bool(labels), choices=prompts if takes else labels, value="")
+        return [prompt, label, guidance, toward]
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """What a visitor can mend becomes one sentence on the page; anything else an apology, and a line in the log."""
+    try:
+        yield
+    except Stopped:
+        raise gr.Error("As you asked.", title="Stopped", duration=2, print_exception=False) from None
+    except (ValueError, OSError, ImportError) as error:
+        _LOG.info("A run on the page was refused", exc_info=True)
+        words = html.escape(str(error))
+        raise gr.Error(words, duration=None, title="This cannot be done", print_exception=False) from None
+    except Exception:
+        _LOG.exception("A run on the page failed")
+        words = "Something went wrong on the server, and it is not your doing; its log says what."
+        raise gr.Error(words, duration=None, print_exception=False) from None
+
+
+def _visitor(request: gr.Request) -> str:
+    return str(request.session_hash)

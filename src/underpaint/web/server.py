@@ -1,0 +1,134 @@
+"""The server: bound to this machine, nothing from outside it, nothing uploaded, nothing kept."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from .desk import Desk
+from .layout import build
+from .page import Page
+
+_STYLE = Path(__file__).parent / "page.css"
+#: The browser is told to load nothing from elsewhere; gradio's own page needs inline and compiled scripts.
+_POLICY = (
+    "default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
+    "style-src 'self' 'unsafe-inline'; frame-ancestors 'self'; form-action 'self'"
+)
+_HEADERS = (
+    (b"content-security-policy", _POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+#: The largest message that is read, in bytes; what the page itself sends is a few thousand.
+_LONGEST = 1 << 18
+#: Services of gradio that this page has no use for.
+_CLOSED = ("/upload", "/proxy=", "/vibe-", "/process_recording", "/component_server")
+
+Message = MutableMapping[str, Any]
+
+
+class Guard:
+    """Middleware: closes what the page does not need, and adds headers that keep the browser at home."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", []), *_HEADERS]
+            await send(message)
+
+        refusal = refused(scope) if scope["type"] == "http" else None
+        if refusal is None:
+            await self.app(scope, receive, guarded)
+            return
+        status, words = refusal
+        await guarded({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": words})
+
+
+def refused(scope: Message) -> tuple[int, bytes] | None:
+    """Status and words for a request that is not let in: to a closed service, or too long, or of a length not told."""
+    if any(part in scope["path"] for part in _CLOSED):
+        return 403, b"This page takes no files."
+    length = dict(scope["headers"]).get(b"content-length", b"" if scope["method"] == "POST" else b"0")
+    if not length.isdigit():
+        return 411, b"Say how long the message is."
+    return (413, b"This message is too long.") if int(length) > _LONGEST else None
+
+
+def start(desk: Desk, port: int | None = None, share: bool = False) -> tuple[gr.Blocks, str]:
+    """Serve the page at 127.0.0.1 in the background, and begin with the first answers; the page and its address.
+
+    Args:
+        port: by default the first free one from 7860 on.
+        share: also through a public tunnel of gradio's.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    from starlette.middleware import Middleware
+
+    blocks, page = build(desk)
+    blocks.queue(max_size=64)
+    wanted: dict[str, Any] = {
+        "server_name": "127.0.0.1",
+        "server_port": port,
+        "share": share,
+        "prevent_thread_lock": True,
+        "quiet": True,
+        "show_error": True,
+        "inbrowser": False,
+        "footer_links": [],
+        "run_history": False,
+        "allowed_paths": [],
+        "max_file_size": 1,
+        "enable_monitoring": False,
+        "ssr_mode": False,
+        "pwa": False,
+        "mcp_server": False,
+        "theme": _theme(),
+        "css_paths": [_STYLE],
+        "app_kwargs": {"middleware": [Middleware(Guard)]},
+    }
+    known = inspect.signature(blocks.launch).parameters  # gradio adds to them from version to version
+    _, local, public = blocks.launch(**{name: value for name, value in wanted.items() if name in known})
+    threading.Thread(target=_warm, args=(page,), daemon=True).start()
+    return blocks, public or local
+
+
+def _theme() -> Any:
+    """Gradio's base theme in the fonts of the visitor's system."""
+    sans = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]
+    mono = [gr.themes.Font(name) for name in ("ui-monospace", "monospace")]
+    return gr.themes.Base(primary_hue="purple", neutral_hue="stone", font=sans, font_mono=mono)
+
+
+def _warm(page: Page) -> None:
+    """Load the first model and make the first answers while the browser still opens the page."""
+    if page.opens:
+        with suppress(Exception):  # whoever opens the page is told
+            page.opened("Paint")
+            page.opened("Theory")
+            page.opened("Paint", files=True)
+
+
+def serve(
+    folders: tuple[str, ...],
+    statistics: tuple[str, ...],
+    port: int | None,
+    share: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Serve until interrupted; ``say`` is told the address."""
+    blocks, address = start(Desk(folders, statistics), port, share)
+    say(address)
+    blocks.block_thread()

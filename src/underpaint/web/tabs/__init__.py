@@ -1,0 +1,27 @@
+"""What each tab asks of the library, and how it shows the answer: values of controls in, what the page shows out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ...recipes.progress import Progress
+from ..checks import Values
+from ..desk import Desk
+from ..show import Answer
+from .around import map_tab, perturb_tab, retrieve_tab
+from .painting import features_tab, paint_tab, theory_tab
+from .saving import solvers_tab, teleport_tab
+
+#: tab(desk, values, progress) -> what the page shows
+Tab = Callable[[Desk, Values, Progress], Answer]
+
+TABS: dict[str, Tab] = {
+    "Paint": paint_tab,
+    "Theory": theory_tab,
+    "Features": features_tab,
+    "Teleport": teleport_tab,
+    "Solvers": solvers_tab,
+    "Perturb": perturb_tab,
+    "Map": map_tab,
+    "Retrieve": retrieve_tab,
+}
