@@ -51,8 +51,9 @@ is its distance from a fine solution of 50 steps. **Try:** fewer calls; and the 
 levels often matters more than the solver."""
 
 _PERTURB = """Does a push on the way matter? The state is nudged along one direction, at several times and by several
-lengths, and sampled on. Pushed early, along a strong component, it becomes another picture; pushed late, the nudge is
-merely added; along noise it dies out. **Try:** "random" for the direction, and click a picture to compare it."""
+lengths, and sampled on. An early nudge can become another picture, a late one is merely added, one along noise dies
+out; a prompt with guidance resists. **Try:** "random" for the direction, or guidance 1; click a
+picture to compare it."""
 
 _MAP = """The pictures around one sample. A state on its way, or the finished sample, is moved along two directions.
 **Try:** move it at 1, the finished sample: directions of images lead to other images, others to noise. Or choose
@@ -86,7 +87,8 @@ def _connect(page: Page, blocks: gr.Blocks) -> None:
     work: dict[str, Any] = {**private, "concurrency_id": "work", "concurrency_limit": 2}
     quick: dict[str, Any] = {**private, "concurrency_id": "quick", "concurrency_limit": 2}
     for tab, (run, stop) in page.buttons.items():
-        event = run.click(page.running(tab), page.inputs, page.answers[tab], **work)
+        answers = page.answers[tab]
+        event = run.click(page.running(tab), page.inputs, answers, show_progress_on=answers[0], **work)
         stop.click(page.stopping(tab), None, None, cancels=[event], queue=False, show_progress="hidden", **private)
     controls = page.controls
     shaped = [controls[name] for name in ("prompt", "label", "guidance", "toward")]
@@ -177,7 +179,7 @@ def _perturb(page: Page) -> None:
     gr.Markdown(_PERTURB)
     add = page.controls
     with gr.Row():
-        add["direction"] = gr.Dropdown(list(DIRECTIONS), value="data", label="Principal component of", min_width=200)
+        add["direction"] = gr.Dropdown(list(DIRECTIONS), label="Principal component of", min_width=200)
         add["number"] = gr.Slider(1, 50, 1, step=1, label="Which (a seed, if random)", min_width=160)
         add["magnitude"] = gr.Slider(1, 32, 8, step=1, label="Longest nudge, in σ", min_width=160)
     with gr.Row():
