@@ -130,6 +130,26 @@ def test_first_order_is_ddim() -> None:
     torch.testing.assert_close(final, sample(MIXTURE, eps, level, euler).final, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("schedule", [DDPM(), EDM(), Flow()])
+def test_first_order_is_ddim_on_any_schedule(schedule: Schedule) -> None:
+    level = lay(schedule, "log", 8)
+    x = initial_noise((0, 1, 2), DIMENSION, level[0], torch.float64)
+    finals = [sample(MIXTURE, x, level, solver).final for solver in (peer("DDIM"), euler)]
+    torch.testing.assert_close(*finals, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_peer_does_not_mind_the_scale_of_the_state(name: str) -> None:
+    """EDM's levels, and the same ratios in variance preserving form."""
+    level = EDM().grid(8)
+    scaled = NoiseLevel(level.alpha / level.norm, level.sigma / level.norm)
+    finals = []
+    for there in (level, scaled):
+        x = initial_noise((0, 1, 2), DIMENSION, there[0], torch.float64)
+        finals.append(sample(MIXTURE, x, there, peer(name)).final)
+    torch.testing.assert_close(*finals, rtol=1e-5, atol=1e-5)
+
+
 def test_heun_is_that_of_diffusers() -> None:
     scheduler = diffusers.HeunDiscreteScheduler(trained_betas=betas(DDPM()).numpy())
     scheduler.set_timesteps(4)  # whole times

@@ -18,6 +18,8 @@ from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, Schedule
 from underpaint.recipes.calibrate import calibrate, solve_finely
 from underpaint.recipes.generate import Request, generate
 from underpaint.sampling.fitted import (
+    LOOK_BACK,
+    TERMS,
     Calibration,
     Plan,
     fingerprint,
@@ -68,6 +70,26 @@ def test_without_anything_to_add_it_is_the_flow_of_the_gaussian() -> None:
     x = initial_noise(range(4), gaussian.dimension, level[0], gaussian.mean.dtype)
     run = sample(gaussian, x, level, fitted_exponential(gaussian, torch.zeros(6, 3, 4, dtype=torch.float64)))
     assert_close(run.x, torch.stack([gaussian.flow(x, level[0], there) for there in level]))
+
+
+@pytest.mark.parametrize("term", range(TERMS))
+def test_each_coefficient_multiplies_what_the_formula_says(term: int) -> None:
+    """a, b, c, d of the call before the newest, in dense matrices: S = alpha^2 Sigma / (alpha^2 Sigma + sigma^2)."""
+    data, gaussian = mixture(), gaussian_of(mixture())
+    level = NoiseLevel(torch.tensor([0.4, 0.7, 0.9]).double(), torch.tensor([0.9, 0.6, 0.3]).double())
+    coefficients = torch.zeros(2, LOOK_BACK, TERMS, dtype=torch.float64)
+    coefficients[1, 1, term] = 0.37
+    x = initial_noise(range(4), data.dimension, level[0], torch.float64)
+    run = sample(data, x, level, fitted_exponential(gaussian, coefficients))
+
+    mean, matrix, (_, now, there) = gaussian.mean, gaussian.covariance.matrix(), level
+    eye = torch.eye(data.dimension, dtype=torch.float64)
+    share = torch.linalg.solve(now.alpha**2 * matrix + now.sigma**2 * eye, now.alpha**2 * matrix)
+    first = data(x, level[0])
+    seen = (first - gaussian.denoise(x, level[0])) if term < 2 else first - mean
+    added = there.alpha * (seen @ share if term % 2 else seen)
+    flow = gaussian.flow(gaussian.flow(x, level[0], now), now, there)
+    assert_close(run.final, flow + 0.37 * added, rtol=1e-5, atol=1e-5)
 
 
 def test_with_no_variance_and_one_weight_a_step_is_that_of_ddim() -> None:
@@ -160,6 +182,31 @@ def test_a_calibration_comes_back_from_its_file(tmp_path: Path, known: tuple[Mix
 def test_what_is_no_calibration_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(ValueError, match=r"x\.json"):
+        read_calibration(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("alpha", [1.0, float("nan"), 1.0, 1.0], "finite|fall"),
+        ("coefficients", [[[float("nan")] * TERMS] * LOOK_BACK] * 2, "Coefficients must be finite"),
+        ("coefficients", [[[0.0] * TERMS] * LOOK_BACK], "takes coefficients"),
+    ],
+)
+def test_plans_that_cannot_be_are_refused(tmp_path: Path, name: str, value: list[object], words: str) -> None:
+    level = EDM().grid(3)
+    found = Calibration((Plan(level, torch.zeros(2, LOOK_BACK, TERMS, dtype=torch.float64)),), {})
+    write_calibration(tmp_path / "x.json", found)
+    content = json.loads((tmp_path / "x.json").read_text())
+    content["plans"][0][name] = value
+    (tmp_path / "x.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=words):
+        read_calibration(tmp_path / "x.json")
+
+
+def test_a_gaussian_that_is_only_half_named_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"plans": [], "about": {"gaussian": {"dimension": 3}}}')
+    with pytest.raises(ValueError, match="names the dimension and two variances"):
         read_calibration(tmp_path / "x.json")
 
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from underpaint.data import datasets
 from underpaint.data.datasets import load_data
 from underpaint.data.idx import read_idx
 from underpaint.data.store import gaussian_provenance, load_gaussian, save_gaussian
-from underpaint.files import read_json, read_tensors, replacing, write_tensors
+from underpaint.files import read_json, read_tensor_metadata, read_tensors, replacing, write_tensors
 from underpaint.theory.gaussian import Gaussian
 
 
@@ -176,6 +177,10 @@ def test_foreign_and_broken_statistics(tmp_path: Path):
     write_tensors(path, {"weight": torch.zeros(2)}, {})
     with pytest.raises(ValueError, match="holds weight, not a Gaussian"):
         load_gaussian(path)
+    for note in ("{", "[]"):
+        save_file({"weight": torch.zeros(2)}, path, metadata={"underpaint": note})
+        with pytest.raises(ValueError, match="should be a JSON object"):
+            read_tensor_metadata(path)
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(ValueError, match="not a complete safetensors file"):
         read_tensors(path)

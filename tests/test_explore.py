@@ -14,7 +14,7 @@ from underpaint.data.datasets import ImageData
 from underpaint.figures import explore as figures
 from underpaint.figures.folder import write_result
 from underpaint.noise import DDPM, EDM, Flow
-from underpaint.recipes.ask import Ask, Sampler, Theory
+from underpaint.recipes.ask import Ask, Sampler, Theory, prepare
 from underpaint.recipes.explore import (
     SCHEDULES,
     Curves,
@@ -24,7 +24,6 @@ from underpaint.recipes.explore import (
     octaves,
     paint,
     paint_by_theory,
-    ready,
     settled,
 )
 from underpaint.recipes.jump import AFTER, Contest, Hybrids, Jumps, Standings, compare_jumps, compare_solvers
@@ -127,12 +126,12 @@ def test_a_painting_is_of_one_seed(sampler: Sampler):
         paint(sampler, replace(ASK, seeds=(0, 1)))
 
 
-def test_ready_is_prepare_for_a_loaded_model():
-    made = ready(Ask("latent", steps=7, solver="heun"), latent_model())
+def test_a_loaded_model_is_prepared_as_one_that_is_named():
+    made = prepare(Ask("latent", steps=7, solver="heun"), latent_model())
     assert len(made.level) == 8
     assert made.theory.everything is None
     with pytest.raises(ValueError, match="Unknown solver 'magic'"):
-        ready(Ask("latent", solver="magic"), latent_model())
+        prepare(Ask("latent", solver="magic"), latent_model())
 
 
 @pytest.mark.parametrize("schedule", [None, *SCHEDULES])

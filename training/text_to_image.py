@@ -56,6 +56,14 @@ def build_tokenizer(captions: list[str]) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS, pad_token=END)
 
 
+def keep_tokenizer(place: Path, captions: list[str]) -> CLIPTokenizer:
+    """Built once: the order of tokens that are equally frequent differs from one building to the next, and a network
+    that is trained further knows the old one."""
+    if not place.is_dir():
+        build_tokenizer(captions).save_pretrained(place)
+    return CLIPTokenizer.from_pretrained(place)
+
+
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     end = tokenizer.convert_tokens_to_ids(END)
     config = CLIPTextConfig(
@@ -147,7 +155,7 @@ def main() -> None:
     print(f"scaling factor {scale:.4f}, mean of the latents {[round(float(c), 3) for c in means.mean((0, 2, 3))]}")
 
     torch.manual_seed(args.seed)
-    tokenizer = build_tokenizer(captions[:20_000] + list(NAMES) + list(COLOUR_NAMES))
+    tokenizer = keep_tokenizer(args.out / "tokenizer", captions[:20_000] + list(NAMES) + list(COLOUR_NAMES))
     tokens = tokenizer(captions, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
     ids: Tensor = tokens["input_ids"]
     empty = tokenizer("", padding="max_length", max_length=TOKENS, return_tensors="pt")["input_ids"]

@@ -65,8 +65,19 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_tensor_metadata(path: str | Path) -> dict[str, Any]:
-    """What `write_tensors` noted beside the tensors; empty for a file of another program."""
-    return json.loads((_open_tensors(path, lambda opened: opened.metadata()) or {}).get("underpaint", "{}"))
+    """What `write_tensors` noted beside the tensors; empty for a file of another program.
+
+    Raises:
+        ValueError: there is no such file, it is not complete, or its note is no JSON object.
+    """
+    text = (_open_tensors(path, lambda opened: opened.metadata()) or {}).get("underpaint", "{}")
+    try:
+        note = json.loads(text)
+    except json.JSONDecodeError:
+        note = None
+    if not isinstance(note, dict):
+        raise ValueError(f'The metadata "underpaint" of {path} should be a JSON object; write the file anew.')
+    return note
 
 
 def _open_tensors(path: str | Path, read: Any) -> Any:

@@ -102,7 +102,7 @@ def calibrate(
     chosen, numbers, unseen = parse_seeds(seeds), parse_seeds(calls, "Calls"), parse_seeds(held_out)
     check_folder(place.parent)
     from ..recipes.ask import Ask
-    from ..recipes.calibrate import Effort, calibrate_model
+    from ..recipes.calibrate import calibrate_model
     from ..sampling.fitted import write_calibration
 
     conditions = (*(prompts or ()), *(classes or ()))
@@ -110,7 +110,7 @@ def calibrate(
         model, conditions, (guidance,), negative, chosen, statistics=tuple(gaussian or ()), device=device, dtype=dtype
     )
     with progress_bars(quiet or as_json) as progress:
-        found = calibrate_model(ask, Effort(numbers, unseen, fine, effort), progress)
+        found = calibrate_model(ask, calls=numbers, held_out=unseen, fine=fine, effort=effort, progress=progress)
     write_calibration(place, found)
     if as_json:
         plans = [{"calls": plan.calls, "solver": plan.solver} | plan.errors for plan in found.plans]

@@ -113,6 +113,21 @@ def find_denoiser(model: Model, case: Case) -> Denoiser:
     return model.conditional(case.condition, case.guidance, case.negative)
 
 
+def in_turn(denoisers: Sequence[Denoiser], seeds: Sequence[int] | None = None) -> Denoiser:
+    """Row i by the denoiser of number ``seeds[i]`` modulo their count; without seeds, of number i modulo it."""
+
+    def denoise(x: Tensor, level: NoiseLevel) -> Tensor:
+        turn = torch.tensor(range(len(x)) if seeds is None else seeds) % len(denoisers)
+        result = torch.empty_like(x)
+        for k, one in enumerate(denoisers):
+            rows = (turn == k).nonzero().flatten()
+            if len(rows):
+                result[rows] = one(x[rows], level)
+        return result
+
+    return denoise if len(denoisers) > 1 else denoisers[0]
+
+
 def network_calls(model: Model, case: Case) -> int:
     """Calls of the network for each call of the case's denoiser."""
     return 1 if case.guidance == 1 or model.distilled else 2
@@ -187,14 +202,15 @@ class Sampler:
         return sample(denoise, x, self.level, self.solve).x
 
 
-def prepare(ask: Ask) -> Sampler:
-    """Load what is asked for.
+def prepare(ask: Ask, model: Model | None = None) -> Sampler:
+    """Load what is asked for, but for a model that is loaded already.
 
     Raises:
         ValueError: unknown model, solver, device or dtype, or statistics that cannot be read or do not fit the model.
     """
     find_solver(ask.solver)
-    model = load_model(ask.model, device=_device(ask.device), dtype=_dtype(ask.dtype))
+    if model is None:
+        model = load_model(ask.model, device=_device(ask.device), dtype=_dtype(ask.dtype))
     return Sampler(model, model.schedule.grid(ask.steps), ask.solver, load_theory(ask, model))
 
 

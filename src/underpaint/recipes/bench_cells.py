@@ -26,7 +26,7 @@ from ..sampling.teleport import steps_above
 from ..sampling.trajectory import Solver, initial_noise, sample
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
-from .ask import Case, Sampler, describe, find_denoiser, network_calls
+from .ask import Case, Sampler, describe, find_denoiser, in_turn, network_calls
 from .chunks import chunk_name, digest, gaussian_tensors, kept, weights_digest
 from .peers import FAMILIES, GRIDS, grids, lay, lay_default, peer, steps_of
 
@@ -159,17 +159,7 @@ class Workbench:
 
     def denoiser(self, seeds: Sequence[int]) -> Denoiser:
         """The network for rows of these seeds, each in its case."""
-        each = [find_denoiser(self.sampler.model, case) for case in self.cases]
-        mine = torch.tensor([seed % len(each) for seed in seeds])
-        parts = [(denoise, rows) for k, denoise in enumerate(each) if len(rows := (mine == k).nonzero().flatten())]
-
-        def in_turn(x: Tensor, level: NoiseLevel) -> Tensor:
-            result = torch.empty_like(x)
-            for denoise, rows in parts:
-                result[rows] = denoise(x[rows], level)
-            return result
-
-        return in_turn if len(each) > 1 else each[0]
+        return in_turn([find_denoiser(self.sampler.model, case) for case in self.cases], seeds)
 
     def candidates(self, family: str, calls: int) -> list[Cell]:
         """Every way of a family to spend so many calls at most; the first of a peer is diffusers' default."""

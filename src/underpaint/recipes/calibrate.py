@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ from ..sampling.fitted import LOOK_BACK, TERMS, Calibration, Plan, Seen, combine
 from ..sampling.trajectory import initial_noise, sample
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
-from .ask import Ask, cases, find_denoiser, prepare
+from .ask import Ask, cases, find_denoiser, in_turn, prepare
 from .progress import Progress, silent
 
 #: Ridge of the least squares, as a share of each term's own square.
@@ -48,18 +49,12 @@ class FineSolution:
     final: Tensor
 
 
-@dataclass(frozen=True)
-class Effort:
-    """What a calibration plans for and may spend; as the arguments of `calibrate`."""
+def calibrate_model(ask: Ask, **how: Any) -> Calibration:
+    """Fit plans to a model, for all that is asked of it together: row i is run in case i modulo their number.
 
-    calls: tuple[int, ...] = (5, 6, 8, 10, 14, 20)
-    held_out: tuple[int, ...] = tuple(range(1000, 1016))
-    fine: int = 250
-    effort: int = 150
-
-
-def calibrate_model(ask: Ask, effort: Effort, progress: Progress = silent) -> Calibration:
-    """Fit plans to a model, for all that is asked of it together: seed i is run with condition i modulo their number.
+    Args:
+        ask: the model, its cases, and the seeds to fit to.
+        how: ``calls``, ``held_out``, ``fine``, ``effort`` and ``progress`` of `calibrate`.
 
     Raises:
         ValueError: as `prepare` and `calibrate`, or the statistics of the data are not known.
@@ -72,23 +67,10 @@ def calibrate_model(ask: Ask, effort: Effort, progress: Progress = silent) -> Ca
             "stats` makes one, of a model's own samples if there is nothing else)."
         )
     listed = cases(ask, model)
-    denoise = _in_turn([find_denoiser(model, case) for case in listed])
-    found = calibrate(denoise, gaussian, model.schedule, seeds=ask.seeds, progress=progress, **asdict(effort))
+    denoise = in_turn([find_denoiser(model, case) for case in listed])
+    found = calibrate(denoise, gaussian, model.schedule, seeds=ask.seeds, **how)
     asked = {"model": model.name, "cases": [str(case) for case in listed], "statistics": dict(sampler.theory.about)}
     return replace(found, about=asked | found.about)
-
-
-def _in_turn(denoisers: Sequence[Denoiser]) -> Denoiser:
-    """Row i by denoiser i modulo their number."""
-    count = len(denoisers)
-
-    def denoise(x: Tensor, level: NoiseLevel) -> Tensor:
-        result = torch.empty_like(x)
-        for k, one in enumerate(denoisers[: len(x)]):
-            result[k::count] = one(x[k::count], level)
-        return result
-
-    return denoisers[0] if count == 1 else denoise
 
 
 def solve_finely(

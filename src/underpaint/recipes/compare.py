@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import __version__
 from ..analysis.summary import Summary
 from ..noise import NoiseLevel
 from ..sampling.solvers import find_solver
@@ -137,16 +136,8 @@ def measure_classes(
 
 def describe(settings: Settings, subject: Subject, seconds: float) -> dict[str, Any]:
     """Who, what, and from which data, in JSON types."""
-    return {
-        "version": __version__,
-        "model": subject.model.name,
-        "shape": list(subject.model.shape),
-        "data": subject.data.source,
+    return subject.described(settings.solver, settings.steps) | {
         "denoisers": subject.about,
-        "condition": str(subject.case),
-        "schedule": type(subject.model.schedule).__name__,
-        "solver": settings.solver,
-        "steps": settings.steps,
         "images": settings.images,
         "seeds": list(settings.seeds),
         "local": settings.sweeps.local,

@@ -12,12 +12,11 @@ from torch import Tensor
 from ..analysis import emergence, geometry
 from ..models.model import Model
 from ..noise import DDPM, EDM, Flow, NoiseLevel, Schedule, spaced_ratios
-from ..sampling.solvers import find_solver
 from ..sampling.trajectory import Trajectory, initial_noise
 from ..theory import modes
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
-from .ask import Ask, Sampler, describe, find_denoiser, load_theory, network_calls, only
+from .ask import Ask, Sampler, describe, find_denoiser, network_calls, only
 from .progress import Progress, silent
 from .results import picture, quantity
 
@@ -29,12 +28,6 @@ SCHEDULES: dict[str, Schedule] = {
     "EDM": EDM(),
     "rectified flow": Flow(),
 }
-
-
-def ready(ask: Ask, model: Model) -> Sampler:
-    """As `prepare`, with a model that is loaded already."""
-    find_solver(ask.solver)
-    return Sampler(model, model.schedule.grid(ask.steps), ask.solver, load_theory(ask, model))
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .ask import Ask, Case, Sampler, describe, find_denoiser, network_calls, only
 from .explore import known_gaussian
+from .peers import steps_of
 from .progress import Progress, silent
 from .results import picture, quantity
 
@@ -207,7 +208,7 @@ def compare_solvers(
     fine = sample(denoise, start, log_grid(schedule, contest.fine), dpmpp_3m, every=contest.fine).final
     runs = {}
     for name, solver in solvers.items():
-        steps = (contest.calls + 1) // 2 if name == "heun" else contest.calls
+        steps = steps_of(name, contest.calls)
         runs[name] = sample(denoise, start, contest.level(schedule, steps), solver)
         if gaussian is not None:
             jump = contest.level(schedule, steps, jump=True)

@@ -94,18 +94,11 @@ def describe(settings: Settings, subject: Subject, trajectory: Trajectory, secon
     from importlib.metadata import version
 
     packages = {name: version(name) for name in ("underpaint", "torch", "diffusers", "numpy")}
-    return {
-        "model": subject.model.name,
-        "shape": list(subject.model.shape),
+    return subject.described(settings.solver, settings.steps) | {
         "images": list(subject.model.image_shape),
-        "data": subject.data.source,
         "denoisers": subject.about,
-        "schedule": type(subject.model.schedule).__name__,
         "prediction": subject.model.prediction,
         "left_off": subject.model.notes.get("left off"),
-        "solver": settings.solver,
-        "steps": settings.steps,
-        "condition": str(subject.case),
         "nfe": trajectory.nfe * subject.calls,
         "seeds": list(settings.seeds),
         "seconds": round(seconds, 1),

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import __version__
 from ..analysis.retrieval import closeness, nearest, other_nearest, ranks
 from ..analysis.summary import Summary
 from ..noise import NoiseLevel
@@ -172,15 +171,7 @@ def remember(rows: Tensor, distance: Tensor, seeds: tuple[int, ...]) -> Memory:
 
 def describe(settings: Settings, subject: Subject, seconds: float) -> dict[str, Any]:
     """Who, what, and from which data, in JSON types."""
-    return {
-        "version": __version__,
-        "model": subject.model.name,
-        "shape": list(subject.model.shape),
-        "data": subject.data.source,
-        "condition": str(subject.case),
-        "schedule": type(subject.model.schedule).__name__,
-        "solver": settings.solver,
-        "steps": settings.steps,
+    return subject.described(settings.solver, settings.steps) | {
         "seeds": list(settings.every_seed),
         "followed": len(settings.seeds),
         "seconds": round(seconds, 1),

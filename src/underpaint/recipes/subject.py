@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import assets
+from .. import __version__, assets
 from ..data.datasets import ImageData, load_data
 from ..data.store import gaussian_provenance, load_gaussian
 from ..files import read_json
@@ -62,6 +63,19 @@ class Subject:
     def calls(self) -> int:
         """Calls of the network for each call of ``denoise``."""
         return network_calls(self.model, self.case)
+
+    def described(self, solver: str, steps: int) -> dict[str, Any]:
+        """Who, what, and from which data, in JSON types."""
+        return {
+            "version": __version__,
+            "model": self.model.name,
+            "shape": list(self.model.shape),
+            "data": self.data.source,
+            "condition": str(self.case),
+            "schedule": type(self.model.schedule).__name__,
+            "solver": solver,
+            "steps": steps,
+        }
 
     def analytic(self) -> dict[str, Denoiser]:
         """The analytic denoisers by name, from the coarsest to the finest."""

@@ -40,8 +40,8 @@ Seen = tuple[NoiseLevel, Tensor, Tensor]
 def fitted_exponential(gaussian: Gaussian, coefficients: Tensor) -> Solver:
     """The solver with coefficients a, b, c, d [N, 3, 4] for each of N steps: of the newest call, and of two before it.
 
-    Raises (when it solves):
-        ValueError: the grid is of another number of steps.
+    Raises:
+        ValueError: when it solves, the grid is of another number of steps.
     """
     covariance = gaussian.covariance
     variances = covariance.variances
@@ -123,6 +123,8 @@ class Plan:
                 f"A grid of {len(self.level)} levels takes coefficients {(len(self.level) - 2, LOOK_BACK, TERMS)}, got "
                 f"{tuple(self.coefficients.shape)}."
             )
+        elif not bool(self.coefficients.isfinite().all()):
+            raise ValueError("Coefficients must be finite numbers, got NaN or infinity among them.")
 
     def __str__(self) -> str:
         words = f"{self.calls} calls, {self.solver}"
@@ -154,6 +156,11 @@ class Calibration:
 
     plans: tuple[Plan, ...]
     about: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        made = self.about.get("gaussian")
+        if made is not None and not (isinstance(made, dict) and {*made} == {"dimension", "variance", "largest"}):
+            raise ValueError(f"A calibration names the dimension and two variances of its Gaussian, got {made!r}.")
 
     def plan(self, calls: int) -> Plan:
         """The plan of a number of calls; ValueError says which there are."""

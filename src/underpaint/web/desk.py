@@ -15,8 +15,7 @@ from ..data.datasets import load_data
 from ..models.hub import is_hub_id
 from ..models.load import load_model
 from ..models.model import Model
-from ..recipes.ask import Ask, Sampler
-from ..recipes.explore import ready
+from ..recipes.ask import Ask, Sampler, prepare
 from ..recipes.lookup import Library, load_library
 from ..recipes.progress import Progress
 from .checks import MAX_SEEDS, MAX_STEPS, Values, condition, integer, number
@@ -116,7 +115,7 @@ class Desk:
             statistics=(self._statistics[name],) if name in self._statistics else (),
         )
         told = tuple(Path(file).name for file in ask.statistics)
-        return replace(ask, model=name, statistics=told), ready(ask, model)
+        return replace(ask, model=name, statistics=told), prepare(ask, model)
 
     @contextmanager
     def run(self, visitor: str, tab: str) -> Iterator[threading.Event]:
