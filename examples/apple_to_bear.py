@@ -15,7 +15,7 @@ from underpaint.recipes.map import Chart, map_around
 MODEL = "emoji-scenes"
 
 apple, bear = "a red apple on a blue background", "a teddy bear on a blue background"
-ask = Ask(MODEL, (apple,), guidance=(3.0,), seeds=(0,), steps=12, solver="dpmpp-2m")
+ask = Ask(MODEL, (apple,), guidance=(1.5,), seeds=(14,), steps=16, solver="dpmpp-2m")
 chart = Chart(along=("x0:1", "x0:2", "random"), span=0.4, points=5, toward=bear)
 result = map_around(prepare(ask), ask, chart)
 
