@@ -1,6 +1,6 @@
 """Four kinds of covariance
 
-One formula for all of them: Σ = Q diag(λ) Qᵀ + ρ (I − QQᵀ). Full, of low rank with a residual variance, diagonal in a
+One formula for all of them: Σ = U diag(λ) Uᵀ + ρ (I − UUᵀ). Full, of low rank with a residual variance, diagonal in a
 cosine transform ("stationary"), and isotropic. Left: what the Gaussian with each of them makes of the same noise.
 Right: how much of the full one's denoised image each explains, level by level. Clothes stand upright in the middle of
 their pictures, so that a stationary covariance, which knows of no place, is a poor likeness of theirs.

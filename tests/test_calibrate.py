@@ -160,6 +160,8 @@ def test_a_gaussian_that_misleads_leaves_the_plain_solver() -> None:
     assert plan.errors["plain"] <= plan.errors["held_out"]
     assert plan.solver in {"euler", "dpmpp-2m", "dpmpp-3m"}
     assert plan.coefficients is None
+    kept, fitted = plan.errors["plain"], plan.errors["held_out"]
+    assert f"{kept:.4f} from the fine solution on held-out seeds, fitted {fitted:.4f}" in str(plan)
     solver, level = found.solver(wrong, 12)
     assert sample(data, initial_noise([1], 12, level[0], torch.float64), level, solver).nfe == 12
 

@@ -19,7 +19,7 @@ class HouseStyle(griffe.Extension):
 
     def on_instance(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring:
-            obj.docstring.value = _RAISES.sub(_indented, _plain(obj.docstring.value))
+            obj.docstring.value = _RAISES.sub(_indented, _first_in_one_line(_plain(obj.docstring.value)))
 
     def on_attribute_instance(self, *, attr: griffe.Attribute, **_: Any) -> None:
         if attr.docstring is None and isinstance(attr.parent, griffe.Module) and attr.lineno:
@@ -31,6 +31,12 @@ class HouseStyle(griffe.Extension):
 def _plain(text: str) -> str:
     """Two shapes side by side are no link: [B, D] [N]."""
     return text.replace("] [", "] \\[")
+
+
+def _first_in_one_line(text: str) -> str:
+    """The first paragraph without line breaks, since lists of functions show the first line of each."""
+    first, *rest = text.split("\n\n", 1)
+    return "\n\n".join([" ".join(first.split()), *rest])
 
 
 def _indented(found: re.Match[str]) -> str:

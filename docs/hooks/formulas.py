@@ -12,10 +12,12 @@ from latex2mathml.converter import convert
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>', re.DOTALL)
 
 
-#: What the converter leaves to styles that browsers do not have: a script letter, and the space about a function.
+#: What the converter leaves to styles that browsers do not have: a script letter, the space about a function, and bars
+#: of a norm that keep their height.
 _MENDED = {
     '<mi mathvariant="script">N</mi>': "<mi>&#x1D4A9;</mi>",
     "<mi>log</mi>": '<mo form="prefix" lspace="0.1em" rspace="0.17em">log</mo>',
+    "<mo>&#x02016;</mo>": '<mo stretchy="false" lspace="0" rspace="0">&#x02016;</mo>',
 }
 
 

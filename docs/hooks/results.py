@@ -113,8 +113,11 @@ def _teleport() -> Iterator[str]:
 
 
 def _peers() -> Iterator[str]:
-    """The stored tables, each under its command."""
-    yield from (path.read_text(encoding="utf-8") for path in sorted(STORED.glob("bench-*.md")))
+    """The stored tables, each under its command; what was asked for stands below the heading, not in it."""
+    for path in sorted(STORED.glob("bench-*.md")):
+        heading, _, rest = path.read_text(encoding="utf-8").partition("\n")
+        title, _, cases = heading.partition(", ")
+        yield f"{title}\n\nSampled: {cases}.\n{rest}" if cases else f"{heading}\n{rest}"
 
 
 def _short(numbers: list[float]) -> list[str]:

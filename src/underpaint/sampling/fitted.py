@@ -105,8 +105,8 @@ class Plan:
         level: the grid; sigma = 0 at its end. If there are coefficients, its first interval is a jump.
         coefficients: [N, 3, 4] float64, of `fitted_exponential`; None where a plain solver did better.
         solver: the name of that plain solver.
-        errors: root mean square distances to the fine solution, in units of the data: of the seeds of the fit, of held
-            out ones, and of the best plain solver on these.
+        errors: root mean square distances to the fine solution, in units of the data: what was fitted, on the seeds of
+            the fit ("fit") and on held-out ones, and the best plain solver on these ("plain").
     """
 
     level: NoiseLevel
@@ -129,8 +129,9 @@ class Plan:
     def __str__(self) -> str:
         words = f"{self.calls} calls, {self.solver}"
         if self.errors:
-            mine, plain = self.errors["held_out"], self.errors["plain"]
-            words += f": {mine:.4f} from the fine solution on held-out seeds, best plain solver {plain:.4f}"
+            errors = [("fitted", self.errors["held_out"]), ("best plain solver", self.errors["plain"])]
+            (_, mine), (other, theirs) = errors if self.jumps else reversed(errors)
+            words += f": {mine:.4f} from the fine solution on held-out seeds, {other} {theirs:.4f}"
         return words
 
     @property

@@ -1,7 +1,7 @@
-"""One spectral covariance for every case: ``Sigma = Q diag(lambda) Q^T + rho (I - Q Q^T)``.
+"""One spectral covariance for every case: ``Sigma = U diag(lambda) U^T + rho (I - U U^T)``.
 
-Full rank (Q square), low rank with residual variance rho, isotropic (no Q) and stationary (Q a cosine transform) differ
-only in Q and rho. Every formula of the theory is a function of Sigma, and `Covariance.spectral` applies any such
+Full rank (U square), low rank with residual variance rho, isotropic (no U) and stationary (U a cosine transform) differ
+only in U and rho. Every formula of the theory is a function of Sigma, and `Covariance.spectral` applies any such
 function to rows.
 """
 

@@ -101,7 +101,7 @@ class Gaussian:
     def posterior(self, x: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
         """log density at the level [B] (float64) and denoised rows [B, D], sharing the projection on the basis.
 
-        The squared norm outside the basis is taken of the difference itself, not as |y|^2 - |Q^T y|^2, which would
+        The squared norm outside the basis is taken of the difference itself, not as |y|^2 - |U^T y|^2, which would
         cancel.
         """
         cov = self.covariance
@@ -144,8 +144,8 @@ class Gaussian:
 
         Returns ``alpha' x0 + (sigma'/sigma) x`` and the exact correction, whose sum is ``flow(x, here, there)``. With
         alpha = 0 and sigma = 1 at the start the correction on mode k is sqrt(sigma'^2 + lambda alpha'^2) - alpha'
-        sqrt(lambda) - sigma' times c_k: zero for lambda = 0 and for lambda to infinity. Source: WV23, section on
-        rotation.
+        sqrt(lambda) - sigma' times c_k: zero for lambda = 0, and nothing against the state for lambda to infinity.
+        Source: WV23, section on rotation.
         """
         share = (there.sigma / here.sigma).unsqueeze(-1)
         alpha = here.alpha.unsqueeze(-1)
