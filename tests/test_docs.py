@@ -248,6 +248,7 @@ BENCH = {
     "solvers": [],
     "fine": 100,
     "samples": 300,
+    "grids": ["karras", "log"],
     "calibration": None,
 }
 
@@ -270,6 +271,20 @@ def test_a_benchmark_is_stored_as_its_table_under_its_command(
     assert (options["--prompt"], options["--guidance"], options["--samples"]) == ("a red apple", "3", "300")
     flags = {flag for parameter in COMMANDS["bench"].params for flag in parameter.opts}
     assert set(options) <= flags
+
+
+def test_a_calibrated_benchmark_names_both_commands(hook: Any) -> None:
+    plans = {"model": "emoji-scenes", "cases": BENCH["cases"], "calls": [5, 8], "seeds": [0, 1, 2], "fine": 90}
+    plans |= {"held_out": [10, 11], "effort": 40}
+    lines = list(hook("results").bench_commands(BENCH | {"calibration": plans}))
+    assert [line.split()[1] for line in lines] == ["calibrate", "bench"]
+    words = shlex.split(lines[0])[3:]
+    options = dict(zip(words[::2], words[1::2], strict=True))
+    assert (options["--seeds"], options["--held-out"], options["--calls"]) == ("0-2", "10-11", "5,8")
+    assert (options["--fine"], options["--effort"], options["--guidance"]) == ("90", "40", "3")
+    assert set(options) <= {flag for parameter in COMMANDS["calibrate"].params for flag in parameter.opts}
+    assert f"--calibration {options['--out']}" in lines[1]
+    assert "--grids karras,log" in lines[1]
 
 
 def test_of_a_report_is_stored_what_the_book_shows(hook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 from reference import cell  # mkdocs looks beside this file
 
 from underpaint.files import write_text
+from underpaint.recipes.peers import GRIDS
 
 STORED = Path(__file__).resolve().parents[1] / "results"
 
@@ -50,7 +51,8 @@ def store(path: Path) -> Path:
         table = re.sub("^#", "###", path.with_name("table.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
         heading, _, rest = table.partition("\n")
         place = STORED / f"bench-{name}.md"
-        text = f"{heading}\n\n```bash\n{bench_command(results['setup'])}\n```\n{rest}"
+        commands = "\n".join(bench_commands(results["setup"]))
+        text = f"{heading}\n\n```bash\n{commands}\n```\n{rest}"
     write_text(place, text)
     return place
 
@@ -135,15 +137,22 @@ def command(report: dict[str, Any]) -> str:
     return shlex.join(words)
 
 
-def bench_command(setup: dict[str, Any]) -> str:
-    """The same for a benchmark."""
+def bench_commands(setup: dict[str, Any]) -> Iterator[str]:
+    """The same for a benchmark, after the command that makes the calibration, if it had one."""
+    plans = setup["calibration"]
+    if plans:
+        words = ["underpaint", "calibrate", plans["model"], *_asked(plans["cases"]), "--calls", _seeds(plans["calls"])]
+        words += ["--seeds", _seeds(plans["seeds"]), "--held-out", _seeds(plans["held_out"])]
+        words += ["--fine", str(plans["fine"]), "--effort", str(plans["effort"]), "--out", "calibration.json"]
+        yield shlex.join(words)
     words = ["underpaint", "bench", "--model", setup["model"], *_asked(setup["cases"])]
     words += ["--seeds", _seeds(setup["seeds"]), "--tuning", _seeds(setup["tuning"]), "--calls", _seeds(setup["calls"])]
     words += ["--solvers", ",".join(setup["solvers"])] if setup["solvers"] else []
+    words += [] if tuple(setup["grids"]) == GRIDS else ["--grids", ",".join(setup["grids"])]
     words += ["--fine", str(setup["fine"])]
     words += ["--samples", str(setup["samples"])] if setup["samples"] else []
-    words += ["--calibration", "calibration.json"] if setup["calibration"] else []
-    return shlex.join(words)
+    words += ["--calibration", "calibration.json"] if plans else []
+    yield shlex.join(words)
 
 
 def _asked(cases: list[str]) -> list[str]:

@@ -238,7 +238,8 @@ def _gather(workbench: Workbench, tuning: Sequence[Score], found: Sequence[Score
 def _setup(workbench: Workbench) -> dict[str, Any]:
     about = describe(workbench.sampler, workbench.cases[0], workbench.settings.seeds)
     features = None if workbench.features is None else workbench.features.name
-    plans = None if workbench.calibration is None else workbench.calibration.about
+    made = workbench.calibration
+    plans = None if made is None else made.about | {"calls": [plan.calls for plan in made.plans]}
     listed = [str(case) for case in workbench.cases]
     return about | asdict(workbench.settings) | {"cases": listed, "features": features, "calibration": plans}
 
