@@ -2,9 +2,9 @@
 
 The paper's figure 5 on the text-to-image model in the box: the images around one sample. Across, the starting noise
 moves along the first principal component of the path that the endpoint estimate took; down, the denoiser of one prompt
-is blended into that of another, from an apple to a teddy bear. Every picture is a sample of its own. (The model is small,
-and its bears are soft: brown, with ears and a yellow bow.) Below: moves along single directions, a random one last;
-`underpaint map` draws the same, with more numbers.
+is blended into that of another, from an apple to a teddy bear. Every picture is a sample of its own. The model is
+small, and its bears are soft: brown, with ears and a yellow bow. Below: moves along single directions, a random one
+last; `underpaint map` draws the same, with more numbers.
 """
 
 import matplotlib.pyplot as plt
