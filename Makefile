@@ -24,7 +24,7 @@ report: $(READY) ## reproduce the paper's findings on the model in the box, into
 test: $(READY_DEV) ## run the tests (the slow ones with ARGS="-m slow")
 	$(BIN)/python -m pytest $(ARGS)
 
-check: format-check lint types test ## all that continuous integration checks
+check: format-check lint types test docs ## all that continuous integration checks
 
 format-check: $(READY_DEV) ## is the code formatted?
 	$(BIN)/ruff format --check .
@@ -40,7 +40,7 @@ format: $(READY_DEV) ## format the code and mend what can be mended by itself
 	$(BIN)/ruff format .
 
 docs: $(READY_DOCS) ## build the book into site/, running its gallery (results are kept under build/)
-	$(BIN)/mkdocs build --strict $(ARGS)
+	$(BIN)/mkdocs build --strict
 
 clean: ## remove the environment, the report, build products and caches
 	rm -rf .venv report build dist site .hypothesis .mypy_cache .pytest_cache .ruff_cache
@@ -54,7 +54,7 @@ $(READY): pyproject.toml constraints.txt
 
 $(READY_DEV): pyproject.toml constraints.txt
 	$(call install,.[dev])
-	@touch $(READY) $@
+	@touch $(READY) $(READY_DOCS) $@
 
 $(READY_DOCS): pyproject.toml constraints.txt
 	$(call install,.[docs])

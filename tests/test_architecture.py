@@ -34,7 +34,7 @@ FLOORS = {
 }
 #: Imported where they are used, never by importing a module of ours.
 LAZY = {"accelerate", "datasets", "diffusers", "gradio", "huggingface_hub", "matplotlib", "pandas", "scipy", "sklearn",
-        "torch_fidelity", "torchvision", "transformers"}  # fmt: skip
+        "torchvision", "transformers"}  # fmt: skip
 #: What must open at once: `underpaint --help`.
 DOORS = [name for name in ("underpaint", "underpaint.cli") if find_spec(name)]
 

@@ -26,7 +26,7 @@ def test_the_report_is_of_this_environment():
 def test_an_extra_names_what_it_lacks(monkeypatch):
     monkeypatch.setattr(doctor, "_version", lambda name: None if name == "gradio" else "1.0")
     assert doctor.missing("web") == ["gradio"]
-    assert doctor.missing("dev") == []
+    assert doctor.missing("text") == []
     monkeypatch.setattr(doctor, "requires", lambda name: ["a-b>=1; extra == 'x'", "c; extra == 'y'", "d>=2"])
     monkeypatch.setattr(doctor, "_version", lambda name: None)
     assert doctor.missing("x") == ["a-b"]

@@ -10,9 +10,11 @@ from pathlib import Path
 from shutil import copytree
 from unittest.mock import MagicMock
 
+import diffusers
 import huggingface_hub
 import pytest
 import torch
+from diffusers.utils import dummy_torch_and_transformers_objects as stand_ins
 from huggingface_hub import constants
 from huggingface_hub.utils import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, filter_repo_objects
 from tiny import tiny_ddpm, tiny_stable_diffusion
@@ -224,5 +226,6 @@ def test_parts_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.Mo
         load_model(tmp_path)
     weights.write_bytes(whole)
     monkeypatch.setattr("underpaint.models.parts.find_spec", lambda name: None)
+    monkeypatch.setattr(diffusers, "StableDiffusionPipeline", stand_ins.StableDiffusionPipeline)
     with pytest.raises(ValueError, match=r'need transformers: pip install "underpaint\[text\]"'):
         load_model(tmp_path)

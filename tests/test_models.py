@@ -259,7 +259,8 @@ def test_broken_folders_get_a_sentence(tmp_path: Path):
     weights.write_bytes(whole)
     content = json.loads(config.read_text())
     config.write_text(json.dumps(content | {"block_out_channels": [8, 16]}))
-    with pytest.raises(ValueError, match="does not fit the UNet2DModel that its config describes: size mismatch"):
+    said = r"does not fit the UNet2DModel that its config describes: (size mismatch|.* expected shape .*\]\)$)"
+    with pytest.raises(ValueError, match=said):  # without accelerate, or with it
         load_model(tmp_path)
     config.write_text(json.dumps(content | {"_class_name": "ControlNetModel"}))
     with pytest.raises(ValueError, match="holds a ControlNetModel; expected a UNet2DModel"):

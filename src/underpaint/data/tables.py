@@ -202,4 +202,4 @@ def _library(name: str) -> Any:
     try:
         return import_module(name)
     except ImportError:
-        raise ImportError(f"Reading these data needs {name}; install underpaint[scale].") from None
+        raise ImportError(f"These data need {name}; install it with: pip install 'underpaint[scale]'") from None

@@ -36,6 +36,8 @@ def load_pipeline(folder: Path, dtype: torch.dtype) -> Any:
     import diffusers
 
     index = read_json(folder / "model_index.json")
+    if any(isinstance(part, list) and part[:1] == ["transformers"] for part in index.values()):
+        check_text()  # without it, diffusers has a stand-in for the pipeline, which asks for nothing
     with _no_notices():
         kind = getattr(diffusers, index["_class_name"])
     known = inspect.signature(kind.__init__).parameters
@@ -90,7 +92,7 @@ def load_part(folder: Path, library: str, kind: str, dtype: torch.dtype) -> Any:
         raise ValueError(f"{folder} needs a library that is not installed: {error}") from error
     except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        said = next((line for line in lines if "mismatch" in line), lines[0])
+        said = next((line for line in lines if "mismatch" in line), lines[0]).partition(". ")[0]  # advice is left off
         raise ValueError(f"{folder} does not fit the {kind} that its config describes: {said}") from error
 
 

@@ -12,8 +12,6 @@ from typing import Any
 from .. import assets
 
 CORE = ("torch", "diffusers", "safetensors", "numpy", "matplotlib", "scikit-learn", "huggingface_hub")
-#: Distributions whose module has another name.
-_MODULES = {"faiss-cpu": "faiss", "torch-fidelity": "torch_fidelity"}
 
 
 def examine() -> dict[str, Any]:
@@ -50,7 +48,7 @@ def _version(name: str) -> str | None:
     try:
         return version(name)
     except PackageNotFoundError:
-        return "found" if find_spec(_MODULES.get(name, name.replace("-", "_"))) else None
+        return "found" if find_spec(name.replace("-", "_")) else None
 
 
 def _devices() -> list[str]:
