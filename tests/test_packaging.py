@@ -99,7 +99,6 @@ def only(folder: Path, pattern: str) -> Path:
     return found
 
 
-@pytest.mark.slow
 def test_the_wheel_holds_the_whole_package_and_nothing_else(built: Path) -> None:
     with zipfile.ZipFile(only(built, "*.whl")) as wheel:
         about = f"underpaint-{__version__}.dist-info/"
@@ -111,7 +110,6 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(built: Path) -> None
         assert "underpaint = underpaint.cli:main" in wheel.read(f"{about}entry_points.txt").decode()
 
 
-@pytest.mark.slow
 def test_the_source_archive_makes_the_same_wheel(built: Path, tmp_path: Path) -> None:
     with tarfile.open(only(built, "*.tar.gz")) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
