@@ -134,7 +134,7 @@ def _subject(page: Page) -> None:
         )
     with gr.Row():
         add["seed"] = gr.Number(0, label="Seed", precision=0, min_width=100)
-        add["steps"] = gr.Slider(4, MAX_STEPS, 24, step=1, label="Steps", min_width=160)
+        add["steps"] = gr.Slider(4, MAX_STEPS, 16, step=1, label="Steps", min_width=160)
         add["guidance"] = gr.Slider(0, 15, 3 if boxed else 1, step=0.5, label="Guidance", min_width=160)
         add["solver"] = gr.Dropdown(
             ["ddim", "heun", "dpmpp-2m", "dpmpp-3m"], value="ddim", label="Solver", min_width=120
@@ -162,7 +162,7 @@ def _teleport(page: Page) -> None:
     gr.Markdown(_TELEPORT)
     add = page.controls
     with gr.Row():
-        add["seeds"] = gr.Slider(1, MAX_SEEDS, 3, step=1, label="Seeds, from the chosen one on", min_width=200)
+        add["seeds"] = gr.Slider(1, MAX_SEEDS, 2, step=1, label="Seeds, from the chosen one on", min_width=200)
         add["tolerance"] = gr.Slider(
             0.01, 1, 0.1, step=0.01, label="Allowed error, standard deviations of the data", min_width=200
         )
