@@ -134,7 +134,7 @@ def _subject(page: Page) -> None:
         )
     with gr.Row():
         add["seed"] = gr.Number(0, label="Seed", precision=0, min_width=100)
-        add["steps"] = gr.Slider(4, MAX_STEPS, 16, step=1, label="Steps", min_width=160)
+        add["steps"] = gr.Slider(4, MAX_STEPS, 12, step=1, label="Steps", min_width=160)
         add["guidance"] = gr.Slider(0, 15, 3 if boxed else 1, step=0.5, label="Guidance", min_width=160)
         add["solver"] = gr.Dropdown(
             ["ddim", "heun", "dpmpp-2m", "dpmpp-3m"], value="ddim", label="Solver", min_width=120
@@ -169,7 +169,7 @@ def _teleport(page: Page) -> None:
     page.asked("Teleport", "Jump and compare")
     gr.Markdown(_SOLVERS)
     with gr.Row():
-        add["calls"] = gr.Slider(2, 30, 8, step=1, label="Calls of the denoiser", min_width=200)
+        add["calls"] = gr.Slider(2, 30, 6, step=1, label="Calls of the denoiser", min_width=200)
         add["landing"] = gr.Slider(-0.5, 1.5, 1, step=0.1, label="Jumps land on log₁₀ σ/α", min_width=200)
         add["levels"] = gr.Dropdown(list(LEVELS), value=next(iter(LEVELS)), label="Levels", min_width=160)
     page.asked("Solvers", "Compare solvers")
