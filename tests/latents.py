@@ -51,7 +51,9 @@ def latent_model(called: Callable[[], None] = lambda: None) -> Model:
     def network(states: Tensor, times: Tensor, mean: Tensor) -> Tensor:
         called()
         x, level = states.flatten(1), schedule(times.double())
-        return from_denoised(Gaussian(mean, COVARIANCE)(x, level), x, level, "v").unflatten(1, STATE)
+        alpha, _ = level.columns(x)
+        denoised = mean + Gaussian(torch.zeros_like(mean[0]), COVARIANCE)(x - alpha * mean, level)
+        return from_denoised(denoised, x, level, "v").unflatten(1, STATE)
 
     return Model(
         network,
@@ -59,7 +61,7 @@ def latent_model(called: Callable[[], None] = lambda: None) -> Model:
         "v",
         STATE,
         name="latent",
-        embed=MEANS.__getitem__,
+        embed=lambda prompt: MEANS[prompt][None],
         autoencoder=LinearAutoencoder(),
         dtype=torch.float64,
     )

@@ -148,7 +148,7 @@ def test_a_prompt_has_the_statistics_of_the_only_class_that_it_names(tmp_path: P
     parts = {name: (50, GAUSSIANS[prompt]) for name, prompt in (("apple", "an apple"), ("bear", "a bear"))}
     save_gaussian(file, GAUSSIANS[""], parts)
     prompts = ("an apple on the left", "a bear", "an apple and a bear", "a pineapple")
-    model = replace(latent_model(), embed=lambda prompt: torch.zeros(32))
+    model = replace(latent_model(), embed=lambda prompt: torch.zeros(1, 32))
     theory = load_theory(Ask("latent", conditions=prompts, statistics=(str(file),)), model)
     assert set(theory.parts) == {"an apple on the left", "a bear"}
     torch.testing.assert_close(theory.parts["a bear"].mean, GAUSSIANS["a bear"].mean.float())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from shutil import rmtree
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,6 +107,46 @@ def test_guidance(gaussian):
     torch.testing.assert_close(model.conditional(2, 3.0)(x, level), base + 0.6)
     with pytest.raises(ValueError, match="knows class labels 0 to 2, got 3"):
         model.conditional(3)
+
+
+@pytest.mark.parametrize(("batch", "calls"), [(8, 1), (7, 2), (2, 4)])
+@pytest.mark.parametrize("rows", [False, True])
+def test_both_halves_of_guidance_share_a_call_where_a_batch_has_room(gaussian, batch: int, calls: int, rows: bool):
+    plain = analytic(gaussian, DDPM(), "x0", shift=0.1)
+    sizes: list[int] = []
+
+    def network(images: torch.Tensor, times: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(images))
+        return plain.network(images, times, labels)
+
+    model = replace(plain, network=network, batch=batch)
+    level = DDPM()(torch.tensor([900.0, 500.0, 100.0, 3.0]) if rows else 500.0)
+    x = torch.randn(4, 16, generator=torch.Generator().manual_seed(1))
+    both = [plain.denoise(x, level, label) for label in (plain.null_class, 2)]
+    torch.testing.assert_close(model.conditional(2, 3.0)(x, level), torch.lerp(*both, 3.0))
+    assert len(sizes) == calls
+    assert sum(sizes) == 8
+    away = torch.lerp(plain.denoise(x, level, 1), plain.denoise(x, level, 2), 3.0)
+    torch.testing.assert_close(model.conditional(2, 3.0, negative=1)(x, level), away)
+
+
+@pytest.mark.parametrize(("lengths", "calls"), [((2, 2), 1), ((2, 3), 2)])
+def test_prompts_of_one_length_share_a_call(lengths: tuple[int, int], calls: int):
+    sizes: list[int] = []
+
+    def network(images: torch.Tensor, times: torch.Tensor, told: dict[str, torch.Tensor]) -> torch.Tensor:
+        sizes.append(len(images))
+        assert len(told["words"]) == len(told["pooled"]["all"]) == len(images)
+        return images + (told["words"].sum(1) * told["pooled"]["all"])[:, None, None, None]
+
+    def embed(prompt: str) -> dict[str, Any]:
+        length, value = (lengths[1], 5.0) if prompt else (lengths[0], 7.0)
+        return {"words": torch.full((1, length), value / length), "pooled": {"all": torch.full((1,), 2.0)}}
+
+    model = Model(network, DDPM(), "x0", SHAPE, embed=embed)
+    x, level = torch.randn(3, 16, generator=torch.Generator().manual_seed(1)), DDPM()(500.0)
+    torch.testing.assert_close(model.conditional("a cat", 4.0)(x, level), model(x, level) + 4 * (10 - 14.0))
+    assert len(sizes) == calls + 1
 
 
 def test_wrong_rows_are_named(gaussian):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import contextvars
 import io
 import json
 import runpy
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,7 +34,7 @@ from underpaint.recipes.results import to_json
 from underpaint.theory.gaussian import Gaussian
 from underpaint.web import show
 from underpaint.web.checks import condition
-from underpaint.web.desk import Desk, Stopped, watched
+from underpaint.web.desk import TELL_SECONDS, Desk, Stopped, watched
 from underpaint.web.script import constructor
 from underpaint.web.show import Answer
 from underpaint.web.tabs import TABS
@@ -220,6 +223,34 @@ def test_stopping_ends_ones_own_run_at_its_next_step():
     desk.stop("anna")  # nothing is left to stop
 
 
+def test_progress_is_told_a_few_times_a_second_and_at_the_end():
+    told: list[tuple[int, int, str]] = []
+    advance = watched(threading.Event(), lambda *news: told.append(news))("sampling", 200)
+    start = time.monotonic()
+    for _ in range(200):
+        time.sleep(0.004)
+        advance()
+    most = (time.monotonic() - start) / TELL_SECONDS + 2
+    assert 3 <= len(told) <= most
+    assert told[0] == (1, 200, "sampling")
+    assert told[-1] == (200, 200, "sampling")
+
+
+def test_all_long_work_is_done_in_one_thread_and_knows_who_asked():
+    desk, asked = Desk(), contextvars.ContextVar("asked")
+
+    def visit(name: str) -> tuple[str, int]:
+        asked.set(name)
+        return desk.work(lambda: (asked.get(), threading.get_ident()))
+
+    with ThreadPoolExecutor(4) as visitors:
+        answers = list(visitors.map(visit, "abcdefgh"))
+    assert [name for name, _ in answers] == list("abcdefgh")
+    assert len({thread for _, thread in answers}) == 1
+    with pytest.raises(ZeroDivisionError):
+        desk.work(lambda: 1 / 0)
+
+
 def test_asking_again_ends_the_run_before():
     desk = Desk()
     with desk.run("anna", "Paint") as first, desk.run("anna", "Paint") as second:
@@ -231,7 +262,7 @@ def test_stopped_work_ends_inside_the_recipe(desk: Desk):
     stopped = threading.Event()
 
     def tell(done: int, total: int, what: str) -> None:
-        if done == 2:
+        if done == 1:
             stopped.set()
 
     for tab in ("Paint", "Teleport", "Solvers", "Perturb", "Map", "Retrieve"):

@@ -53,7 +53,7 @@ def main() -> None:
         "sigma_data": SIGMA_DATA,
     }
     torch.manual_seed(args.seed)
-    network = build_edm(config).to(memory_format=torch.channels_last)
+    network = build_edm(config)
     print(f"{len(data):,} pictures, {sum(p.numel() for p in network.parameters()):,} parameters", flush=True)
 
     def loss(generator: torch.Generator) -> torch.Tensor:
@@ -64,7 +64,7 @@ def main() -> None:
         sigma = (P_MEAN + P_STD * torch.randn(args.batch, generator=generator)).exp()
         weight = 1 / sigma**2 + 1 / SIGMA_DATA**2
         noisy = clean + sigma.view(-1, 1, 1, 1) * torch.randn(clean.shape, generator=generator)
-        squares = (network(noisy.contiguous(memory_format=torch.channels_last), sigma) - clean).square()
+        squares = (network(noisy, sigma) - clean).square()
         return (weight * squares.flatten(1).mean(1)).mean()
 
     train(network, loss, args.out, args.minutes, args.rate, args.seed, note={"batch": args.batch, "data": data.source})

@@ -27,9 +27,8 @@ Size = int | tuple[int, int]
 class Adapter(torch.nn.Module):
     """A network of diffusers behind the plain call that `Model` makes.
 
-    Labels are handed on as ``class_labels``; what a prompt was made into, keyword arguments for one row, is repeated
-    for each row. Channels beyond those of the state are cut: a learned variance follows the mean, and the probability
-    flow does not need it.
+    Labels are handed on as ``class_labels``, what prompts were made into as keyword arguments. Channels beyond those of
+    the state are cut: a learned variance follows the mean, and the probability flow does not need it.
 
     Args:
         network: takes (states, timestep=..., ...) and returns an object with ``sample``.
@@ -41,17 +40,10 @@ class Adapter(torch.nn.Module):
         self.network, self.unit = network, unit
 
     def forward(self, states: Tensor, times: Tensor, condition: Any = None) -> Tensor:
-        given = {"class_labels": condition} if isinstance(condition, Tensor) else repeated(condition or {}, len(states))
+        given = {"class_labels": condition} if isinstance(condition, Tensor) else condition or {}
         states = states.contiguous(memory_format=torch.channels_last)
         output: Tensor = self.network(states, timestep=self.unit * times, **given).sample
         return output[:, : states.shape[1]]
-
-
-def repeated(value: Any, rows: int) -> Any:
-    """A tensor [1, ...], or a mapping that holds such, for ``rows`` rows; a view."""
-    if isinstance(value, Mapping):
-        return {name: repeated(part, rows) for name, part in value.items()}
-    return value.expand(rows, *value.shape[1:])
 
 
 def batch_of(pixels: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .diffusers import Size, repeated
+from .diffusers import Size
 from .latent import Prompts, latent_model
 from .model import Model
 
@@ -65,14 +65,13 @@ class FluxAdapter(torch.nn.Module):
 
     def forward(self, states: Tensor, times: Tensor, prompt: Mapping[str, Tensor], guidance: float = 1.0) -> Tensor:
         rows, channels, height, width = states.shape
-        given = repeated(prompt, rows)
         output: Tensor = self.network(
             states.flatten(2).transpose(1, 2),
             timestep=times,
             guidance=times.new_full((rows,), guidance) if self.network.config.guidance_embeds else None,
             img_ids=_places(height, width).to(states),
-            txt_ids=states.new_zeros(given["encoder_hidden_states"].shape[1], 3),
-            **given,
+            txt_ids=states.new_zeros(prompt["encoder_hidden_states"].shape[1], 3),
+            **prompt,
         ).sample
         return output.transpose(1, 2).reshape(rows, channels, height, width)
 

@@ -13,13 +13,13 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ..noise import NoiseLevel, Schedule
 from ..prediction import Prediction, to_denoised
-from ..theory.denoiser import Denoiser, guide
+from ..theory.denoiser import Denoiser, lead
 
 #: What a user may ask of a model: a class label, or a prompt.
 Condition = int | str
 
 #: network(states [B, C, H, W], t [B], condition) -> prediction [B, C, H, W]; condition is a tensor of labels [B], what
-#: ``Model.embed`` made of a prompt (for one row; the network repeats it), or None. A distilled one also takes
+#: ``Model.embed`` made of prompts (a tensor [B, ...] or a mapping of such), or None. A distilled one also takes
 #: guidance=w.
 Network = Callable[..., Tensor]
 
@@ -53,7 +53,8 @@ class Model:
         name: for reports.
         blocks: pixel blocks of this edge are channels to the network (a permutation of the pixels, nothing else).
         classes: number of class labels it knows, 0 if none; ``null_class`` is the label that means "any".
-        embed: encodes a prompt for the network, for models that take prompts; the empty prompt means "any".
+        embed: encodes a prompt for the network, for models that take prompts: a tensor [1, ...], or a mapping of such;
+            the empty prompt means "any".
         distilled: the network takes the guidance weight itself, having been distilled from a guided one.
         autoencoder: for latent models; rows of a pixel model are images themselves.
         batch: rows sent through the network at once: a bound on memory.
@@ -100,7 +101,7 @@ class Model:
 
     def conditional(self, condition: Condition, guidance: float = 1.0, negative: Condition | None = None) -> Denoiser:
         """The denoiser for one class or prompt, with classifier-free guidance: D_u + w (D_c - D_u), two calls of the
-        network if w != 1. A distilled network is told w, in one call.
+        network if w != 1, made at once where ``batch`` has room for both. A distilled network is told w, in one call.
 
         Args:
             condition: a class label or a prompt, whichever the model takes.
@@ -118,21 +119,19 @@ class Model:
             told = replace(self, network=partial(self.network, guidance=guidance), distilled=False)
             return partial(told.denoise, condition=condition)
 
-        def conditioned(x: Tensor, level: NoiseLevel) -> Tensor:
-            return self.denoise(x, level, condition)
-
         if guidance == 1:
-            return conditioned
+            return partial(self.denoise, condition=condition)
         away = self.null if negative is None else negative
         if away is None:
             raise ValueError(f"{self.name} has no label for 'any class', so it cannot be guided; use guidance = 1.")
         if negative is not None:
             self._check(negative)
 
-        def unconditioned(x: Tensor, level: NoiseLevel) -> Tensor:
-            return self.denoise(x, level, away)
+        def guided(x: Tensor, level: NoiseLevel) -> Tensor:
+            uncond, cond = self._denoise_both(x, level, (away, condition))
+            return lead(uncond, cond, guidance)
 
-        return guide(unconditioned, conditioned, guidance)
+        return guided
 
     def _check(self, condition: Condition) -> None:
         if isinstance(condition, str):
@@ -147,6 +146,19 @@ class Model:
 
     def denoise(self, x: Tensor, level: NoiseLevel, condition: Condition | None = None) -> Tensor:
         """E[x0 | x, condition] for rows [B, D] at one level or at one level a row."""
+        return self._denoise(x, level, lambda rows: self._given(condition, rows))
+
+    def _denoise_both(self, x: Tensor, level: NoiseLevel, pair: tuple[Condition, Condition]) -> list[Tensor]:
+        """E[x0 | x, condition] for both of a pair, by one call of the network where a batch has room: a few large
+        products take less time than many small ones."""
+        given = [self._given(condition, len(x)) for condition in pair]
+        if 2 * len(x) > self.batch or not stackable(*given):
+            return [self.denoise(x, level, condition) for condition in pair]
+        levels = level if level.sigma.ndim == 0 else NoiseLevel.join(level, level)
+        return list(self._denoise(torch.cat([x, x]), levels, lambda _: stacked(*given)).chunk(2))
+
+    def _denoise(self, x: Tensor, level: NoiseLevel, given: Callable[[int], Any]) -> Tensor:
+        """E[x0 | x] where the network is told ``given(rows)`` beside that many rows."""
         if x.ndim != 2 or x.shape[1] != self.dimension:
             raise ValueError(
                 f"{self.name} expects rows [B, {self.dimension}] (images {self.shape}), got {tuple(x.shape)}."
@@ -158,21 +170,23 @@ class Model:
         times = time.expand(len(x)).to(self.device, torch.float32)
         with torch.no_grad():
             parts = [
-                self._predict(*part, condition)
-                for part in zip(moved.split(self.batch), times.split(self.batch), strict=True)
+                self._predict(rows, part, given(len(rows)))
+                for rows, part in zip(moved.split(self.batch), times.split(self.batch), strict=True)
             ]
         return to_denoised(torch.cat(parts).to(x), moved, own, self.prediction)
 
-    def _predict(self, rows: Tensor, times: Tensor, condition: Condition | None) -> Tensor:
+    def _predict(self, rows: Tensor, times: Tensor, given: Any) -> Tensor:
         states = rows.to(self.device, self.dtype).unflatten(1, self.shape)
-        if isinstance(condition, str):
-            given = self._embedded(condition)
-        else:
-            given = None if condition is None else torch.full((len(rows),), condition, device=self.device)
         if self.blocks > 1:
             states = pixel_unshuffle(states, self.blocks)
         output = self.network(states, times, given)
         return (pixel_shuffle(output, self.blocks) if self.blocks > 1 else output).flatten(1)
+
+    def _given(self, condition: Condition | None, rows: int) -> Any:
+        """What the network is told of a condition, for that many rows."""
+        if isinstance(condition, str):
+            return repeated(self._embedded(condition), rows)
+        return None if condition is None else torch.full((rows,), condition, device=self.device)
 
     def _embedded(self, prompt: str) -> Any:
         """What the network takes for a prompt; encoded once, since a sampling run asks for it at every step."""
@@ -212,3 +226,24 @@ class Model:
             parts = images.split(self.batch)
             states = [self.autoencoder.encode(part.to(self.device, self.dtype)).to(images) for part in parts]
         return torch.cat(states).flatten(1)
+
+
+def repeated(value: Any, rows: int) -> Any:
+    """A tensor [1, ...], or a mapping that holds such, for ``rows`` rows; a view."""
+    if isinstance(value, Mapping):
+        return {name: repeated(part, rows) for name, part in value.items()}
+    return value.expand(rows, *value.shape[1:])
+
+
+def stackable(first: Any, second: Any) -> bool:
+    """Whether `stacked` can join them: prompts of some encoders differ in length."""
+    if isinstance(first, Mapping):
+        return first.keys() == second.keys() and all(stackable(first[name], second[name]) for name in first)
+    return bool(first.shape[1:] == second.shape[1:])
+
+
+def stacked(first: Any, second: Any) -> Any:
+    """Two tensors [B, ...], or mappings that hold such, one after the other."""
+    if isinstance(first, Mapping):
+        return {name: stacked(first[name], second[name]) for name in first}
+    return torch.cat([first, second])

@@ -15,8 +15,9 @@ Denoiser = Callable[[Tensor, NoiseLevel], Tensor]
 def guide(uncond: Denoiser, cond: Denoiser, weight: float) -> Denoiser:
     """Classifier-free guidance, D_u + w (D_c - D_u), of any two denoisers (Ho & Salimans 2022; w = 1 is D_c)."""
 
-    def guided(x: Tensor, level: NoiseLevel) -> Tensor:
-        base = uncond(x, level)
-        return base + weight * (cond(x, level) - base)
+    return lambda x, level: lead(uncond(x, level), cond(x, level), weight)
 
-    return guided
+
+def lead(uncond: Tensor, cond: Tensor, weight: float) -> Tensor:
+    """D_u + w (D_c - D_u)."""
+    return uncond + weight * (cond - uncond)

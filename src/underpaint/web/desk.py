@@ -3,8 +3,12 @@ asks for or gets."""
 
 from __future__ import annotations
 
+import contextvars
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +25,9 @@ from ..recipes.progress import Progress
 from .checks import MAX_SEEDS, MAX_STEPS, Values, condition, integer, number
 
 T = TypeVar("T")
+
+#: How long progress waits before it is told again.
+TELL_SECONDS = 0.3
 
 
 class Stopped(Exception):
@@ -55,6 +62,15 @@ class Desk:
         self._locks: dict[tuple[str, str], threading.Lock] = {}
         self._door = threading.Lock()
         self._runs: dict[tuple[str, str], threading.Event] = {}
+        self._worker = ThreadPoolExecutor(1, "work")
+
+    def work(self, job: Callable[[], T]) -> T:
+        """Do long work, in the one thread that does all of it.
+
+        OpenMP gives each thread that calls it a team of its own. As soon as teams have more threads than there are
+        cores, idle ones sleep instead of spinning, and a network of many small layers takes half as long again.
+        """
+        return self._worker.submit(contextvars.copy_context().run, job).result()
 
     @property
     def first(self) -> str:
@@ -142,21 +158,26 @@ class Desk:
 
 
 def watched(stopped: threading.Event, tell: Callable[[int, int, str], None]) -> Progress:
-    """Progress that is told as (done, total, what), and ends the work once it was asked to stop.
+    """Progress that is told as (done, total, what), at most some times a second, for a browser on the same machine that
+    draws each of them takes its time from the work; and ends the work once it was asked to stop.
 
     Raises:
         Stopped: from within the work, at its next step.
     """
+    last = -math.inf
 
     def task(what: str, total: int) -> Callable[[], None]:
         done = 0
 
         def advance() -> None:
-            nonlocal done
+            nonlocal done, last
             if stopped.is_set():
                 raise Stopped
             done += 1
-            tell(min(done, total), total, what)
+            now = time.monotonic()
+            if done >= total or now - last > TELL_SECONDS:
+                last = now
+                tell(min(done, total), total, what)
 
         return advance
 

@@ -82,9 +82,9 @@ def build(desk: Desk) -> tuple[gr.Blocks, Page]:
 
 
 def _connect(page: Page, blocks: gr.Blocks) -> None:
-    """Every button to its work. Long work shares a queue; closed forms have their own, so that they never wait."""
+    """Every button to its work. Long work is done in turn; closed forms never wait for it."""
     private: dict[str, Any] = {"api_visibility": "private"}
-    work: dict[str, Any] = {**private, "concurrency_id": "work", "concurrency_limit": 2}
+    work: dict[str, Any] = {**private, "concurrency_id": "work", "concurrency_limit": 1}
     quick: dict[str, Any] = {**private, "concurrency_id": "quick", "concurrency_limit": 2}
     for tab, (run, stop) in page.buttons.items():
         answers = page.answers[tab]

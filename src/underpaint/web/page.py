@@ -65,13 +65,15 @@ class Page:
     def opening(self, tab: str) -> Answer:
         """A tab's answer to the controls as they stand at first: the same for everybody, so it is made once."""
         defaults = {name: control.value for name, control in self.controls.items()}
-        return self.desk.keep(("opening", tab), lambda: TABS[tab](self.desk, defaults, silent))
+        return self.desk.keep(("opening", tab), lambda: self.desk.work(lambda: TABS[tab](self.desk, defaults, silent)))
 
     def opened(self, tab: str, files: bool = False) -> View:
         """The view, or the files, of that answer."""
         with sentences():
             answer = self.opening(tab)
-            return self.desk.keep(("opening files", tab), answer.files) if files else answer.view
+            if not files:
+                return answer.view
+            return self.desk.keep(("opening files", tab), lambda: self.desk.work(answer.files))
 
     def running(self, tab: str) -> Callable[..., Iterator[tuple[View, View]]]:
         """The work of a tab, with progress, which Stop or leaving the page ends: its view, then its files."""
@@ -81,9 +83,10 @@ class Page:
                 progress((done, total), desc=what)
 
             with sentences(), self.desk.run(_visitor(request), tab) as stopped:
-                answer = TABS[tab](self.desk, self.values(given), watched(stopped, tell))
+                values = self.values(given)
+                answer = self.desk.work(lambda: TABS[tab](self.desk, values, watched(stopped, tell)))
                 yield answer.view, {}
-                yield gr.skip(), answer.files()
+                yield gr.skip(), self.desk.work(answer.files)
 
         return run
 
