@@ -121,7 +121,7 @@ def calibrate(
         seeds: noise of the trajectories that plans are fitted to.
         held_out: seeds of others, on which they are judged.
         fine: steps of the fine solution; levels are chosen among its own.
-        effort: calls on each seed that the search for the levels of a plan may take.
+        effort: calls on each seed that the search for the levels of a plan may take, once it has tried its guesses.
         progress: told of the fine solution and of each plan.
 
     Raises:
@@ -275,13 +275,14 @@ def _plan(run: _Run, level: NoiseLevel) -> Plan:
 
 
 def _guesses(level: NoiseLevel, gaussian: Gaussian, count: int, fewer: _Run | None) -> list[tuple[int, ...]]:
-    """Paths to begin from: even in log(sigma/alpha) from where the first feature emerges down to several levels, and
-    the path of fewer calls, with more on it."""
+    """Paths to begin from, where the first feature emerges: even in log(sigma/alpha) down to several levels, which
+    suits few calls; by Karras22's rule of rho 7, which suits many; and the path of fewer calls, with more on it."""
     time = level.log_ratio
     first = 0.5 * math.log(4 * float(gaussian.covariance.variances.max()) + 1e-12)
     low = float(time[-1])
     high = max(min(float(time[1]), first), low + 0.5 * (float(time[1]) - low))
     paths = [_nearest(time, torch.linspace(high, high + (low - high) * share, count)) for share in (0.5, 0.65, 0.8)]
+    paths.append(_nearest(time, spaced_ratios(count, math.exp(high), math.exp(low), 7.0).log()))
     if fewer is not None:
         known = time[torch.tensor(fewer.path)]
         place = torch.linspace(0, len(known) - 1, count, dtype=torch.float64)
@@ -302,6 +303,7 @@ def _nearest(time: Tensor, wanted: Tensor) -> tuple[int, ...]:
 def _search(fit: _Fit, guesses: Sequence[tuple[int, ...]], effort: int) -> _Run:
     """The best of the guesses, its levels moved one at a time as long as that helps and the effort lasts."""
     best = min((fit.run(path) for path in guesses), key=lambda run: run.loss)
+    effort += fit.calls
     time = fit.fine.level.log_ratio
     for move in _MOVES:
         for j in range(len(best.path)):

@@ -179,7 +179,7 @@ const gridOf = (grid) => {
     const figure = (picture, text) => make("figure", {}, picture, make("figcaption", { text }));
     const caption = grid.captions[row][column];
     opened.replaceChildren(figure(cell("div", grid, row, column, { role: "img", "aria-label": caption }), caption));
-    if (!grid.beside) return;
+    if (!grid.beside || grid.beside.name === grid.rowNames[row]) return; // it is the one that was opened
     const { name, columns } = grid.beside;
     opened.append(figure(cell("div", grid.beside, 0, Math.min(column, columns - 1), { role: "img", "aria-label": name }), name));
   };
