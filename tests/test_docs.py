@@ -241,6 +241,8 @@ def test_stored_reports_are_whole_and_short(path: Path, hook: Any) -> None:
 
 BENCH = {
     "model": "emoji-scenes",
+    "place": "emoji-scenes",
+    "statistics": {"all": "emoji-scenes", "a red apple": "emoji-scenes, apple"},
     "cases": ["a red apple, guidance 3"],
     "seeds": [7, 8, 9],
     "tuning": [1, 3],
@@ -274,7 +276,7 @@ def test_a_benchmark_is_stored_as_its_table_under_its_command(
 
 
 def test_a_calibrated_benchmark_names_both_commands(hook: Any) -> None:
-    plans = {"model": "emoji-scenes", "cases": BENCH["cases"], "calls": [5, 8], "seeds": [0, 1, 2], "fine": 90}
+    plans = {**BENCH, "calls": [5, 8], "seeds": [0, 1, 2], "fine": 90}
     plans |= {"held_out": [10, 11], "effort": 40}
     lines = list(hook("results").bench_commands(BENCH | {"calibration": plans}))
     assert [line.split()[1] for line in lines] == ["calibrate", "bench"]
@@ -285,6 +287,15 @@ def test_a_calibrated_benchmark_names_both_commands(hook: Any) -> None:
     assert set(options) <= {flag for parameter in COMMANDS["calibrate"].params for flag in parameter.opts}
     assert f"--calibration {options['--out']}" in lines[1]
     assert "--grids karras,log" in lines[1]
+
+
+def test_the_commands_of_a_benchmark_name_model_and_statistics_as_they_were_given(hook: Any) -> None:
+    placed = {"model": "tiny", "place": "runs/tiny.safetensors", "statistics": {"all": "tiny stats.safetensors"}}
+    setup = BENCH | placed | {"cases": ["unconditional"]}
+    lines = list(hook("results").bench_commands(setup | {"calibration": setup | {"held_out": [10], "effort": 40}}))
+    expected = ["runs/tiny.safetensors", "--gaussian", "tiny stats.safetensors"]
+    assert shlex.split(lines[0])[2:5] == expected
+    assert shlex.split(lines[1])[3:6] == expected
 
 
 def test_of_a_report_is_stored_what_the_book_shows(hook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

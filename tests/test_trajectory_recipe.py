@@ -106,7 +106,7 @@ def test_what_is_stored_is_not_asked_for_again(tmp_path: Path):
         own = sampler or latent_sampler(12, "ddim", called=called)
         return survey([(own, [case])], seeds, tmp_path, chunk=2), calls
 
-    each = 2 * 12  # guided, one batch a chunk
+    each = 12  # one batch a chunk, guided: both halves of it share a call
     first, cost = ask()
     assert cost == 3 * each
     again, cost = ask()

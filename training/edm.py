@@ -3,8 +3,8 @@
     python training/edm.py --data cifar10.npz --out runs/cifar10 --minutes 60
 
 Noise and weighting are those of Karras et al. 2022, Table 1: ln(sigma) is normal, and the loss has equal weight at all
-sigmas for a network that knows nothing yet. The result, ``network.safetensors``, is what `underpaint convert` makes of
-NVIDIA's own checkpoints, and is loaded in the same way.
+sigmas for a network that knows nothing yet. The result, here ``runs/cifar10/cifar10.safetensors``, is what `underpaint
+convert` makes of NVIDIA's own checkpoints, and is loaded in the same way.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def main() -> None:
     state = args.out / "state.pt"
     with replacing(state) as temporary:
         torch.save(network.state_dict(), temporary)
-    print(convert(state, args.out / "network.safetensors", config))
+    print(convert(state, args.out / f"{args.out.name}.safetensors", config))
 
 
 if __name__ == "__main__":

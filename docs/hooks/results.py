@@ -141,11 +141,11 @@ def bench_commands(setup: dict[str, Any]) -> Iterator[str]:
     """The same for a benchmark, after the command that makes the calibration, if it had one."""
     plans = setup["calibration"]
     if plans:
-        words = ["underpaint", "calibrate", plans["model"], *_asked(plans["cases"]), "--calls", _seeds(plans["calls"])]
+        words = ["underpaint", "calibrate", *_placed(plans), *_asked(plans["cases"]), "--calls", _seeds(plans["calls"])]
         words += ["--seeds", _seeds(plans["seeds"]), "--held-out", _seeds(plans["held_out"])]
         words += ["--fine", str(plans["fine"]), "--effort", str(plans["effort"]), "--out", "calibration.json"]
         yield shlex.join(words)
-    words = ["underpaint", "bench", "--model", setup["model"], *_asked(setup["cases"])]
+    words = ["underpaint", "bench", "--model", *_placed(setup), *_asked(setup["cases"])]
     words += ["--seeds", _seeds(setup["seeds"]), "--tuning", _seeds(setup["tuning"]), "--calls", _seeds(setup["calls"])]
     words += ["--solvers", ",".join(setup["solvers"])] if setup["solvers"] else []
     words += [] if tuple(setup["grids"]) == GRIDS else ["--grids", ",".join(setup["grids"])]
@@ -153,6 +153,12 @@ def bench_commands(setup: dict[str, Any]) -> Iterator[str]:
     words += ["--samples", str(setup["samples"])] if setup["samples"] else []
     words += ["--calibration", "calibration.json"] if plans else []
     yield shlex.join(words)
+
+
+def _placed(setup: dict[str, Any]) -> list[str]:
+    """The model as it was asked for, and the file of its statistics, unless both are in the box."""
+    known = setup["statistics"].get("all", setup["place"])
+    return [setup["place"], *([] if known == setup["place"] else ["--gaussian", known])]
 
 
 def _asked(cases: list[str]) -> list[str]:

@@ -111,7 +111,7 @@ def prepare_bench(
     features, test, _ = find_judges(assets.folder(str(sampler.model.notes.get("data"))))
     # the test split is of all the data: no measure of some classes or prompts
     judged = read_reference(reference) if reference is not None else test if listed == (Case(),) else None
-    workbench = Workbench(sampler, listed, settings, Path(folder), plans, features, judged)
+    workbench = Workbench(sampler, listed, settings, Path(folder), plans, features, judged, ask.model)
     _check(workbench)
     return workbench
 
@@ -241,7 +241,8 @@ def _setup(workbench: Workbench) -> dict[str, Any]:
     made = workbench.calibration
     plans = None if made is None else made.about | {"calls": [plan.calls for plan in made.plans]}
     listed = [str(case) for case in workbench.cases]
-    return about | asdict(workbench.settings) | {"cases": listed, "features": features, "calibration": plans}
+    more = {"place": workbench.place, "cases": listed, "features": features, "calibration": plans}
+    return about | asdict(workbench.settings) | more
 
 
 def root_mean_square(errors: Tensor) -> float:

@@ -114,7 +114,7 @@ class Workbench:
     """A model, and all that it takes to solve cells for it; results are kept in a folder.
 
     Of several cases, seed s is run in case s modulo their number. ``features`` and ``reference`` judge images; None
-    where nothing does.
+    where nothing does. ``place`` is where the model was loaded from.
     """
 
     sampler: Sampler
@@ -124,6 +124,7 @@ class Workbench:
     calibration: Calibration | None = None
     features: FeatureSet | None = None
     reference: Statistics | None = None
+    place: str = ""
 
     @cached_property
     def gaussian(self) -> Gaussian | None:

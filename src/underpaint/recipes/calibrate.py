@@ -69,7 +69,8 @@ def calibrate_model(ask: Ask, **how: Any) -> Calibration:
     listed = cases(ask, model)
     denoise = in_turn([find_denoiser(model, case) for case in listed])
     found = calibrate(denoise, gaussian, model.schedule, seeds=ask.seeds, **how)
-    asked = {"model": model.name, "cases": [str(case) for case in listed], "statistics": dict(sampler.theory.about)}
+    asked = {"model": model.name, "place": ask.model, "cases": [str(case) for case in listed]}
+    asked["statistics"] = dict(sampler.theory.about)
     return replace(found, about=asked | found.about)
 
 
