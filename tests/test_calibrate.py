@@ -15,13 +15,14 @@ from underpaint.cli import app
 from underpaint.models.gaussian_scheduler import GaussianExponentialScheduler
 from underpaint.models.record import record
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, Schedule
-from underpaint.recipes.calibrate import calibrate, solve_finely
+from underpaint.recipes.calibrate import Judge, _least_squares, calibrate, solve_finely
 from underpaint.recipes.generate import Request, generate
 from underpaint.sampling.fitted import (
     LOOK_BACK,
     TERMS,
     Calibration,
     Plan,
+    combine,
     fingerprint,
     fitted_exponential,
     jumping,
@@ -146,9 +147,36 @@ def test_plans_are_much_nearer_than_plain_solvers_on_seeds_they_never_saw(
         solver, grid = found.solver(gaussian, plan.calls)
         run = sample(data, x, grid, solver)
         assert run.nfe == plan.calls
-        error = (gaussian.covariance.analyse(run.final - gaussian.mean) - exact.final).square().mean(1).sqrt().mean()
+        error = (gaussian.covariance.analyse(run.final - gaussian.mean) - exact.final).square().mean().sqrt()
         assert error < 0.5 * plan.errors["plain"]
         assert error < 3 * plan.errors["held_out"]
+
+
+@pytest.mark.parametrize("part", range(3))
+def test_each_part_of_the_seeds_is_solved_with_what_was_fitted_to_the_others(part: int) -> None:
+    generator = torch.Generator().manual_seed(8)
+    terms, wanted = (torch.randn(*shape, 9, 6, generator=generator, dtype=torch.float64) for shape in ((4,), ()))
+    others = torch.arange(9) % 3 != part
+    used = torch.arange(9) % 3 != torch.arange(3).unsqueeze(1)
+    found = _least_squares(terms, wanted, used)
+    expected = torch.linalg.lstsq(terms[:, others].flatten(1).T, wanted[others].flatten().unsqueeze(1)).solution
+    assert_close(found[part], expected.squeeze(1), rtol=1e-4, atol=1e-5)
+    rows = combine(found[torch.arange(9) % 3], terms)
+    assert_close(rows[~others], combine(found[part], terms)[~others])
+    assert_close(combine(found[part], terms), (found[part].view(-1, 1, 1) * terms).sum(0))
+
+
+def test_levels_are_chosen_for_seeds_that_coefficients_were_not_fitted_to(
+    known: tuple[Mixture, Gaussian, Calibration],
+) -> None:
+    """The error of the fit is then about that of held-out seeds, where coefficients fitted to the same few seeds would
+    promise far too much."""
+    data, gaussian, _ = known
+    few = calibrate(data, gaussian, DDPM(), (5,), range(4), HELD, fine=100, effort=10).plans[0]
+    seen = solve_finely(data, gaussian, DDPM(), range(4), 100)
+    promised = Judge(data, gaussian, DDPM(), seen, range(4)).error(few)
+    assert promised < 0.7 * few.errors["fit"]
+    assert few.errors["fit"] > 0.5 * few.errors["held_out"]
 
 
 def test_a_gaussian_that_misleads_leaves_the_plain_solver() -> None:

@@ -2,9 +2,11 @@
 
 The coefficients are those of least squares, step by step: the denoiser is called at the states that the steps before
 have led to, and the next state is fitted to where the fine solution is at the next level. So each step also mends what
-those before it have missed. The levels are those that leave the least error at the end, moved one at a time.
+those before it have missed. The levels are those that leave the least error at the end, moved one at a time. While
+they are sought, every seed is solved with coefficients that were fitted to others: a few seeds that are harder than the
+rest make most of the error, and are easily fitted to no avail.
 
-What was fitted is held against plain solvers on other seeds; where one of these does better, the plan is that solver.
+What was fitted is held against plain solvers on further seeds; where one of these does better, the plan is that solver.
 """
 
 from __future__ import annotations
@@ -30,7 +32,11 @@ from .progress import Progress, silent
 _RIDGE = 1e-6
 #: How far a level is moved at first and at last, as a share of the way to its neighbour in log(sigma/alpha).
 _MOVES = (0.5, 0.25, 0.12)
-#: The plain solvers that a plan has to beat, each at the best of three grids.
+#: Parts of the seeds; the levels are chosen for the error of each part under coefficients fitted to the others.
+_FOLDS = 4
+#: Karras22's rho of the guesses, besides levels even in log(sigma/alpha), and of the grids of plain solvers.
+_RHO = (5.0, 7.0, 10.0, 15.0)
+#: The plain solvers that a plan has to beat, each at the best grid.
 _PLAIN = ("euler", "dpmpp-2m", "dpmpp-3m")
 
 
@@ -69,7 +75,7 @@ def calibrate_model(ask: Ask, **how: Any) -> Calibration:
     listed = cases(ask, model)
     denoise = in_turn([find_denoiser(model, case) for case in listed])
     found = calibrate(denoise, gaussian, model.schedule, seeds=ask.seeds, **how)
-    asked = {"model": model.name, "place": ask.model, "cases": [str(case) for case in listed]}
+    asked: dict[str, Any] = {"model": model.name, "place": ask.model, "cases": [str(case) for case in listed]}
     asked["statistics"] = dict(sampler.theory.about)
     return replace(found, about=asked | found.about)
 
@@ -143,9 +149,10 @@ def calibrate(
     plans: list[Plan] = []
     best: _Run | None = None
     for count in wanted:
-        fit = _Fit(denoise, gaussian, solution)
+        fit = _Fit(denoise, gaussian, solution, parts=min(_FOLDS, len(seeds)))
         best = _search(fit, _guesses(solution.level, gaussian, count, best), effort)
-        plans.append(judge.choose(_plan(best, solution.level), best.loss))
+        whole = _Fit(denoise, gaussian, solution).run(best.path)
+        plans.append(judge.choose(_plan(whole, solution.level), best.loss))
         advance()
     about = {"seeds": list(seeds), "held_out": list(held_out), "fine": fine, "effort": effort}
     return Calibration(tuple(plans), about | {"gaussian": fingerprint(gaussian)})
@@ -162,12 +169,12 @@ class Judge:
     seeds: Sequence[int]
 
     def error(self, plan: Plan) -> float:
-        """The distance to the fine solution that a plan leaves, averaged over the seeds."""
+        """The distance to the fine solution that a plan leaves, root mean square over seeds and numbers."""
         solver, level = Calibration((plan,), {}).solver(self.gaussian, plan.calls)
         mean = self.gaussian.mean
         noise = initial_noise(self.seeds, len(mean), level[0], mean.dtype).to(mean.device)
         final = sample(self.denoise, noise, level, solver, every=len(level)).final
-        return float(_distances(self.gaussian.covariance.analyse(final - mean), self.solution.final, len(mean)).mean())
+        return _rms(_distances(self.gaussian.covariance.analyse(final - mean), self.solution.final, len(mean)))
 
     def choose(self, plan: Plan, fit: float) -> Plan:
         """The plan, or the best plain solver at as many calls where that is nearer."""
@@ -180,11 +187,11 @@ class Judge:
         return replace(plain[errors.index(min(errors))], errors=errors_of)
 
     def grids(self, steps: int) -> list[NoiseLevel]:
-        """From end to end of the fine solution, even in log(sigma/alpha) and by Karras22's rule of rho 7 and 15."""
+        """From end to end of the fine solution, even in log(sigma/alpha) and by Karras22's rule."""
         level = self.solution.level
         infinite = not bool(torch.isfinite(level.ratio[0]))
         high, low = float(level.ratio[int(infinite)]), float(level.ratio[-1])
-        spaced = [spaced_ratios(steps - infinite, high, low, rho) for rho in (math.inf, 7.0, 15.0)]
+        spaced = [spaced_ratios(steps - infinite, high, low, rho) for rho in (math.inf, *_RHO)]
         first = [level[0]] if infinite else []
         return [NoiseLevel.join(*first, self.schedule.level(ratios), NoiseLevel.clean()) for ratios in spaced]
 
@@ -194,10 +201,14 @@ def _distances(found: Tensor, wanted: Tensor, dimension: int) -> Tensor:
     return ((found - wanted).double().square().sum(1) / dimension).sqrt()
 
 
+def _rms(errors: Tensor) -> float:
+    return float(errors.square().mean().sqrt())
+
+
 @dataclass(frozen=True, eq=False)
 class _Run:
     """One pass through the levels ``path`` of a fine solution: state before each call and at the end, images seen,
-    coefficients of each step, error of each seed [B]."""
+    coefficients of each step for each part of the seeds [P, F], error of each seed [B]."""
 
     path: tuple[int, ...]
     states: list[Tensor]
@@ -207,14 +218,22 @@ class _Run:
 
     @property
     def loss(self) -> float:
-        return float(self.errors.mean())
+        return _rms(self.errors)
 
 
 class _Fit:
-    """Fits coefficients along paths through the levels of a fine solution, and counts its calls."""
+    """Fits coefficients along paths through the levels of a fine solution, and counts its calls.
 
-    def __init__(self, denoise: Denoiser, gaussian: Gaussian, fine: FineSolution) -> None:
+    Seed i is in part i modulo ``parts``, and each part is solved with what was fitted to the others; if there is but
+    one part, with what was fitted to it.
+    """
+
+    def __init__(self, denoise: Denoiser, gaussian: Gaussian, fine: FineSolution, parts: int = 1) -> None:
         self.denoise, self.gaussian, self.fine = denoise, gaussian, fine
+        self.part = torch.arange(fine.states.shape[1], device=fine.states.device) % parts
+        self.used = self.part != torch.arange(parts, device=self.part.device).unsqueeze(1)
+        if parts == 1:
+            self.used = ~self.used
         self.variances, self.calls = gaussian.covariance.variances, 0
 
     def run(self, path: tuple[int, ...], known: _Run | None = None) -> _Run:
@@ -244,8 +263,8 @@ class _Fit:
         start = flown(states[i], here, there, self.variances)
         past: list[Seen] = [(fine.level[path[j]], states[j], seen[j]) for j in range(i, max(i - LOOK_BACK, -1), -1)]
         terms = step_terms(past, there, self.variances)
-        weights = _least_squares(terms, wanted - start)
-        return weights, start + combine(weights, terms)
+        weights = _least_squares(terms, wanted - start, self.used)
+        return weights, start + combine(weights[self.part], terms)
 
     def _landed(self, index: int) -> Tensor:
         return flown(self.fine.states[0], self.fine.level[0], self.fine.level[index], self.variances)
@@ -258,32 +277,34 @@ class _Fit:
             return gaussian.covariance.analyse(self.denoise(x, level) - gaussian.mean)
 
 
-def _least_squares(terms: Tensor, wanted: Tensor) -> Tensor:
-    """Coefficients [F] of terms [F, B, K] nearest to what is wanted [B, K]."""
-    rows = terms.double().flatten(1)
-    gram, moment = rows @ rows.T, rows @ wanted.double().flatten()
-    size = gram.diagonal().sqrt()
+def _least_squares(terms: Tensor, wanted: Tensor, used: Tensor) -> Tensor:
+    """Coefficients [P, F] of terms [F, B, K] nearest to what is wanted [B, K], in the rows that are used [P, B]."""
+    rows, used = terms.double().transpose(0, 1), used.double()
+    gram = torch.einsum("pb,bfg->pfg", used, rows @ rows.mT)
+    moment = torch.einsum("pb,bf->pf", used, (rows @ wanted.double().unsqueeze(2)).squeeze(2))
+    size = gram.diagonal(dim1=1, dim2=2).sqrt()
     size = torch.where(size > 0, size, 1.0)
-    gram = gram / size / size.unsqueeze(1) + _RIDGE * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return (torch.linalg.solve(gram, moment / size) / size).cpu()
+    gram = gram / size.unsqueeze(1) / size.unsqueeze(2)
+    gram = gram + _RIDGE * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve(gram, moment / size) / size
 
 
 def _plan(run: _Run, level: NoiseLevel) -> Plan:
     coefficients = torch.zeros(len(run.path), LOOK_BACK, TERMS, dtype=torch.float64)
-    for step, fitted in zip(coefficients, run.coefficients, strict=True):
+    for step, (fitted,) in zip(coefficients, run.coefficients, strict=True):
         step.view(-1)[: len(fitted)] = fitted
     return Plan(NoiseLevel.join(level[0], level[torch.tensor(run.path)], NoiseLevel.clean()), coefficients)
 
 
 def _guesses(level: NoiseLevel, gaussian: Gaussian, count: int, fewer: _Run | None) -> list[tuple[int, ...]]:
     """Paths to begin from, where the first feature emerges: even in log(sigma/alpha) down to several levels, which
-    suits few calls; by Karras22's rule of rho 7, which suits many; and the path of fewer calls, with more on it."""
+    suits few calls; by Karras22's rule, which suits many; and the path of fewer calls, with more on it."""
     time = level.log_ratio
     first = 0.5 * math.log(4 * float(gaussian.covariance.variances.max()) + 1e-12)
     low = float(time[-1])
     high = max(min(float(time[1]), first), low + 0.5 * (float(time[1]) - low))
     paths = [_nearest(time, torch.linspace(high, high + (low - high) * share, count)) for share in (0.5, 0.65, 0.8)]
-    paths.append(_nearest(time, spaced_ratios(count, math.exp(high), math.exp(low), 7.0).log()))
+    paths += [_nearest(time, spaced_ratios(count, math.exp(high), math.exp(low), rho).log()) for rho in _RHO]
     if fewer is not None:
         known = time[torch.tensor(fewer.path)]
         place = torch.linspace(0, len(known) - 1, count, dtype=torch.float64)

@@ -82,8 +82,8 @@ def step_terms(seen: Sequence[Seen] | deque[Seen], there: NoiseLevel, variances:
 
 
 def combine(coefficients: Tensor, terms: Tensor) -> Tensor:
-    """Their weighted sum [B, K]."""
-    return torch.einsum("f,fbk->bk", coefficients.to(terms), terms)
+    """Their sum [B, K] with the same coefficients [F] for all rows, or each with its own [B, F]."""
+    return torch.einsum("bf,fbk->bk", coefficients.to(terms).expand(terms.shape[1], -1), terms)
 
 
 def jumping(gaussian: Gaussian, solver: Solver) -> Solver:
@@ -106,7 +106,8 @@ class Plan:
         coefficients: [N, 3, 4] float64, of `fitted_exponential`; None where a plain solver did better.
         solver: the name of that plain solver.
         errors: root mean square distances to the fine solution, in units of the data: what was fitted, on the seeds of
-            the fit ("fit") and on held-out ones, and the best plain solver on these ("plain").
+            the fit, each solved with what was fitted to others ("fit"), and on held-out ones, and the best plain solver
+            on these ("plain").
     """
 
     level: NoiseLevel
