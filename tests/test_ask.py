@@ -15,7 +15,18 @@ from underpaint.data.store import load_gaussian, save_gaussian
 from underpaint.models.load import load_model
 from underpaint.models.model import Model
 from underpaint.noise import DDPM
-from underpaint.recipes.ask import Ask, Case, Theory, as_condition, cases, find_denoiser, load_theory, only, prepare
+from underpaint.recipes.ask import (
+    Ask,
+    Case,
+    Theory,
+    as_condition,
+    cases,
+    find_denoiser,
+    in_turn,
+    load_theory,
+    only,
+    prepare,
+)
 from underpaint.sampling.trajectory import initial_noise
 from underpaint.theory.covariance import Covariance
 from underpaint.theory.gaussian import Gaussian
@@ -79,6 +90,13 @@ def test_denoisers_are_those_of_the_cases():
         torch.testing.assert_close(find_denoiser(model, case)(x, level), expected, rtol=1e-5, atol=1e-5)
         guided = Theory(GAUSSIANS[""], {p: GAUSSIANS[p] for p in ("an apple", "a bear")}).guided(case)
         torch.testing.assert_close(guided(x, level), expected)
+
+
+@pytest.mark.parametrize(("seeds", "turns"), [(None, [0, 1, 2, 0, 1]), ([7, 3, 2, 2, 10], [1, 0, 2, 2, 1])])
+def test_denoisers_take_rows_in_turn(seeds: list[int] | None, turns: list[int]):
+    level, x = DDPM().grid(2)[0], torch.arange(10.0).reshape(5, 2)
+    found = in_turn([lambda x, level, k=k: 100.0 * k + x for k in range(3)], seeds)(x, level)
+    assert found.tolist() == (x + 100 * torch.tensor(turns).unsqueeze(1)).tolist()
 
 
 def test_guidance_between_unequal_covariances_is_integrated():

@@ -224,13 +224,14 @@ class _Run:
 class _Fit:
     """Fits coefficients along paths through the levels of a fine solution, and counts its calls.
 
-    Seed i is in part i modulo ``parts``, and each part is solved with what was fitted to the others; if there is but
-    one part, with what was fitted to it.
+    Seeds that follow on each other make a part, so that cases in turn are in all parts; each part is solved with what
+    was fitted to the others. A single part is solved with what was fitted to itself.
     """
 
     def __init__(self, denoise: Denoiser, gaussian: Gaussian, fine: FineSolution, parts: int = 1) -> None:
         self.denoise, self.gaussian, self.fine = denoise, gaussian, fine
-        self.part = torch.arange(fine.states.shape[1], device=fine.states.device) % parts
+        count = fine.states.shape[1]
+        self.part = torch.arange(count, device=fine.states.device) * parts // count
         self.used = self.part != torch.arange(parts, device=self.part.device).unsqueeze(1)
         if parts == 1:
             self.used = ~self.used
