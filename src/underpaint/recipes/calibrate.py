@@ -35,9 +35,9 @@ _MOVES = (0.5, 0.25, 0.12)
 #: Parts of the seeds; the levels are chosen for the error of each part under coefficients fitted to the others.
 _FOLDS = 4
 #: Karras22's rho of the guesses, besides levels even in log(sigma/alpha), and of the grids of plain solvers.
-_RHO = (5.0, 7.0, 10.0, 15.0)
+_RHO = (5.0, 7.0, 15.0)
 #: The plain solvers that a plan has to beat, each at the best grid.
-_PLAIN = ("euler", "dpmpp-2m", "dpmpp-3m")
+_PLAIN = ("dpmpp-2m", "dpmpp-3m")
 
 
 @dataclass(frozen=True, eq=False)
