@@ -424,6 +424,8 @@ def test_tables_and_figures(found: tuple[Workbench, Bench], tmp_path: Path) -> N
         assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
     text = (tmp_path / "table.md").read_text()
     assert text == page(result)
+    assert text.startswith("# Few calls and Fréchet distance: ")
+    assert page(replace(result, setup=result.setup | {"samples": 0})).startswith("# Few calls: ")
     (score,) = (s for s in result.of("best", "UniPC") if s.calls == 4)
     assert str(score.cell) == f"UniPC-{score.cell.solver[6:]}, {score.cell.grid}"
     assert f"{score.rms:.4g} ({score.cell.solver[6:]}, {score.cell.grid})" in text

@@ -263,7 +263,7 @@ def test_a_benchmark_is_stored_as_its_table_under_its_command(
     (tmp_path / "stored").mkdir()
     (tmp_path / "results.json").write_text(json.dumps({"setup": BENCH, "table": []}))
     (tmp_path / "table.md").write_text("# Few calls\n\nWords.\n\n## At best\n\n| a | b |\n")
-    assert results.store(tmp_path / "results.json").name == "bench-emoji-scenes.md"
+    assert results.store(tmp_path / "results.json").name == "bench-emoji-scenes-frechet.md"
     page = results.on_page_markdown("before\n\n<!-- peers -->")
     assert page.startswith("before\n\n### Few calls\n\n```bash\nunderpaint bench --model emoji-scenes ")
     assert page.endswith("```\n\nWords.\n\n#### At best\n\n| a | b |\n")
@@ -273,6 +273,8 @@ def test_a_benchmark_is_stored_as_its_table_under_its_command(
     assert (options["--prompt"], options["--guidance"], options["--samples"]) == ("a red apple", "3", "300")
     flags = {flag for parameter in COMMANDS["bench"].params for flag in parameter.opts}
     assert set(options) <= flags
+    (tmp_path / "results.json").write_text(json.dumps({"setup": BENCH | {"samples": 0}, "table": []}))
+    assert results.store(tmp_path / "results.json").name == "bench-emoji-scenes.md"
 
 
 def test_a_calibrated_benchmark_names_both_commands(hook: Any) -> None:

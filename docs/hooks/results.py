@@ -2,7 +2,8 @@
 
 ``<!-- claims -->`` stands for the paper's claims, and ``<!-- teleport -->`` for Fréchet distances, from a MODEL.json
 for each model: what the book shows of the results of `underpaint report`. ``<!-- peers -->`` stands for solvers
-compared, from a bench-MODEL.md for each model: the table of `underpaint bench` under its command. Both are stored by
+compared, from a bench-MODEL.md for each model, and a bench-MODEL-frechet.md where Fréchet distances were measured too:
+the table of `underpaint bench` under its command. All are stored by
 
     python docs/hooks/results.py report/results.json bench/results.json
 """
@@ -50,7 +51,7 @@ def store(path: Path) -> Path:
     else:
         table = re.sub("^#", "###", path.with_name("table.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
         heading, _, rest = table.partition("\n")
-        place = STORED / f"bench-{name}.md"
+        place = STORED / f"bench-{name}{'-frechet' if results['setup']['samples'] else ''}.md"
         commands = "\n".join(bench_commands(results["setup"]))
         text = f"{heading}\n\n```bash\n{commands}\n```\n{rest}"
     write_text(place, text)
