@@ -64,8 +64,9 @@ def write_parquet(result: Bench, path: str | Path) -> None:
 def page(result: Bench) -> str:
     """The tables in Markdown, with what each number is."""
     about, calls = result.setup, result.setup["calls"]
+    what = "Few calls and Fréchet distance" if about["samples"] else "Few calls"
     parts = [
-        f"# Few calls{' and Fréchet distance' if about['samples'] else ''}: {about['model']}, {'; '.join(about['cases'])}",
+        f"# {what}: {about['model']}, {'; '.join(about['cases'])}",
         f"Root mean square distance, per number, to the model's own fine solution (Heun, {about['fine']} steps; to one "
         f"of half as many steps it is {result.floor:.2g}), from the same noise, over {len(about['seeds'])} held-out "
         f"seeds. Grid and variant of every family were chosen on {len(about['tuning'])} other seeds. Calls are those "
