@@ -51,7 +51,7 @@ def bench(
     calibration: Annotated[
         Path | None, typer.Option("--calibration", help="Plans of `underpaint calibrate`, to be compared too.")
     ] = None,
-    fine: Annotated[int, typer.Option("--fine", help="Steps of the solution that all are compared with.")] = 100,
+    fine: Annotated[int, typer.Option("--fine", help="Steps of the solution that all are compared with.")] = 200,
     samples: Annotated[int, typer.Option("--samples", help="For Fréchet distances; 0 leaves them out.")] = 0,
     steps: StepsOption = 20,
     solver: SolverOption = "dpmpp-2m",

@@ -21,7 +21,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from ..noise import NoiseLevel
-from ..sampling.exponential import gaussian_exponential
+from ..sampling.exponential import Ending, gaussian_exponential
 from ..sampling.fitted import Calibration, Plan, read_calibration, write_calibration
 from ..sampling.trajectory import Solver, Step
 from ..theory.gaussian import Gaussian
@@ -52,7 +52,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
     Args:
         layout: the scheduler that lays the levels.
         gaussian: statistics of the data, of class or prompt if they are known.
-        order, corrector: of `gaussian_exponential`.
+        order, corrector, ending: of `gaussian_exponential`; it ends as the schedulers of diffusers do unless told.
         calibration: what `underpaint calibrate` found for this network with this Gaussian.
     """
 
@@ -72,13 +72,14 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         order: int = 1,
         corrector: bool = True,
         calibration: Calibration | None = None,
+        ending: Ending = "denoised",
     ) -> None:
-        gaussian_exponential(gaussian, order, corrector)  # so that what is wrong shows here
+        gaussian_exponential(gaussian, order, corrector, ending)  # so that what is wrong shows here
         if calibration is not None:
             calibration.check(gaussian)
         self.layout, self.gaussian, self.calibration = layout, gaussian, calibration
         self._forget()
-        ours: dict[str, Any] = {"integrator_order": order, "corrector": corrector}
+        ours: dict[str, Any] = {"integrator_order": order, "corrector": corrector, "ending": ending}
         if _is_flow(layout):
             ours["prediction_type"] = "flow_prediction"  # which the class says there
         self.register_to_config(**{**layout.config, **ours})  # type: ignore[no-untyped-call]
@@ -93,6 +94,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         order: int | None = None,
         corrector: bool | None = None,
         calibration: Calibration | str | Path | None = None,
+        ending: Ending | None = None,
         **kwargs: Any,
     ) -> Any:
         """The scheduler for a pipeline whose own has that config.
@@ -100,7 +102,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         Args:
             config: of any scheduler of diffusers for betas, EDM or flow matching, or of this one.
             gaussian: a `Gaussian`, or a file of one.
-            order, corrector: by default what the config says, or 1 and True.
+            order, corrector, ending: by default what the config says, or 1, True and "denoised".
             calibration: a `Calibration`, or a file of one.
             kwargs: changes to the config, such as ``use_exponential_sigmas=True`` for levels even in log(sigma/alpha),
                 which serve at few calls.
@@ -124,6 +126,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             config.get("integrator_order", 1) if order is None else order,
             config.get("corrector", True) if corrector is None else corrector,
             read_calibration(calibration) if isinstance(calibration, str | Path) else calibration,
+            config.get("ending", "denoised") if ending is None else ending,
         )
         return (scheduler, {}) if return_unused_kwargs else scheduler
 
@@ -320,7 +323,9 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         """That of the plan from its beginning; its coefficients do not serve from the middle."""
         if self._plan and index == 0:
             return self._plan.after_jump(self.gaussian)
-        return gaussian_exponential(self.gaussian, self.config["integrator_order"], self.config["corrector"])
+        return gaussian_exponential(
+            self.gaussian, self.config["integrator_order"], self.config["corrector"], self.config["ending"]
+        )
 
     def _continues(self, index: int, sample: Tensor) -> bool:
         """Whether a state is the one that the last step returned, but for rounding."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import assets
+from ..analysis.summary import root_mean_square
 from ..metrics.frechet import FrechetScore, read_reference
 from ..sampling.fitted import read_calibration
 from .ask import Ask, Case, cases, describe, prepare
@@ -243,11 +244,6 @@ def _setup(workbench: Workbench) -> dict[str, Any]:
     listed = [str(case) for case in workbench.cases]
     more = {"place": workbench.place, "cases": listed, "features": features, "calibration": plans}
     return about | asdict(workbench.settings) | more
-
-
-def root_mean_square(errors: Tensor) -> float:
-    """Of the errors [B] of seeds, each a root mean square itself."""
-    return float(errors.square().mean().sqrt())
 
 
 def _ratios(found: Sequence[Score]) -> Iterator[Ratio]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from ..metrics.features import FeatureSet
 from ..metrics.frechet import Statistics
 from ..noise import NoiseLevel
-from ..sampling.exponential import gaussian_exponential
+from ..sampling.exponential import EXPONENTIALS, named_exponential
 from ..sampling.fitted import Calibration
 from ..sampling.teleport import steps_above
 from ..sampling.trajectory import Solver, initial_noise, sample
@@ -30,8 +30,6 @@ from .ask import Case, Sampler, describe, find_denoiser, in_turn, network_calls
 from .chunks import chunk_name, digest, gaussian_tensors, kept, weights_digest
 from .peers import FAMILIES, GRIDS, grids, lay, lay_default, peer, steps_of
 
-#: Variants of `gaussian_exponential`: its order, c for corrector.
-EXPONENTIALS = {f"exponential-{n}{'c' if c else ''}": (n, c) for n in (1, 2, 3) for c in (False, True)}
 #: Families of ours: from the first level; after a jump; and as a calibration has planned it.
 OURS = ("exponential", "teleported", "calibrated")
 #: Where to jump to, in units of the largest standard deviation of the data, and the grids that follow.
@@ -73,7 +71,8 @@ class Settings:
         seeds, tuning: held-out seeds, and those that choices are made on.
         solvers: families, of `FAMILIES` and `OURS`; none means all that can be run.
         grids: of `GRIDS`; those that the model's schedule has.
-        fine: steps (Heun, two calls each) of the solution that all are compared with.
+        fine: steps of the solution that all are compared with: diffusers' UniPC of order 3, which is nearer to the
+            limit of ever more steps than Heun is with as many calls.
         samples: for Fréchet distances; 0 for none.
         batch: seeds solved and stored at a time.
     """
@@ -83,7 +82,7 @@ class Settings:
     tuning: tuple[int, ...] = tuple(range(16))
     solvers: tuple[str, ...] = ()
     grids: tuple[str, ...] = GRIDS
-    fine: int = 100
+    fine: int = 200
     samples: int = 0
     batch: int = 64
 
@@ -146,12 +145,12 @@ class Workbench:
     @property
     def fine(self) -> Cell:
         """The solution that all are compared with."""
-        return Cell("heun", "log", self.settings.fine)
+        return Cell("UniPC-3 bh2", "log", self.settings.fine)
 
     @property
     def half(self) -> Cell:
         """The same with half as many steps: how far it is from the fine one is how fine that is."""
-        return Cell("heun", "log", self.settings.fine // 2)
+        return Cell("UniPC-3 bh2", "log", self.settings.fine // 2)
 
     @property
     def calls_each(self) -> int:
@@ -201,7 +200,7 @@ class Workbench:
             return self._plan(cell)[0]
         if cell.solver in EXPONENTIALS:
             assert self.gaussian is not None
-            return gaussian_exponential(self.gaussian, *EXPONENTIALS[cell.solver])
+            return named_exponential(cell.solver, self.gaussian)
         return peer(cell.solver)
 
     def _plan(self, cell: Cell) -> tuple[Solver, NoiseLevel]:
@@ -210,8 +209,8 @@ class Workbench:
         return self.calibration.solver(self.sampler.theory.everything, cell.steps)
 
     def solve(self, cell: Cell, seeds: Sequence[int]) -> tuple[Tensor, int]:
-        """Final rows [B, D], and calls of the denoiser. All begin with the same noise, and end as their solver ends:
-        peers on the grids of `lay`, and the fine solution, with the denoised image at their last level above 0."""
+        """Final rows [B, D], and calls of the denoiser. All begin with the same noise, and on the grids of
+        `lay` end with the denoised image at their last level above 0."""
         level = self.level(cell)
         x = initial_noise(seeds, self.sampler.model.dimension, level[0])
         if cell.skip:
@@ -279,6 +278,7 @@ class Workbench:
             "weights": self._weights,
             "levels": digest(tensors),
             "gaussian": self._statistics if ours else None,
+            **({"ending": "denoised"} if cell.solver in EXPONENTIALS else {}),
         }
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..analysis.summary import geometric_mean, root_mean_square
 from ..noise import NoiseLevel, Schedule, spaced_ratios
 from ..sampling.exponential import gaussian_exponential
 from ..sampling.fitted import LOOK_BACK, TERMS, Calibration, Plan, Seen, combine, fingerprint, flown, step_terms
@@ -26,6 +27,7 @@ from ..sampling.trajectory import initial_noise, sample
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .ask import Ask, cases, find_denoiser, in_turn, prepare
+from .levels import FineSolution, shortest_path, smoothed, step_losses
 from .progress import Progress, silent
 
 #: Ridge of the least squares, as a share of each term's own square.
@@ -37,22 +39,11 @@ _FOLDS = 4
 #: Karras22's rho of the guesses, besides levels even in log(sigma/alpha), and of the grids of plain solvers.
 _RHO = (5.0, 7.0, 15.0)
 #: The plain solvers that a plan has to beat, each at the best grid.
-_PLAIN = ("dpmpp-2m", "dpmpp-3m")
-
-
-@dataclass(frozen=True, eq=False)
-class FineSolution:
-    """States of the seeds at many levels, as precise as these: what plans are fitted to.
-
-    Attributes:
-        level: L levels, the last the lowest of the schedule that is noisy.
-        states: centred, in coordinates of the covariance, [L, B, K].
-        final: the denoised image at the last level, likewise [B, K].
-    """
-
-    level: NoiseLevel
-    states: Tensor
-    final: Tensor
+_PLAIN = ("dpmpp-3m", "exponential-2c", "exponential-3c")
+#: Steps of a schedule's own grid, whose first and last level above 0 all others lie between.
+_FINEST = 1000
+#: Seeds whose fine solutions say what a step loses.
+_DRAWN = 32
 
 
 def calibrate_model(ask: Ask, **how: Any) -> Calibration:
@@ -88,23 +79,37 @@ def solve_finely(
     steps: int = 250,
     progress: Progress = silent,
 ) -> FineSolution:
-    """Solve on the schedule's own grid, whose last level above 0 is where samplers end; memory O(steps B D).
+    """Solve at levels even in log(sigma/alpha), down to the schedule's last above 0; memory O(steps B D).
 
     The denoised image there is the end of the solution: below it, the denoiser has not been trained.
     """
-    level = schedule.grid(steps)[:-1]
+    level = _span(schedule, steps)
     covariance, mean = gaussian.covariance, gaussian.mean
     x = initial_noise(seeds, gaussian.dimension, level[0], mean.dtype).to(mean.device)
-    states = [covariance.analyse(x - level.alpha[0].to(x) * mean)]
-    advance = progress("fine solution", len(level) - 1)
+    states, seen = [covariance.analyse(x - level.alpha[0].to(x) * mean)], []
+    advance = progress("fine solution", len(level))
 
     def keep(index: int, x: Tensor, denoised: Tensor) -> None:
         states.append(covariance.analyse(x - level.alpha[index + 1].to(x) * mean))
+        seen.append(covariance.analyse(denoised - mean))
         advance()
 
-    final = sample(denoise, x, level, gaussian_exponential(gaussian, 2, corrector=True), keep, every=len(level)).final
+    solver = gaussian_exponential(gaussian, 3, corrector=True)
+    final = sample(denoise, x, level, solver, keep, every=len(level)).final
     with torch.no_grad():
-        return FineSolution(level, torch.stack(states), covariance.analyse(denoise(final, level[-1]) - mean))
+        seen.append(covariance.analyse(denoise(final, level[-1]) - mean))
+    advance()
+    return FineSolution(level, torch.stack(states), torch.stack(seen))
+
+
+def _span(schedule: Schedule, steps: int, rho: float = math.inf) -> NoiseLevel:
+    """Levels from end to end of a schedule, the first without signal if that is: even in log(sigma/alpha), or in
+    (sigma/alpha)^(1/rho)."""
+    whole = schedule.grid(_FINEST)[:-1]
+    infinite = int(not bool(torch.isfinite(whole.ratio[0])))
+    spaced = spaced_ratios(steps - infinite, float(whole.ratio[infinite]), float(whole.ratio[-1]), rho)
+    level = schedule.level(spaced)
+    return NoiseLevel.join(whole[0], level) if infinite else level
 
 
 def calibrate(
@@ -145,14 +150,16 @@ def calibrate(
     solution = solve_finely(denoise, gaussian, schedule, seeds, fine, progress)
     unseen = solve_finely(denoise, gaussian, schedule, held_out, fine, progress)
     judge = Judge(denoise, gaussian, schedule, unseen, held_out)
+    losses = step_losses(_some(solution), gaussian.covariance.variances, wanted[0])
     advance = progress("plans", len(wanted))
     plans: list[Plan] = []
     best: _Run | None = None
     for count in wanted:
+        shortest = shortest_path(losses, count)
         fit = _Fit(denoise, gaussian, solution, parts=min(_FOLDS, len(seeds)))
-        best = _search(fit, _guesses(solution.level, gaussian, count, best), effort)
+        best = _search(fit, _guesses(solution.level, gaussian, count, best, shortest), effort)
         whole = _Fit(denoise, gaussian, solution).run(best.path)
-        plans.append(judge.choose(_plan(whole, solution.level), best.loss))
+        plans.append(judge.choose(_plan(whole, solution.level), shortest, geometric_mean(best.errors)))
         advance()
     about = {"seeds": list(seeds), "held_out": list(held_out), "fine": fine, "effort": effort}
     return Calibration(tuple(plans), about | {"gaussian": fingerprint(gaussian)})
@@ -169,40 +176,45 @@ class Judge:
     seeds: Sequence[int]
 
     def error(self, plan: Plan) -> float:
-        """The distance to the fine solution that a plan leaves, root mean square over seeds and numbers."""
+        """The distance to the fine solution that a plan leaves, geometric mean over seeds."""
         solver, level = Calibration((plan,), {}).solver(self.gaussian, plan.calls)
         mean = self.gaussian.mean
         noise = initial_noise(self.seeds, len(mean), level[0], mean.dtype).to(mean.device)
         final = sample(self.denoise, noise, level, solver, every=len(level)).final
-        return _rms(_distances(self.gaussian.covariance.analyse(final - mean), self.solution.final, len(mean)))
+        return geometric_mean(
+            _distances(self.gaussian.covariance.analyse(final - mean), self.solution.final, len(mean))
+        )
 
-    def choose(self, plan: Plan, fit: float) -> Plan:
-        """The plan, or the best plain solver at as many calls where that is nearer."""
+    def choose(self, plan: Plan, path: tuple[int, ...], fit: float) -> Plan:
+        """The plan, or the best plain solver at as many calls where that is nearer.
+
+        Args:
+            plan: what was fitted.
+            path: levels of the fine solution where steps lose least, for plain solvers.
+            fit: the error of the fit.
+        """
         mine = self.error(plan)
-        plain = [Plan(grid, solver=name) for grid in self.grids(plan.calls) for name in _PLAIN]
+        plain = [Plan(grid, solver=name) for grid in self.grids(path) for name in _PLAIN]
         errors = [self.error(other) for other in plain]
         errors_of = {"fit": fit, "held_out": mine, "plain": min(errors)}
         if mine <= min(errors):
             return replace(plan, errors=errors_of)
         return replace(plain[errors.index(min(errors))], errors=errors_of)
 
-    def grids(self, steps: int) -> list[NoiseLevel]:
-        """From end to end of the fine solution, even in log(sigma/alpha) and by Karras22's rule."""
+    def grids(self, path: tuple[int, ...]) -> list[NoiseLevel]:
+        """Of as many levels as a path has: even in log(sigma/alpha) and by Karras22's rule; the path, and smoothed."""
         level = self.solution.level
         infinite = not bool(torch.isfinite(level.ratio[0]))
-        high, low = float(level.ratio[int(infinite)]), float(level.ratio[-1])
-        spaced = [spaced_ratios(steps - infinite, high, low, rho) for rho in (math.inf, *_RHO)]
-        first = [level[0]] if infinite else []
-        return [NoiseLevel.join(*first, self.schedule.level(ratios), NoiseLevel.clean()) for ratios in spaced]
+        even = smoothed(level, path)[int(infinite) :].exp()
+        spaced = self.schedule.level(even)
+        grids = [_span(self.schedule, len(path), rho) for rho in (math.inf, *_RHO)]
+        grids += [level[torch.tensor(path)], NoiseLevel.join(level[0], spaced) if infinite else spaced]
+        return [NoiseLevel.join(grid, NoiseLevel.clean()) for grid in grids]
 
 
 def _distances(found: Tensor, wanted: Tensor, dimension: int) -> Tensor:
     """Root mean square per number of the data, of each seed [B], in float64."""
     return ((found - wanted).double().square().sum(1) / dimension).sqrt()
-
-
-def _rms(errors: Tensor) -> float:
-    return float(errors.square().mean().sqrt())
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +230,7 @@ class _Run:
 
     @property
     def loss(self) -> float:
-        return _rms(self.errors)
+        return root_mean_square(self.errors)
 
 
 class _Fit:
@@ -297,15 +309,23 @@ def _plan(run: _Run, level: NoiseLevel) -> Plan:
     return Plan(NoiseLevel.join(level[0], level[torch.tensor(run.path)], NoiseLevel.clean()), coefficients)
 
 
-def _guesses(level: NoiseLevel, gaussian: Gaussian, count: int, fewer: _Run | None) -> list[tuple[int, ...]]:
+def _some(solution: FineSolution) -> FineSolution:
+    return replace(solution, states=solution.states[:, :_DRAWN], seen=solution.seen[:, :_DRAWN])
+
+
+def _guesses(
+    level: NoiseLevel, gaussian: Gaussian, count: int, fewer: _Run | None, shortest: tuple[int, ...]
+) -> list[tuple[int, ...]]:
     """Paths to begin from, where the first feature emerges: even in log(sigma/alpha) down to several levels, which
-    suits few calls; by Karras22's rule, which suits many; and the path of fewer calls, with more on it."""
+    suits few calls; by Karras22's rule, which suits many; the shortest; and the path of fewer calls, with more on
+    it."""
     time = level.log_ratio
     first = 0.5 * math.log(4 * float(gaussian.covariance.variances.max()) + 1e-12)
     low = float(time[-1])
     high = max(min(float(time[1]), first), low + 0.5 * (float(time[1]) - low))
     paths = [_nearest(time, torch.linspace(high, high + (low - high) * share, count)) for share in (0.5, 0.65, 0.8)]
     paths += [_nearest(time, spaced_ratios(count, math.exp(high), math.exp(low), rho).log()) for rho in _RHO]
+    paths.append(_nearest(time, time[torch.tensor(shortest)].clamp(max=high)))
     if fewer is not None:
         known = time[torch.tensor(fewer.path)]
         place = torch.linspace(0, len(known) - 1, count, dtype=torch.float64)

@@ -27,6 +27,7 @@ from ..noise import NoiseLevel
 from ..theory import modes
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
+from .exponential import EXPONENTIALS, named_exponential
 from .solvers import find_solver
 from .trajectory import Solver, Step, check_grid
 
@@ -104,10 +105,10 @@ class Plan:
     Attributes:
         level: the grid; sigma = 0 at its end. If there are coefficients, its first interval is a jump.
         coefficients: [N, 3, 4] float64, of `fitted_exponential`; None where a plain solver did better.
-        solver: the name of that plain solver.
-        errors: root mean square distances to the fine solution, in units of the data: what was fitted, on the seeds of
-            the fit, each solved with what was fitted to others ("fit"), and on held-out ones, and the best plain solver
-            on these ("plain").
+        solver: the name of that plain solver, one of `EXPONENTIALS` or of `SOLVERS`.
+        errors: distances to the fine solution, geometric means over seeds, in units of the data: what was fitted, on
+            the seeds of the fit, each solved with what was fitted to others ("fit"), and on held-out ones, and the best
+            plain solver on these ("plain").
     """
 
     level: NoiseLevel
@@ -118,7 +119,8 @@ class Plan:
     def __post_init__(self) -> None:
         check_grid(self.level)
         if self.coefficients is None:
-            find_solver(self.solver)
+            if self.solver not in EXPONENTIALS:
+                find_solver(self.solver)
         elif self.coefficients.shape != (len(self.level) - 2, LOOK_BACK, TERMS):
             raise ValueError(
                 f"A grid of {len(self.level)} levels takes coefficients {(len(self.level) - 2, LOOK_BACK, TERMS)}, got "
@@ -147,6 +149,8 @@ class Plan:
 
     def after_jump(self, gaussian: Gaussian) -> Solver:
         """The solver of the intervals that call the denoiser."""
+        if self.solver in EXPONENTIALS:
+            return named_exponential(self.solver, gaussian)
         if self.coefficients is None:
             return find_solver(self.solver)
         return fitted_exponential(gaussian, self.coefficients)
