@@ -31,7 +31,7 @@ solvers = {
     "DDIM": up.euler,
     "Heun": up.heun,
     "DPM-Solver++ 2M": up.dpmpp_2m,
-    "Gaussian exponential, corrected": up.gaussian_exponential(gaussian, order=3, corrector=True),
+    "Gaussian exponential, corrected": up.gaussian_exponential(gaussian, order=3, corrector=True, ending="denoised"),
 }
 calls = (5, 9, 17)
 figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")

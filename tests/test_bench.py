@@ -34,7 +34,7 @@ from underpaint.recipes.bench_tables import check_parquet, page, rows
 from underpaint.recipes.peers import SCHEDULERS, betas, calls_of, grids, lay, lay_default, peer, steps_of
 from underpaint.recipes.team import Team
 from underpaint.sampling.fitted import LOOK_BACK, TERMS, Calibration, Plan, write_calibration
-from underpaint.sampling.solvers import dpmpp_2m, euler, heun
+from underpaint.sampling.solvers import dpmpp_2m, euler
 from underpaint.sampling.teleport import respend, teleport
 from underpaint.sampling.trajectory import initial_noise, sample
 from underpaint.theory.denoiser import Denoiser
@@ -201,7 +201,7 @@ def test_heun_never_takes_more_calls_than_it_is_given() -> None:
 
 
 def test_errors_are_distances_to_the_fine_solution(found: tuple[Workbench, Bench]) -> None:
-    """Against a run of our own: the same noise, the end of a Heun solution on levels even in log(sigma/alpha)."""
+    """Against a run of our own: the same noise, the end of UniPC's solution on levels even in log(sigma/alpha)."""
     given, result = found
     model, level = given.sampler.model, lay(DDPM(), "log", SMALL.fine)
     seeds = SMALL.seeds
@@ -209,12 +209,12 @@ def test_errors_are_distances_to_the_fine_solution(found: tuple[Workbench, Bench
     def solved(solver: Any, at: NoiseLevel) -> Tensor:
         return sample(model, initial_noise(seeds, DIMENSION, at[0]), at, solver).final
 
-    fine = solved(heun, level)
+    fine = solved(peer("UniPC-3 bh2"), level)
     (score,) = (s for s in result.of("default", "DDIM") if s.calls == 4)
     expected = (solved(euler, lay_default(DDPM(), "DDIM", 4)) - fine).square().mean(1).sqrt()
     torch.testing.assert_close(score.errors, expected.double(), rtol=1e-4, atol=1e-5)
     assert score.rms == pytest.approx(float(expected.square().mean().sqrt()), rel=1e-4)
-    half = (solved(heun, lay(DDPM(), "log", SMALL.fine // 2)) - fine).square().mean().sqrt()
+    half = (solved(peer("UniPC-3 bh2"), lay(DDPM(), "log", SMALL.fine // 2)) - fine).square().mean().sqrt()
     assert result.floor == pytest.approx(float(half), rel=1e-3)
     assert result.floor > 0
 

@@ -138,6 +138,23 @@ def test_one_call_a_step(full: Gaussian, mixture: Mixture, corrector: bool):
         assert state.shape == here.shape
 
 
-def test_orders_on_offer(full: Gaussian):
+@CORRECTED
+def test_it_may_end_with_the_image_that_was_denoised_last(full: Gaussian, mixture: Mixture, corrector: bool):
+    """As DPM-Solver++ does; until then nothing differs. A grid that ends above 0 has no such step."""
+    level = EDM().grid(7)
+    x = initial_noise(range(3), 6, level[0], torch.float64)
+    flow, image = (sample(mixture, x, level, gaussian_exponential(full, 2, corrector, e)) for e in ("flow", "denoised"))
+    torch.testing.assert_close(image.x[:-1], flow.x[:-1], rtol=0, atol=0)
+    torch.testing.assert_close(image.final, mixture(image.x[-2], level[-2]))
+    assert image.nfe == flow.nfe == 7
+    assert float((image.final - flow.final).abs().max()) > 1e-6
+    high = level[:-1]
+    ends = [sample(mixture, x, high, gaussian_exponential(full, 2, corrector, e)).final for e in ("flow", "denoised")]
+    torch.testing.assert_close(*ends, rtol=0, atol=0)
+
+
+def test_orders_and_endings_on_offer(full: Gaussian):
     with pytest.raises(ValueError, match="order 1, 2 or 3, got 4"):
         gaussian_exponential(full, 4)
+    with pytest.raises(ValueError, match="ends by 'flow' or 'denoised', got 'clean'"):
+        gaussian_exponential(full, ending="clean")

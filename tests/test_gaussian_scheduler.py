@@ -66,7 +66,7 @@ def test_a_pipeline_gives_what_our_own_loop_gives(kind: str, order: int, correct
     assert len(levels) == STEPS + 1
     assert recording.trajectory.nfe == STEPS
     x = noise(kind)[0].flatten(1)
-    own = sample(denoiser(kind), x, levels, gaussian_exponential(statistics(kind), order, corrector))
+    own = sample(denoiser(kind), x, levels, gaussian_exponential(statistics(kind), order, corrector, "denoised"))
     scale = float(own.x.abs().max())
     assert_close(recording.trajectory.x, own.x[:, : len(x)], rtol=0, atol=2e-4 * scale)
     assert_close(recording.trajectory.level.ratio, levels.ratio)
@@ -134,7 +134,7 @@ def test_gaussian_data_are_solved_exactly_in_any_number_of_steps(
     full: Gaussian, source: Any, kind: Prediction | None, normal: Any
 ) -> None:
     """For latents of any shape."""
-    scheduler = ours(source.config, full, corrector=True)
+    scheduler = ours(source.config, full, corrector=True, ending="flow")
     for steps in (1, 4):
         scheduler.set_timesteps(steps)
         levels = scheduler_levels(scheduler)
@@ -214,7 +214,7 @@ def test_a_changed_state_is_where_it_goes_on_from(full: Gaussian, mixture: Any, 
     scheduler.set_timesteps(6)
     levels, start, change = scheduler_levels(scheduler), normal(3, 6), normal(3, 6, seed=1)
     found = solve(scheduler, mixture, start, "eps", lambda i, state: state + change if i == 2 else state)
-    solver = gaussian_exponential(full, 2, True)
+    solver = gaussian_exponential(full, 2, True, "denoised")
     before = sample(mixture, start, levels, solver).x[3]
     expected = sample(mixture, before + change, levels[3:], solver).final
     assert_close(found, expected, rtol=0, atol=1e-5)
@@ -235,7 +235,7 @@ def test_it_begins_in_the_middle_for_a_pipeline_that_starts_from_an_image(
         time, flow = scheduler.timesteps[3:4], "shift" in config
         state = scheduler.scale_noise(image, time, eps) if flow else scheduler.add_noise(image, eps, time)
         assert_close(state, levels[3].alpha * image + levels[3].sigma * eps, rtol=0, atol=1e-6)
-        expected = sample(mixture, state, levels[3:], gaussian_exponential(full, 1, True)).final
+        expected = sample(mixture, state, levels[3:], gaussian_exponential(full, 1, True, "denoised")).final
         kind: Prediction = "flow" if flow else "eps"
         for i in range(3, 6):
             output = from_denoised(mixture(state, levels[i]), state, levels[i], kind)
@@ -314,10 +314,12 @@ def test_the_network_sees_what_its_family_shows_it(normal: Any) -> None:
 def test_it_is_saved_and_loaded_with_its_gaussian(tmp_path: Path) -> None:
     gaussian = statistics("ddim")
     config = diffusers.DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False).config
-    ours(config, gaussian, order=2, corrector=False, timestep_spacing="trailing").save_pretrained(tmp_path)
+    ours(config, gaussian, order=2, corrector=False, ending="flow", timestep_spacing="trailing").save_pretrained(
+        tmp_path
+    )
     assert {path.name for path in tmp_path.iterdir()} == {"scheduler_config.json", "gaussian.safetensors"}
     loaded = GaussianExponentialScheduler.from_pretrained(tmp_path)
-    assert (loaded.config.integrator_order, loaded.config.corrector) == (2, False)
+    assert (loaded.config.integrator_order, loaded.config.corrector, loaded.config.ending) == (2, False, "flow")
     assert (loaded.config.beta_schedule, loaded.config.timestep_spacing) == ("scaled_linear", "trailing")
     assert torch.equal(loaded.gaussian.mean, gaussian.mean)
     assert torch.equal(loaded.gaussian.basis, gaussian.basis)
@@ -361,7 +363,8 @@ def test_with_teleport_it_is_our_own_loop_after_the_jump() -> None:
     pipe.scheduler.set_timesteps(STEPS)
     levels, x = scheduler_levels(pipe.scheduler), noise("ddim")[0].flatten(1)
     assert len(levels) == STEPS + 1
-    expected = teleport(gaussian, denoiser("ddim"), x, levels, 2, gaussian_exponential(gaussian, 1, True)).final
+    solver = gaussian_exponential(gaussian, 1, True, "denoised")
+    expected = teleport(gaussian, denoiser("ddim"), x, levels, 2, solver).final
     assert_close(found, expected, rtol=0, atol=1e-4 * float(expected.abs().max()))
 
 

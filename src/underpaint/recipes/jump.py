@@ -200,7 +200,7 @@ def compare_solvers(
     gaussian = None if sampler.theory.everything is None else jumping_gaussian(sampler, case)[0]
     solvers: dict[str, Solver] = {name: solver for name, (solver, _) in SOLVERS.items()}
     if gaussian is not None:
-        solvers["Gaussian exponential"] = gaussian_exponential(gaussian, corrector=True)
+        solvers["Gaussian exponential"] = gaussian_exponential(gaussian, corrector=True, ending="denoised")
     rounds = len(solvers) * (1 if gaussian is None else 2)
     advance = progress("solvers", contest.fine + rounds * contest.calls)
     denoise = counted(find_denoiser(sampler.model, case), advance)
