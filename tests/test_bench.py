@@ -263,10 +263,11 @@ def test_bootstrap_of_a_ratio() -> None:
 
 
 def test_ours_is_exact_where_the_network_is_its_gaussian(tmp_path: Path) -> None:
-    """With and without a jump, from the first level to sigma = 0: the flow in closed form."""
+    """With and without a jump: the flow in closed form down to the last level, and what is denoised there."""
     given = workbench(tmp_path, denoise=GAUSSIAN)
-    start = initial_noise((0, 1), DIMENSION, DDPM().grid(1)[0])
-    exact = GAUSSIAN.flow(start, DDPM().grid(1)[0], NoiseLevel.clean())
+    first, last = DDPM().grid(1)[0], lay(DDPM(), "log", 3)[-2]
+    start = initial_noise((0, 1), DIMENSION, first)
+    exact = GAUSSIAN.denoise(GAUSSIAN.flow(start, first, last), last)
     for cell in (Cell("exponential-1", "log", 3), Cell("exponential-3c", "karras", 3, given.landings[1])):
         torch.testing.assert_close(given.values(cell, (0, 1)), exact, rtol=1e-4, atol=1e-4)
         assert given.calls(cell, (0, 1)) == 3
@@ -477,8 +478,8 @@ def test_what_parquet_needs_is_said_before_the_work(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"calls": (1,)}, "between 2 and the steps of the fine solution, 100"),
-        ({"calls": (5, 100)}, "between 2 and the steps of the fine solution, 100"),
+        ({"calls": (1,)}, "between 2 and the steps of the fine solution, 200"),
+        ({"calls": (5, 200)}, "between 2 and the steps of the fine solution, 200"),
         ({"seeds": (3,)}, "at least 2 seeds and 1 to tune on, got 1 and 16"),
         ({"seeds": (3, 99)}, "3 is among both"),
         ({"solvers": ("magic",)}, "no solver 'magic' to compare; choose from DDIM"),

@@ -67,8 +67,8 @@ def page(result: Bench) -> str:
     what = "Few calls and Fréchet distance" if about["samples"] else "Few calls"
     parts = [
         f"# {what}: {about['model']}, {'; '.join(about['cases'])}",
-        f"Root mean square distance, per number, to the model's own fine solution (UniPC-3, {about['fine']} steps; to one "
-        f"of half as many steps it is {result.floor:.2g}), from the same noise, over {len(about['seeds'])} held-out "
+        f"Root mean square distance, per number, to the model's own fine solution (UniPC-3, {about['fine']} steps; to "
+        f"one of half as many it is {result.floor:.2g}), from the same noise, over {len(about['seeds'])} held-out "
         f"seeds. Grid and variant of every family were chosen on {len(about['tuning'])} other seeds. Calls are those "
         "of the denoiser; Heun, which takes an odd number, is given one less where it must. The best peer is that of "
         "least error in the table itself; in brackets, 5 % and 95 % of the ratio when seeds are drawn anew.",
