@@ -14,7 +14,7 @@ from underpaint.data.datasets import ImageData
 from underpaint.figures import explore as figures
 from underpaint.figures.folder import write_result
 from underpaint.noise import DDPM, EDM, Flow
-from underpaint.recipes.ask import Ask, Sampler, Theory, prepare
+from underpaint.recipes.ask import Ask, Sampler, Theory, only, prepare
 from underpaint.recipes.explore import (
     SCHEDULES,
     Curves,
@@ -26,7 +26,16 @@ from underpaint.recipes.explore import (
     paint_by_theory,
     settled,
 )
-from underpaint.recipes.jump import AFTER, Contest, Hybrids, Jumps, Standings, compare_jumps, compare_solvers
+from underpaint.recipes.jump import (
+    AFTER,
+    Contest,
+    Hybrids,
+    Jumps,
+    Standings,
+    compare_jumps,
+    compare_solvers,
+    jumping_gaussian,
+)
 from underpaint.recipes.lookup import Library, Lookup, Resemblance, load_library, look_up
 from underpaint.sampling.trajectory import initial_noise
 from underpaint.theory.cloud import PointCloud
@@ -208,8 +217,15 @@ def test_a_wrong_gaussian_is_foreseen_and_measured():
 
 
 def test_the_gaussian_integrator_wins_where_everything_is_gaussian(standings: Standings):
+    """It follows the flow exactly, and ends by the denoised image of the last level, as the others do."""
     assert standings.best.startswith("Gaussian exponential")
-    assert float(standings.error["Gaussian exponential"].mean) < 0.01
+    sampler, contest = latent_sampler(10), Contest(5, ratio=3.0)
+    guided, _ = jumping_gaussian(sampler, only(APPLE, sampler))
+    level = contest.level(sampler.model.schedule, 5)
+    start = initial_noise(APPLE.seeds, 32, level[0])
+    ended = guided.denoise(guided.flow(start, level[0], level[-2]), level[-2])
+    torch.testing.assert_close(standings.finals["Gaussian exponential"], sampler.model.images(ended), atol=1e-4, rtol=0)
+    assert float(standings.error["Gaussian exponential"].mean) < 0.02
     assert all(float(standings.error[name].mean) > 0.1 for name in ("euler", "dpmpp-2m", "heun"))
     # a jump is exact here, and leaves the same calls for less of the way
     assert standings.error["euler" + AFTER].mean < standings.error["euler"].mean
