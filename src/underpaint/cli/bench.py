@@ -12,6 +12,7 @@ from .options import (
     ClassesOption,
     DeviceOption,
     DtypeOption,
+    FeaturesOption,
     FolderOption,
     GuidanceOption,
     JsonOption,
@@ -58,6 +59,7 @@ def bench(
     reference: Annotated[
         Path | None, typer.Option("--reference", help="Feature statistics (.npz of mu and sigma) to compare with.")
     ] = None,
+    features: FeaturesOption = None,
     batch: Annotated[int, typer.Option("--batch", help="Seeds solved and stored at a time.")] = 64,
     gaussian: StatisticsOption = None,
     device: DeviceOption = None,
@@ -98,7 +100,7 @@ def bench(
     )
     chosen = (_names(solvers), _names(grids) or GRIDS)
     settings = Settings(budgets, held, tuned, *chosen, fine, samples, batch)
-    workbench = prepare_bench(Ask(model, *asked), settings, folder / "cells", calibration, reference)
+    workbench = prepare_bench(Ask(model, *asked), settings, folder / "cells", calibration, reference, features)
     with progress_bars(quiet or as_json) as progress:
         result = compute(workbench, progress)
     if result is None:

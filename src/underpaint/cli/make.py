@@ -15,6 +15,7 @@ from .options import (
     ClassOption,
     DeviceOption,
     DtypeOption,
+    FeaturesOption,
     GaussianOption,
     GuidanceOption,
     JsonOption,
@@ -126,7 +127,9 @@ def stats(
     data: Annotated[
         str, typer.Argument(help="Folder, file or shards of pictures, arrays or tables, a name, or hf:NAME.")
     ],
-    place: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("stats.safetensors"),
+    place: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The file to write. Default: stats.safetensors, or stats.npz.")
+    ] = None,
     size: Annotated[str | None, typer.Option("--size", help="Crop and resize pictures: 64, or 64x48 (H x W).")] = None,
     channels: Annotated[int | None, typer.Option("--channels", help="1 for grey, 3 for RGB.", min=1, max=3)] = None,
     split: Annotated[str, typer.Option("--split", help="For data that have several.")] = "train",
@@ -134,6 +137,7 @@ def stats(
     samples: Annotated[
         int | None, typer.Option("--samples", help="DATA is a model: of so many of its samples.")
     ] = None,
+    features: FeaturesOption = None,
     kind: Annotated[str, typer.Option("--kind", help="auto, full, low-rank or stationary.")] = "auto",
     rank: Annotated[int | None, typer.Option("--rank", help="Directions to keep.")] = None,
     memory: Annotated[str, typer.Option("--memory", help="What it may take, such as 8GB or 500MB.")] = "8GB",
@@ -147,15 +151,20 @@ def stats(
 ) -> None:
     """Mean and covariance of data, in one pass that can be stopped, resumed and shared by torchrun.
 
+    With --features, those of the pictures' features, as .npz: the reference that `underpaint bench --samples` takes.
+
     Example: underpaint stats images/ --size 32 --out stats.safetensors
     """
+    place = place or Path("stats.npz" if features else "stats.safetensors")
+    if features and place.suffix != ".npz":
+        raise ValueError(f"Statistics of features are written as .npz, got --out {place}.")
     check_folder(place.parent)
     from ..recipes.plan import Settings, make_plan, parse_memory
     from ..recipes.sources import open_data, parse_size
     from ..recipes.statistics import take_statistics
 
     settings = Settings(kind, rank, parse_memory(memory), classes, precise, strict, groups)
-    plan = make_plan(open_data(data, parse_size(size), channels, split, encoder, samples), settings)
+    plan = make_plan(open_data(data, parse_size(size), channels, split, encoder, samples, features), settings)
     with progress_bars(quiet or as_json) as progress:
         err.print(plan.words, highlight=False, soft_wrap=True) if not quiet else None
         result = take_statistics(plan, checkpoint or place.with_name(f"{place.name}.part"), progress)

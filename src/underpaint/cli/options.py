@@ -60,6 +60,14 @@ StatisticsOption = Annotated[
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="Where the network runs, such as cuda or cpu.")]
 DtypeOption = Annotated[str | None, typer.Option("--dtype", help="Of the network: float32, float16 or bfloat16.")]
+FeaturesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--features",
+        help="Feature space of pictures: efficientnet-lite0, inception, the folder of a classifier, or your own "
+        "module:function.",
+    ),
+]
 AlongOption = Annotated[
     list[str] | None,
     typer.Option(

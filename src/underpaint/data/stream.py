@@ -36,6 +36,7 @@ class Source:
         classes: label -> name; empty where there are no labels.
         handling: what is done to the items, and what range their values lie in, in words.
         step: how many items may be read at once; fewer than the usual thousands where each takes long to make.
+        space: name of the feature space, where the items are features.
         identity: changes when the items do (their names, sizes and handling; contents are not read for it), so that
             work is resumed on the same data only.
     """
@@ -48,6 +49,7 @@ class Source:
     handling: str
     classes: Mapping[int, str] = field(default_factory=dict)
     step: int = 8192
+    space: str = ""
 
     @property
     def dimension(self) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..files import read_json, read_tensors, write_tensors, write_text
 from ..theory.moments import Moments
-from .features import save_statistics
+from .features import FeatureSet, save_statistics
 
 #: A cell is four pixels wide, and an object counts as found where it covers this many cells.
 CELL, FOUND_CELLS = 4, 4
@@ -78,6 +78,11 @@ class Reader:
     objects: tuple[str, ...]
     name: str = "scene-reader"
     shape: tuple[int, int, int] = (3, 48, 48)
+
+    @property
+    def space(self) -> FeatureSet:
+        """Its features, for Fréchet distances."""
+        return FeatureSet(self.name, self.network.features, self.shape)
 
     @torch.no_grad()
     def read(self, images: Tensor, batch: int = 256) -> Reading:

@@ -19,6 +19,7 @@ from torch import Tensor
 from .. import assets
 from ..analysis.summary import root_mean_square
 from ..metrics.frechet import FrechetScore, read_reference
+from ..metrics.spaces import find_features
 from ..sampling.fitted import read_calibration
 from .ask import Ask, Case, cases, describe, prepare
 from .bench_cells import OURS, Cell, Keep, Settings, Workbench
@@ -99,8 +100,10 @@ def prepare_bench(
     folder: str | Path,
     calibration: str | Path | None = None,
     reference: str | Path | None = None,
+    space: str | None = None,
 ) -> Workbench:
-    """Load what is asked for; ``ask`` gives the grid and the solver whose first steps are skipped.
+    """Load what is asked for; ``ask`` gives the grid and the solver whose first steps are skipped, ``space`` a name for
+    `find_features` in place of what judges images of the data in the box.
 
     Raises:
         ValueError: as `prepare`; a family that lacks its statistics or plans, plans that were made on held-out seeds,
@@ -110,6 +113,8 @@ def prepare_bench(
     listed = cases(ask, sampler.model)
     plans = None if calibration is None else read_calibration(calibration)
     features, test, _ = find_judges(assets.folder(str(sampler.model.notes.get("data"))))
+    if space is not None:
+        features, test = find_features(space, sampler.model.image_shape), None
     # the test split is of all the data: no measure of some classes or prompts
     judged = read_reference(reference) if reference is not None else test if listed == (Case(),) else None
     workbench = Workbench(sampler, listed, settings, Path(folder), plans, features, judged, ask.model)
@@ -141,7 +146,8 @@ def _check_judge(workbench: Workbench) -> None:
     features, reference = workbench.features, workbench.reference
     if features is None or reference is None:
         model, what = workbench.sampler.model.name, workbench.cases[0].what
-        raise ValueError(f"Nothing judges images of {what} by {model}; leave out --samples.")
+        lacking = "--features and --reference" if features is None else "--reference"
+        raise ValueError(f"Nothing judges images of {what} by {model}; give {lacking}, or leave out --samples.")
     if features.name != reference.space:
         raise ValueError(
             f"The reference is of the features {reference.space!r}, but images are judged in {features.name!r}; give a "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..data.stream import Source, digest
 from ..theory.moments import Full, LowRank, Sketch, Stationary
@@ -74,6 +74,10 @@ def make_plan(source: Source, settings: Settings | None = None) -> Plan:
         ValueError: the kind that was asked for does not suit the data, or nothing fits into the memory.
     """
     settings = settings or Settings()
+    if source.space:  # a Fréchet distance takes the root of the smallest variances, too
+        if settings.kind not in ("auto", "full") or settings.rank:
+            raise ValueError(f"Statistics of features are full; leave out {settings.kind} and rank {settings.rank}.")
+        settings = replace(settings, kind="full", classes=False, precise=True)
     if source.count < 2:
         raise ValueError(f"Statistics need at least 2 items; {source.name} has {source.count}.")
     chunk = 2 ** int(math.log2(min(max(2**24 / source.dimension, 1), source.step)))

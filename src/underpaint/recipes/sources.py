@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..data.sources import open_source
 from ..data.stream import Chunk, Source
+from ..metrics.spaces import find_features, width
 from ..models.load import load_model
 from ..models.model import Model
 from ..sampling.solvers import find_solver
@@ -36,9 +39,18 @@ def open_data(
     split: str = "train",
     encoder: str | None = None,
     samples: int | None = None,
+    features: str | None = None,
 ) -> Source:
     """A source as `open_source` opens it; or, with ``encoder``, what this model makes of pictures brought to its size;
-    or, with ``samples``, so many samples of the model ``place``."""
+    or, with ``samples``, so many samples of the model ``place``; or, with ``features``, those of the pictures in this
+    space (of `find_features`)."""
+    if features is not None:
+        if encoder is not None:
+            raise ValueError("Features are of pictures and not of latents; give --features or --latents.")
+        if samples is not None:
+            model = load_model(place)
+            return seen(own_samples(model, samples), features, model)
+        return seen(open_source(place, size, channels, split), features)
     if samples is not None:
         return own_samples(load_model(place), samples)
     if encoder is None:
@@ -53,6 +65,17 @@ def latents(source: Source, model: Model) -> Source:
     if model.autoencoder is None:
         return source
     return source.encoded(model.rows, model.shape, f"latents of {model.name}")
+
+
+def seen(source: Source, features: str, model: Model | None = None) -> Source:
+    """The features of pictures in a space of `find_features`; the source holds these, or rows of the model."""
+    space = find_features(features, source.shape if model is None else model.image_shape)
+
+    def encode(values: Tensor) -> Tensor:
+        images = values if model is None else 2 * model.images(values.flatten(1)) - 1
+        return space.extract(images.flatten(1))
+
+    return replace(source.encoded(encode, (width(space),), f"features {space.name}", step=256), space=space.name)
 
 
 def own_samples(model: Model, count: int, steps: int = 25, solver: str = "dpmpp-2m", batch: int = 64) -> Source:

