@@ -222,6 +222,7 @@ def test_the_command_writes_the_reference_that_bench_reads(here: Path) -> None:
     with pytest.raises(ValueError, match=r"written as \.npz, got --out stats\.safetensors"):
         CliRunner().invoke(app, [*asked, "--out", "stats.safetensors"], catch_exceptions=False)
     bench = prepare_bench(Ask(), Settings(samples=4), here, None, "stats.npz", "own_features:colours")
+    assert bench.judge == ("own_features:colours", "stats.npz")
     assert bench.features is not None
     assert bench.features.name == bench.reference.space == "own_features:colours"  # type: ignore[union-attr]
     torch.testing.assert_close(bench._seen(images[:2].flatten(1)), colours(images[:2]))

@@ -151,9 +151,20 @@ def bench_commands(setup: dict[str, Any]) -> Iterator[str]:
     words += ["--solvers", ",".join(setup["solvers"])] if setup["solvers"] else []
     words += [] if tuple(setup["grids"]) == GRIDS else ["--grids", ",".join(setup["grids"])]
     words += ["--fine", str(setup["fine"])]
-    words += ["--samples", str(setup["samples"])] if setup["samples"] else []
+    words += [] if setup["batch"] == 64 else ["--batch", str(setup["batch"])]
+    words += _judged(setup) if setup["samples"] else []
     words += ["--calibration", "calibration.json"] if plans else []
     yield shlex.join(words)
+
+
+def _judged(setup: dict[str, Any]) -> list[str]:
+    """The samples of a benchmark, whose first steps are skipped, and by what they are judged."""
+    words = ["--samples", str(setup["samples"])]
+    words += [] if setup["steps"] == 20 else ["--steps", str(setup["steps"])]
+    words += [] if setup["solver"] == "dpmpp-2m" else ["--solver", setup["solver"]]
+    for flag, given in zip(("--features", "--reference"), setup["judge"], strict=True):
+        words += [flag, given] if given else []
+    return words
 
 
 def _placed(setup: dict[str, Any]) -> list[str]:

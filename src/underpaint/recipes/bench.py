@@ -117,7 +117,8 @@ def prepare_bench(
         features, test = find_features(space, sampler.model.image_shape), None
     # the test split is of all the data: no measure of some classes or prompts
     judged = read_reference(reference) if reference is not None else test if listed == (Case(),) else None
-    workbench = Workbench(sampler, listed, settings, Path(folder), plans, features, judged, ask.model)
+    asked = space, None if reference is None else str(reference)
+    workbench = Workbench(sampler, listed, settings, Path(folder), plans, features, judged, ask.model, asked)
     _check(workbench)
     return workbench
 
@@ -248,8 +249,8 @@ def _setup(workbench: Workbench) -> dict[str, Any]:
     made = workbench.calibration
     plans = None if made is None else made.about | {"calls": [plan.calls for plan in made.plans]}
     listed = [str(case) for case in workbench.cases]
-    more = {"place": workbench.place, "cases": listed, "features": features, "calibration": plans}
-    return about | asdict(workbench.settings) | more
+    more = {"place": workbench.place, "cases": listed, "features": features, "judge": workbench.judge}
+    return about | asdict(workbench.settings) | more | {"calibration": plans}
 
 
 def _ratios(found: Sequence[Score]) -> Iterator[Ratio]:

@@ -113,7 +113,8 @@ class Workbench:
     """A model, and all that it takes to solve cells for it; results are kept in a folder.
 
     Of several cases, seed s is run in case s modulo their number. ``features`` and ``reference`` judge images; None
-    where nothing does. ``place`` is where the model was loaded from.
+    where nothing does. ``place`` is where the model was loaded from, ``judge`` what was asked to judge: the name of the
+    features, and the file of the reference.
     """
 
     sampler: Sampler
@@ -124,6 +125,7 @@ class Workbench:
     features: FeatureSet | None = None
     reference: Statistics | None = None
     place: str = ""
+    judge: tuple[str | None, str | None] = (None, None)
 
     @cached_property
     def gaussian(self) -> Gaussian | None:
