@@ -16,7 +16,7 @@ from underpaint.cli import app
 from underpaint.models.gaussian_scheduler import GaussianExponentialScheduler
 from underpaint.models.record import record
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, Schedule
-from underpaint.recipes.calibrate import Judge, _Fit, _least_squares, calibrate, solve_finely
+from underpaint.recipes.calibrate import Judge, _Fit, _guesses, _least_squares, calibrate, solve_finely
 from underpaint.recipes.generate import Request, generate
 from underpaint.sampling.exponential import gaussian_exponential
 from underpaint.sampling.fitted import (
@@ -192,6 +192,9 @@ def test_a_gaussian_that_misleads_leaves_the_plain_solver() -> None:
     assert plan.errors["plain"] <= plan.errors["held_out"]
     assert plan.solver in {"dpmpp-3m", "exponential-2c", "exponential-3c"}
     assert plan.coefficients is None
+    # the best of the plain ones, no other
+    judge = Judge(data, wrong, DDPM(), solve_finely(data, wrong, DDPM(), HELD, 100), HELD)
+    assert judge.error(plan) == pytest.approx(plan.errors["plain"])
     kept, fitted = plan.errors["plain"], plan.errors["held_out"]
     assert f"{kept:.4f} from the fine solution on held-out seeds, fitted {fitted:.4f}" in str(plan)
     solver, level = found.solver(wrong, 12)
@@ -226,6 +229,51 @@ def test_a_plan_is_judged_by_its_typical_error() -> None:
     assert expected < 0.95 * float(errors.square().mean().sqrt())
 
 
+def test_plain_solvers_have_grids_of_many_kinds() -> None:
+    """Even ones, of Karras22, the path itself and the path made smooth; each of the calls of the path, to sigma = 0."""
+    for schedule in (DDPM(), EDM()):
+        data, gaussian = mixture(), gaussian_of(mixture())
+        fine = solve_finely(data, gaussian, schedule, (0, 1), 40)
+        path = (0, 3, 11, 22, 33, 39)
+        even, *karras, own, smooth = Judge(data, gaussian, schedule, fine, (0, 1)).grids(path)
+        assert [len(grid) for grid in (even, *karras, own, smooth)] == [7] * 6
+        assert all(float(grid.sigma[-1]) == 0 for grid in (even, *karras, own, smooth))
+        assert_close(own[:-1].ratio, fine.level[torch.tensor(path)].ratio)
+        steps = even.log_ratio[:-1].diff()[-3:]
+        assert_close(steps, steps.mean().expand(3))
+        for grid, rho in zip(karras, (5, 7, 15), strict=True):
+            steps = (grid.ratio[:-1] ** (1 / rho)).diff()[-3:]
+            assert_close(steps, steps.mean().expand(3))
+        assert smooth.log_ratio[1:-1].diff(n=2).abs().sum() < own.log_ratio[1:-1].diff(n=2).abs().sum()
+
+
+def test_terms_that_say_the_same_are_no_trouble() -> None:
+    """The ridge decides between them: each gets half."""
+    term = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = _least_squares(torch.stack([term, term]), 3 * term, torch.ones(1, 6))
+    assert_close(found, torch.full((1, 2), 1.5, dtype=torch.float64), rtol=1e-4, atol=0)
+
+
+def test_guesses_are_several_and_the_shortest_path_is_among_them() -> None:
+    data, gaussian = mixture(), gaussian_of(mixture())
+    level = solve_finely(data, gaussian, EDM(), (0,), 60).level
+    low = (30, 37, 44, 51, 59)
+    found = _guesses(level, gaussian, 5, None, low)
+    assert low in found
+    assert len(found) == 7
+    # levels of more calls, too: between those of fewer
+    fewer = _Fit(data, gaussian, solve_finely(data, gaussian, EDM(), (0,), 60)).run((20, 40, 58))
+    assert (20, 30, 40, 49, 58) in _guesses(level, gaussian, 5, fewer, low)
+
+
+def test_more_seeds_than_losses_are_drawn_from() -> None:
+    """The first ones; the coefficients are fitted to all."""
+    data, gaussian = mixture(), gaussian_of(mixture())
+    found = calibrate(data, gaussian, EDM(), (3,), range(40), HELD, fine=30, effort=0)
+    assert found.plans[0].calls == 3
+    assert found.about["seeds"] == list(range(40))
+
+
 def test_parts_hold_seeds_that_follow_on_each_other() -> None:
     """So that prompts or classes in turn are in all of them."""
     data, gaussian = mixture(), gaussian_of(mixture())
@@ -250,6 +298,19 @@ def test_each_seed_is_led_by_coefficients_that_were_fitted_to_others() -> None:
         final = sample(data, x, level, jumping(gaussian, fitted_exponential(gaussian, coefficients))).final
         error = (gaussian.covariance.analyse(final - gaussian.mean) - fine.final[list(seeds)]).square().mean(1).sqrt()
         assert_close(run.errors[list(seeds)], error.double(), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("path", "calls"), [((4, 25, 45), 3), ((5, 24, 45), 2), ((5, 25, 46), 1), ((5, 25, 45), 0)])
+def test_what_a_run_has_in_common_with_another_is_not_done_again(path: tuple[int, ...], calls: int) -> None:
+    data, gaussian = mixture(), gaussian_of(mixture())
+    fine = solve_finely(data, gaussian, DDPM(), range(12), 60)
+    known, whole = (_Fit(data, gaussian, fine, parts=3).run(one) for one in ((5, 25, 45), path))
+    fit = _Fit(data, gaussian, fine, parts=3)
+    again = fit.run(path, known)
+    assert fit.calls == calls
+    for a, b in zip(again.coefficients, whole.coefficients, strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(again.errors, whole.errors)
 
 
 def test_a_calibration_comes_back_from_its_file(tmp_path: Path, known: tuple[Mixture, Gaussian, Calibration]) -> None:
