@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FormatStrFormatter, MaxNLocator
 
 from ..analysis.summary import Summary
 from ..files import write_text
-from ..recipes.bench import Bench, Score
+from ..recipes.bench import Bench, Score, best_peer
 from ..recipes.bench_tables import page, rows, write_parquet
 from ..recipes.results import to_json
 from .folder import write_result
@@ -52,29 +52,30 @@ def error(result: Bench) -> Figure:
         spread = Summary(
             *(torch.tensor([getattr(ratio, name) for ratio in found]) for name in ("value", "low", "high"))
         )
-        band(axes[2], [ratio.calls for ratio in found], spread, _COLOURS[family], family, marker=".")
+        nfe = [score.nfe for score in result.of("best", family)]
+        band(axes[2], nfe, spread, _COLOURS[family], family, marker=".")
     axes[2].axhline(1, color=QUIET, linewidth=1)
-    axes[2].set(title="ours over the best peer", ylim=(0, None))
+    axes[2].set_title("ours over the best peer")
+    axes[2].set_yscale("log", base=2)
+    axes[2].yaxis.set_major_formatter(FormatStrFormatter("%g"))
     _calls_axis(axes[2])
     return figure
 
 
 @styled
 def frechet(result: Bench) -> Figure | None:
-    """Fréchet distance against calls; None where it was not measured."""
-    judged = [score for score in result.scores if score.frechet]
-    if not judged:
+    """Fréchet distance against calls, of ours and of the peers with the least error; None where it was not measured."""
+    known = next((score.frechet for score in result.scores if score.frechet), None)
+    if known is None:
         return None
     figure, axes = new_figure(6.4, 4.0)
+    for role, line, label in (("best", "-", "best peer"), ("default", ":", "best peer at diffusers' defaults")):
+        peers = [best_peer(result.scores, role, calls) for calls in result.setup["calls"]]
+        _frechet_curve(axes, peers, line, COLOURS["network"], label)
     for family in result.families:
-        for role, line in (("best", "-"), ("default", ":")):
-            found = [score for score in judged if (score.role, score.family) == (role, family)]
-            label = family if role == "best" else f"{family}, diffusers' defaults"
-            if found:
-                values = [score.frechet.value for score in found if score.frechet]
-                axes.plot([score.nfe for score in found], values, line, marker=".", color=_COLOURS[family], label=label)
-    known = judged[0].frechet
-    assert known is not None
+        found = result.of("best", family)
+        if found and found[0].ours:
+            _frechet_curve(axes, found, "-", _COLOURS[family], family)
     axes.axhline(known.floor, color=QUIET, linewidth=1, linestyle="--", label="a perfect sampler")
     axes.set(title=f"{known.count} samples, features {known.space}", ylabel="Fréchet distance", ylim=(0, None))
     _calls_axis(axes)
@@ -125,6 +126,11 @@ def _curve(axes: Axes, family: str, scores: list[Score]) -> None:
         spread = Summary.of(torch.stack([score.errors for score in scores]))
         axes.fill_between(nfe, spread.low, spread.high, color=colour, alpha=0.12, linewidth=0)
     axes.plot(nfe, [score.rms for score in scores], marker=".", color=colour, label=family)
+
+
+def _frechet_curve(axes: Axes, scores: list[Score], line: str, colour: str, label: str) -> None:
+    values = [score.frechet.value for score in scores if score.frechet]
+    axes.plot([score.nfe for score in scores], values, line, marker=".", color=colour, label=label)
 
 
 def _calls_axis(axes: Axes) -> None:
