@@ -22,7 +22,7 @@ from underpaint import __version__, assets
 
 ROOT = Path(__file__).resolve().parents[1]
 #: What a user installs; `docs` and `dev` are for those who have the repository.
-EXTRAS = ("", "web", "text", "scale")
+EXTRAS = ("", "web", "text", "scale", "features")
 #: Imported as a part of another: gradio is built on it.
 PARTS = {"starlette": "gradio"}
 #: Module -> the distributions that bring it.
@@ -48,7 +48,7 @@ def test_every_import_is_required_and_every_requirement_used() -> None:
     imported = {name.partition(".")[0] for module in FILES for name in imports_of(FILES[module])}
     imported -= {"underpaint", "__future__"} | sys.stdlib_module_names
     code = "".join(file.read_text(encoding="utf-8") for file in FILES.values())
-    asked = set(re.findall(r'\w\("(\w+)"\)', code))  # find_spec("name")
+    asked = set(re.findall(r'\w\("(\w+)"\)', code)) | imported_where_used()  # find_spec("name"), library("name", ...)
     offered = required(*EXTRAS).keys()
     assert [module for module in sorted(imported) if not distributions([module]) & offered] == []
     assert offered - distributions(imported | asked) == set()
@@ -57,6 +57,20 @@ def test_every_import_is_required_and_every_requirement_used() -> None:
 def test_tests_have_every_extra() -> None:
     assert required("dev").keys() >= required(*EXTRAS, "docs").keys()
     assert required("all").keys() == required(*EXTRAS).keys()
+
+
+def test_torchvision_comes_with_the_fid_alone() -> None:
+    """Where it does not fit the build of torch, diffusers cannot be imported."""
+    assert required("fid").keys() - required("").keys() == {"torch-fidelity"}
+    assert "torch-fidelity" not in required("dev", "all", "docs")
+    assert "torch_fidelity" in imported_where_used()
+
+
+def imported_where_used() -> set[str]:
+    """What `library` is asked for."""
+    return {
+        name for file in FILES.values() for name in re.findall(r'library\("(\w+)', file.read_text(encoding="utf-8"))
+    }
 
 
 def test_every_requirement_has_an_exact_version() -> None:

@@ -8,6 +8,7 @@ import io
 import json
 import runpy
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -485,7 +486,7 @@ def test_the_page_fits_its_controls_to_the_model(desk: Desk):
 
 
 def test_the_command_says_how_to_get_what_it_needs(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "gradio", None)  # type: ignore[arg-type]
     result = CliRunner().invoke(app, ["explore"])
     assert isinstance(result.exception, ImportError)
     assert "pip install 'underpaint[web]'" in str(result.exception)
