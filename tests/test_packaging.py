@@ -60,7 +60,7 @@ def test_tests_have_every_extra() -> None:
 
 
 def test_torchvision_comes_with_the_fid_alone() -> None:
-    """Where it does not fit the build of torch, diffusers cannot be imported."""
+    """It must fit the build of torch, so that nobody gets it unasked."""
     assert required("fid").keys() - required("").keys() == {"torch-fidelity"}
     assert "torch-fidelity" not in required("dev", "all", "docs")
     assert "torch_fidelity" in imported_where_used()
