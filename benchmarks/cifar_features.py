@@ -12,8 +12,8 @@ import os
 from functools import cache
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import conv2d, pad, relu
+from torch import Tensor
+from torch.nn.functional import batch_norm, conv2d, pad, relu
 
 from underpaint.files import read_tensors
 
@@ -32,11 +32,6 @@ def resnet56(images: Tensor) -> Tensor:
     return x.mean((2, 3))
 
 
-def logits(images: Tensor) -> Tensor:
-    """Of the ten classes, [B, 10]."""
-    return nn.functional.linear(resnet56(images), _weights()["linear.weight"], _weights()["linear.bias"])
-
-
 def _block(x: Tensor, name: str, stride: int) -> Tensor:
     weights = _weights()
     y = relu(_normalised(conv2d(x, weights[f"{name}.conv1.weight"], stride=stride, padding=1), f"{name}.bn1"))
@@ -50,7 +45,7 @@ def _block(x: Tensor, name: str, stride: int) -> Tensor:
 def _normalised(x: Tensor, name: str) -> Tensor:
     weights = _weights()
     statistics = (weights[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
-    return nn.functional.batch_norm(x, *statistics)
+    return batch_norm(x, *statistics)
 
 
 @cache

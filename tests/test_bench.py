@@ -20,7 +20,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from underpaint.cli import app
-from underpaint.figures.bench import write_bench
+from underpaint.figures.bench import error, frechet, write_bench
 from underpaint.metrics.features import FeatureSet
 from underpaint.metrics.frechet import Statistics, frechet_distance, write_reference
 from underpaint.models.model import Model
@@ -28,7 +28,7 @@ from underpaint.models.schedulers import scheduler_levels
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, Schedule
 from underpaint.recipes import bench as recipe
 from underpaint.recipes.ask import Ask, Case, Sampler, Theory, find_denoiser
-from underpaint.recipes.bench import Bench, bench, bootstrap_ratio, prepare_bench
+from underpaint.recipes.bench import Bench, bench, best_peer, bootstrap_ratio, prepare_bench
 from underpaint.recipes.bench_cells import Cell, Settings, Workbench
 from underpaint.recipes.bench_tables import check_parquet, page, rows
 from underpaint.recipes.peers import SCHEDULERS, betas, calls_of, grids, lay, lay_default, peer, steps_of
@@ -423,6 +423,13 @@ def test_tables_and_figures(found: tuple[Workbench, Bench], tmp_path: Path) -> N
     for name in ("error", "images", "frechet", "skipping"):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
         assert (tmp_path / f"{name}.svg").read_text().startswith("<?xml")
+    guided = replace(result, scores=tuple(replace(score, nfe=2 * score.nfe) for score in result.scores))
+    for line in error(guided).axes[2].lines[:2]:  # of the network, as in the other panels
+        assert line.get_xdata().tolist() == [2 * score.nfe for score in result.of("best", line.get_label())]
+    drawn = {line.get_label(): list(line.get_ydata()) for line in frechet(result).axes[0].lines}  # type: ignore[union-attr]
+    for label, role in (("best peer", "best"), ("best peer at diffusers' defaults", "default")):
+        assert drawn[label] == [best_peer(result.scores, role, 4).frechet.value]  # type: ignore[union-attr]
+    assert drawn["teleported"] == [score.frechet.value for score in result.of("best", "teleported") if score.frechet]
     text = (tmp_path / "table.md").read_text()
     assert text == page(result)
     assert text.startswith("# Few calls and Fréchet distance: ")

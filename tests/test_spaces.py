@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 
 from underpaint import assets
 from underpaint.cli import app
+from underpaint.files import write_tensors
 from underpaint.metrics.features import SmallClassifier, save_classifier
 from underpaint.metrics.frechet import INCEPTION, Statistics, frechet_distance, read_reference, write_reference
 from underpaint.metrics.spaces import find_features, width
@@ -32,6 +33,7 @@ from underpaint.recipes.statistics import take_statistics
 from underpaint.theory.moments import Moments
 
 IMAGES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 
 
@@ -200,6 +202,46 @@ def test_what_is_no_space_gets_a_sentence(here: Path, name: str, shape: tuple[in
 def test_a_function_that_gives_no_features_gets_a_sentence(here: Path) -> None:
     with pytest.raises(ValueError, match=r"'own_features:flat' of 5 images are to be \[5, F\], got \(960,\)"):
         find_features("own_features:flat", (3, 8, 8)).extract(IMAGES.flatten(1))
+
+
+def test_the_resnet_of_the_benchmark_is_that_of_the_paper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against modules of torch, with weights and statistics drawn at random."""
+    widths = (16, 16, 32, 64)
+    shapes = {"conv1": (16, 3), "bn1": (16,)}
+    for stage in (1, 2, 3):
+        for block in range(9):
+            before = widths[stage - 1] if block == 0 else widths[stage]
+            for n, width_before in ((1, before), (2, widths[stage])):
+                shapes[f"layer{stage}.{block}.conv{n}"] = (widths[stage], width_before)
+                shapes[f"layer{stage}.{block}.bn{n}"] = (widths[stage],)
+    torch.manual_seed(0)
+    parts: dict[str, nn.Module] = {}
+    for name, shape in shapes.items():
+        stride = 2 if name in ("layer2.0.conv1", "layer3.0.conv1") else 1
+        if len(shape) == 2:
+            parts[name] = nn.Conv2d(shape[1], shape[0], 3, stride=stride, padding=1, bias=False)
+        else:
+            parts[name] = nn.BatchNorm2d(shape[0]).eval()
+            for tensor in (*parts[name].parameters(), *parts[name].buffers()):
+                if tensor.is_floating_point():
+                    nn.init.uniform_(tensor, 0.5, 1.5)
+    x = torch.rand(2, 3, 32, 32)
+    rgb = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 3, 1, 1)
+    with torch.no_grad():
+        y = parts["bn1"](parts["conv1"]((x - rgb[0]) / rgb[1])).relu()
+        for name in [name.removesuffix(".conv1") for name in shapes if name.endswith(".conv1")]:
+            z = parts[f"{name}.bn1"](parts[f"{name}.conv1"](y)).relu()
+            z = parts[f"{name}.bn2"](parts[f"{name}.conv2"](z))
+            if z.shape != y.shape:
+                half = torch.zeros_like(z[:, : y.shape[1] // 2])
+                y = torch.cat([half, y[:, :, ::2, ::2], half], 1)
+            y = (y + z).relu()
+    tensors = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    write_tensors(tmp_path / "weights.safetensors", tensors, {})
+    monkeypatch.setenv("CIFAR_RESNET", str(tmp_path / "weights.safetensors"))
+    monkeypatch.chdir(ROOT)
+    space = find_features("benchmarks.cifar_features:resnet56", (3, 32, 32))
+    torch.testing.assert_close(space.extract(2 * x.flatten(1) - 1), y.mean((2, 3)), rtol=1e-3, atol=1e-3)
 
 
 # Statistics of features

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
 
@@ -158,7 +159,7 @@ def _fetched(url: str) -> Path:
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             torch.hub.download_url_to_file(url, str(place), name.rpartition("-")[2].partition(".")[0])
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, HTTPException) as error:  # no network, a wrong hash, an end too early
             raise ValueError(
                 f"The weights of these features could not be fetched from {url} ({error}); put the file into "
                 f"{place.parent}, or take --features efficientnet-lite0."
