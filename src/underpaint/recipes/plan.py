@@ -76,9 +76,7 @@ def make_plan(source: Source, settings: Settings | None = None) -> Plan:
     settings = settings or Settings()
     if source.space:  # a Fréchet distance takes the root of the smallest variances, too
         if settings.kind not in ("auto", "full") or settings.rank:
-            raise ValueError(
-                f"Statistics of features are full, got {settings.kind}, rank {settings.rank}; leave out --kind and --rank."
-            )
+            raise ValueError("Statistics of features are full; leave out --kind and --rank.")
         settings = replace(settings, kind="full", classes=False, precise=True)
     if source.count < 2:
         raise ValueError(f"Statistics need at least 2 items; {source.name} has {source.count}.")
