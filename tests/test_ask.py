@@ -22,6 +22,7 @@ from underpaint.recipes.ask import (
     as_condition,
     cases,
     find_denoiser,
+    find_device,
     in_turn,
     load_theory,
     only,
@@ -198,3 +199,13 @@ def test_preparing():
     ):
         with pytest.raises(ValueError, match=words):
             prepare(Ask(**options))
+
+
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert find_device("cuda") == torch.device("cuda")
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert find_device("cuda") == torch.device("cuda:1")
+    assert find_device("cuda:0") == torch.device("cuda:0")
+    assert find_device("cpu") == torch.device("cpu")

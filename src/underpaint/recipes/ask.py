@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -210,7 +211,7 @@ def prepare(ask: Ask, model: Model | None = None) -> Sampler:
     """
     find_solver(ask.solver)
     if model is None:
-        model = load_model(ask.model, device=_device(ask.device), dtype=_dtype(ask.dtype))
+        model = load_model(ask.model, device=find_device(ask.device), dtype=_dtype(ask.dtype))
     return Sampler(model, model.schedule.grid(ask.steps), ask.solver, load_theory(ask, model))
 
 
@@ -246,11 +247,14 @@ def describe(sampler: Sampler, case: Case, seeds: Sequence[int]) -> dict[str, An
     }
 
 
-def _device(name: str | None) -> torch.device | None:
+def find_device(name: str | None) -> torch.device | None:
+    """The device of a name; of several GPUs, each process of torchrun has its own. ValueError if there is none."""
     if name is None:
         return None
     try:
         device = torch.device(name)
+        if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % max(1, torch.cuda.device_count()))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"There is no device {name!r} here ({str(error).splitlines()[0]}); try cpu.") from None

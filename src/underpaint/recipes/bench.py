@@ -21,7 +21,7 @@ from ..analysis.summary import root_mean_square
 from ..metrics.frechet import FrechetScore, read_reference
 from ..metrics.spaces import find_features
 from ..sampling.fitted import read_calibration
-from .ask import Ask, Case, cases, describe, prepare
+from .ask import Ask, Case, cases, describe, find_device, prepare
 from .bench_cells import OURS, Cell, Keep, Settings, Workbench
 from .bench_frechet import Skipped, frechet_of, judged_seeds, skipping, skips
 from .peers import FAMILIES
@@ -107,14 +107,16 @@ def prepare_bench(
 
     Raises:
         ValueError: as `prepare`; a family that lacks its statistics or plans, plans that were made on held-out seeds,
-            or Fréchet distances where nothing judges the images.
+            Fréchet distances where nothing judges the images, or what judges them where there are to be none.
     """
+    if not settings.samples and (space is not None or reference is not None):
+        raise ValueError("--features and --reference are for Fréchet distances; give --samples, too, or neither.")
     sampler = prepare(ask)
     listed = cases(ask, sampler.model)
     plans = None if calibration is None else read_calibration(calibration)
     features, test, _ = find_judges(assets.folder(str(sampler.model.notes.get("data"))))
     if space is not None:
-        features, test = find_features(space, sampler.model.image_shape), None
+        features, test = find_features(space, sampler.model.image_shape, find_device(ask.device)), None
     # the test split is of all the data: no measure of some classes or prompts
     judged = read_reference(reference) if reference is not None else test if listed == (Case(),) else None
     asked = space, None if reference is None else str(reference)

@@ -16,6 +16,7 @@ from ..models.load import load_model
 from ..models.model import Model
 from ..sampling.solvers import find_solver
 from ..sampling.trajectory import initial_noise, sample
+from .ask import find_device
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -40,22 +41,24 @@ def open_data(
     encoder: str | None = None,
     samples: int | None = None,
     features: str | None = None,
+    device: str | None = None,
 ) -> Source:
     """A source as `open_source` opens it; or, with ``encoder``, what this model makes of pictures brought to its size;
     or, with ``samples``, so many samples of the model ``place``; or, with ``features``, those of the pictures in this
-    space (of `find_features`)."""
+    space (of `find_features`). Networks run on ``device``."""
+    there = find_device(device)
     if features is not None:
         if encoder is not None:
             raise ValueError("Features are of pictures and not of latents; give --features or --latents.")
         if samples is not None:
-            model = load_model(place)
-            return seen(own_samples(model, samples), features, model)
-        return seen(open_source(place, size, channels, split), features)
+            model = load_model(place, device=there)
+            return seen(own_samples(model, samples), features, model, there)
+        return seen(open_source(place, size, channels, split), features, device=there)
     if samples is not None:
-        return own_samples(load_model(place), samples)
+        return own_samples(load_model(place, device=there), samples)
     if encoder is None:
         return open_source(place, size, channels, split)
-    model = load_model(encoder)
+    model = load_model(encoder, device=there)
     channels, height, width = model.image_shape
     return latents(open_source(place, (height, width), channels, split), model)
 
@@ -67,9 +70,9 @@ def latents(source: Source, model: Model) -> Source:
     return source.encoded(model.rows, model.shape, f"latents of {model.name}")
 
 
-def seen(source: Source, features: str, model: Model | None = None) -> Source:
+def seen(source: Source, features: str, model: Model | None = None, device: torch.device | None = None) -> Source:
     """The features of pictures in a space of `find_features`; the source holds these, or rows of the model."""
-    space = find_features(features, source.shape if model is None else model.image_shape)
+    space = find_features(features, source.shape if model is None else model.image_shape, device)
 
     def encode(values: Tensor) -> Tensor:
         images = values if model is None else 2 * model.images(values.flatten(1)) - 1
