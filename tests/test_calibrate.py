@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mixtures import gaussian_of, mixture
 from tiny_calls import denoiser, noise, pipeline, run, statistics
 from torch.testing import assert_close
 from typer.testing import CliRunner
@@ -16,7 +17,7 @@ from underpaint.cli import app
 from underpaint.models.gaussian_scheduler import GaussianExponentialScheduler
 from underpaint.models.record import record
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, Schedule
-from underpaint.recipes.calibrate import Judge, _Fit, _guesses, _least_squares, calibrate, solve_finely
+from underpaint.recipes.calibrate import Judge, calibrate, solve_finely
 from underpaint.recipes.generate import Request, generate
 from underpaint.sampling.exponential import gaussian_exponential
 from underpaint.sampling.fitted import (
@@ -24,7 +25,6 @@ from underpaint.sampling.fitted import (
     TERMS,
     Calibration,
     Plan,
-    combine,
     fingerprint,
     fitted_exponential,
     jumping,
@@ -34,7 +34,6 @@ from underpaint.sampling.fitted import (
 from underpaint.sampling.solvers import dpmpp_2m, euler
 from underpaint.sampling.teleport import teleport
 from underpaint.sampling.trajectory import initial_noise, sample
-from underpaint.theory.covariance import Covariance
 from underpaint.theory.gaussian import Gaussian
 from underpaint.theory.mixture import Mixture
 
@@ -42,22 +41,6 @@ SEEDS, HELD = range(24), range(100, 116)
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array")
-
-
-def mixture(dimension: int = 12) -> Mixture:
-    """Three well separated Gaussians with spectra of their own."""
-    generator = torch.Generator().manual_seed(5)
-    parts = []
-    for _ in range(3):
-        basis = torch.linalg.qr(torch.randn(dimension, dimension, generator=generator, dtype=torch.float64)).Q
-        mean = 2 * torch.randn(dimension, generator=generator, dtype=torch.float64)
-        parts.append(Gaussian(mean, Covariance(torch.logspace(0, -3, dimension, dtype=torch.float64), basis, 0.0)))
-    return Mixture(torch.tensor([0.5, 0.3, 0.2]), tuple(parts))
-
-
-def gaussian_of(data: Mixture) -> Gaussian:
-    rows = data.sample(4000, torch.Generator().manual_seed(1))
-    return Gaussian.fit(rows)
 
 
 @pytest.fixture(scope="module")
@@ -156,20 +139,6 @@ def test_plans_are_much_nearer_than_plain_solvers_on_seeds_they_never_saw(
         assert error < 3 * plan.errors["held_out"]
 
 
-@pytest.mark.parametrize("part", range(3))
-def test_each_part_of_the_seeds_is_solved_with_what_was_fitted_to_the_others(part: int) -> None:
-    generator = torch.Generator().manual_seed(8)
-    terms, wanted = (torch.randn(*shape, 9, 6, generator=generator, dtype=torch.float64) for shape in ((4,), ()))
-    others = torch.arange(9) % 3 != part
-    used = torch.arange(9) % 3 != torch.arange(3).unsqueeze(1)
-    found = _least_squares(terms, wanted, used)
-    expected = torch.linalg.lstsq(terms[:, others].flatten(1).T, wanted[others].flatten().unsqueeze(1)).solution
-    assert_close(found[part], expected.squeeze(1), rtol=1e-4, atol=1e-5)
-    rows = combine(found[torch.arange(9) % 3], terms)
-    assert_close(rows[~others], combine(found[part], terms)[~others])
-    assert_close(combine(found[part], terms), (found[part].view(-1, 1, 1) * terms).sum(0))
-
-
 def test_levels_are_chosen_for_seeds_that_coefficients_were_not_fitted_to(
     known: tuple[Mixture, Gaussian, Calibration],
 ) -> None:
@@ -247,70 +216,12 @@ def test_plain_solvers_have_grids_of_many_kinds() -> None:
         assert smooth.log_ratio[1:-1].diff(n=2).abs().sum() < own.log_ratio[1:-1].diff(n=2).abs().sum()
 
 
-def test_terms_that_say_the_same_are_no_trouble() -> None:
-    """The ridge decides between them: each gets half."""
-    term = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = _least_squares(torch.stack([term, term]), 3 * term, torch.ones(1, 6))
-    assert_close(found, torch.full((1, 2), 1.5, dtype=torch.float64), rtol=1e-4, atol=0)
-
-
-def test_guesses_are_several_and_the_shortest_path_is_among_them() -> None:
-    data, gaussian = mixture(), gaussian_of(mixture())
-    level = solve_finely(data, gaussian, EDM(), (0,), 60).level
-    low = (30, 37, 44, 51, 59)
-    found = _guesses(level, gaussian, 5, None, low)
-    assert low in found
-    assert len(found) == 7
-    # levels of more calls, too: between those of fewer
-    fewer = _Fit(data, gaussian, solve_finely(data, gaussian, EDM(), (0,), 60)).run((20, 40, 58))
-    assert (20, 30, 40, 49, 58) in _guesses(level, gaussian, 5, fewer, low)
-
-
 def test_more_seeds_than_losses_are_drawn_from() -> None:
     """The first ones; the coefficients are fitted to all."""
     data, gaussian = mixture(), gaussian_of(mixture())
     found = calibrate(data, gaussian, EDM(), (3,), range(40), HELD, fine=30, effort=0)
     assert found.plans[0].calls == 3
     assert found.about["seeds"] == list(range(40))
-
-
-def test_parts_hold_seeds_that_follow_on_each_other() -> None:
-    """So that prompts or classes in turn are in all of them."""
-    data, gaussian = mixture(), gaussian_of(mixture())
-    fit = _Fit(data, gaussian, solve_finely(data, gaussian, DDPM(), range(10), 20), parts=3)
-    assert fit.part.tolist() == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert fit.used.tolist() == [[part != own for own in fit.part.tolist()] for part in range(3)]
-    assert _Fit(data, gaussian, solve_finely(data, gaussian, DDPM(), range(4), 20)).used.tolist() == [[True] * 4]
-
-
-def test_each_seed_is_led_by_coefficients_that_were_fitted_to_others() -> None:
-    data, gaussian = mixture(), gaussian_of(mixture())
-    fine = solve_finely(data, gaussian, DDPM(), range(12), 60)
-    path = (5, 25, 45)
-    run = _Fit(data, gaussian, fine, parts=3).run(path)
-    level = NoiseLevel.join(fine.level[0], fine.level[torch.tensor(path)], NoiseLevel.clean())
-    for part in range(3):
-        coefficients = torch.zeros(3, LOOK_BACK, TERMS, dtype=torch.float64)
-        for step, weights in zip(coefficients, run.coefficients, strict=True):
-            step.view(-1)[: weights.shape[1]] = weights[part]
-        seeds = range(4 * part, 4 * part + 4)
-        x = initial_noise(seeds, data.dimension, level[0], gaussian.mean.dtype)
-        final = sample(data, x, level, jumping(gaussian, fitted_exponential(gaussian, coefficients))).final
-        error = (gaussian.covariance.analyse(final - gaussian.mean) - fine.final[list(seeds)]).square().mean(1).sqrt()
-        assert_close(run.errors[list(seeds)], error.double(), rtol=1e-3, atol=1e-6)
-
-
-@pytest.mark.parametrize(("path", "calls"), [((4, 25, 45), 3), ((5, 24, 45), 2), ((5, 25, 46), 1), ((5, 25, 45), 0)])
-def test_what_a_run_has_in_common_with_another_is_not_done_again(path: tuple[int, ...], calls: int) -> None:
-    data, gaussian = mixture(), gaussian_of(mixture())
-    fine = solve_finely(data, gaussian, DDPM(), range(12), 60)
-    known, whole = (_Fit(data, gaussian, fine, parts=3).run(one) for one in ((5, 25, 45), path))
-    fit = _Fit(data, gaussian, fine, parts=3)
-    again = fit.run(path, known)
-    assert fit.calls == calls
-    for a, b in zip(again.coefficients, whole.coefficients, strict=True):
-        assert torch.equal(a, b)
-    assert torch.equal(again.errors, whole.errors)
 
 
 def test_a_calibration_comes_back_from_its_file(tmp_path: Path, known: tuple[Mixture, Gaussian, Calibration]) -> None:

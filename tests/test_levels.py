@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings, strategies
+from mixtures import gaussian_of, mixture
 from scipy.integrate import quad
 from torch.testing import assert_close
 
@@ -16,26 +17,10 @@ from underpaint.noise import DDPM, EDM, NoiseLevel, Schedule
 from underpaint.recipes.calibrate import Judge, solve_finely
 from underpaint.recipes.levels import FineSolution, shortest_path, smoothed, step_losses
 from underpaint.sampling.fitted import Plan
-from underpaint.theory.covariance import Covariance
 from underpaint.theory.gaussian import Gaussian
 from underpaint.theory.mixture import Mixture
 
 DIMENSION = 8
-
-
-def mixture() -> Mixture:
-    """Three Gaussians of one spectrum and different axes."""
-    generator = torch.Generator().manual_seed(3)
-    parts = []
-    for _ in range(3):
-        basis = torch.linalg.qr(torch.randn(DIMENSION, DIMENSION, generator=generator, dtype=torch.float64)).Q
-        mean = torch.randn(DIMENSION, generator=generator, dtype=torch.float64)
-        parts.append(Gaussian(mean, Covariance(torch.logspace(0, -3, DIMENSION, dtype=torch.float64), basis, 0.0)))
-    return Mixture(torch.tensor([0.5, 0.3, 0.2]), tuple(parts))
-
-
-def fitted(data: Mixture) -> Gaussian:
-    return Gaussian.fit(data.sample(4000, torch.Generator().manual_seed(1)), dtype=torch.float64)
 
 
 def solved(data: Mixture | Gaussian, gaussian: Gaussian, schedule: Schedule, steps: int = 60) -> FineSolution:
@@ -47,8 +32,8 @@ def solved(data: Mixture | Gaussian, gaussian: Gaussian, schedule: Schedule, ste
 def test_a_loss_is_that_of_the_step(schedule: Schedule, i: int, length: int) -> None:
     """y~ = sqrt(lambda + s^2) z with dz = -s^2 Q / (lambda + s^2)^(3/2) dlog s, the polynomial Q through the nodes by
     NumPy and its integral by SciPy; what the flow down to sigma = 0 leaves is sqrt(lambda / (lambda + s^2))."""
-    data = mixture()
-    gaussian = fitted(data)
+    data = mixture(DIMENSION, seed=3, apart=1)
+    gaussian = gaussian_of(data, torch.float64)
     fine = solved(data, gaussian, schedule)
     variances, time, alpha = gaussian.covariance.variances, fine.level.log_ratio, fine.level.alpha.unsqueeze(1)
     nodes = [k for k in (i + length, i, i - length, i - 2 * length) if k >= 0]
@@ -76,7 +61,7 @@ def test_a_loss_is_that_of_the_step(schedule: Schedule, i: int, length: int) -> 
 
 
 def test_gaussian_data_lose_nothing_and_long_steps_are_not_made() -> None:
-    gaussian = fitted(mixture())
+    gaussian = gaussian_of(mixture(DIMENSION, seed=3, apart=1), torch.float64)
     fine = solved(gaussian, gaussian, EDM())
     losses = step_losses(fine, gaussian.covariance.variances, 20)
     longest = round(2.2 * 60 / 20)
@@ -84,7 +69,7 @@ def test_gaussian_data_lose_nothing_and_long_steps_are_not_made() -> None:
     gap = torch.arange(60) - torch.arange(60).unsqueeze(1)
     assert torch.equal(made, (gap >= 1) & (gap <= longest))
     assert float(losses[made].max()) < 1e-6
-    other = step_losses(solved(mixture(), gaussian, EDM()), gaussian.covariance.variances, 20)
+    other = step_losses(solved(mixture(DIMENSION, seed=3, apart=1), gaussian, EDM()), gaussian.covariance.variances, 20)
     assert float(other[made].max()) > 1e-4
 
 
@@ -123,8 +108,8 @@ def test_smoothing_keeps_the_ends_and_what_is_even() -> None:
 
 
 def test_steps_lose_less_on_the_path_than_on_the_usual_grids() -> None:
-    data = mixture()
-    gaussian = fitted(data)
+    data = mixture(DIMENSION, seed=3, apart=1)
+    gaussian = gaussian_of(data, torch.float64)
     fine = solve_finely(data, gaussian, EDM(), range(16), 150)
     path = shortest_path(step_losses(fine, gaussian.covariance.variances, 14), 14)
     seeds = range(50, 66)

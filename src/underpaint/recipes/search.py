@@ -1,0 +1,178 @@
+"""Paths through the levels of a fine solution: coefficients fitted along one, and the search for the best.
+
+The coefficients are those of least squares, step by step: the denoiser is called at the states that the steps before
+have led to, and the next state is fitted to where the fine solution is at the next level. So each step also mends what
+those before it have missed. The levels are those that leave the least error at the end, moved one at a time. While
+they are sought, every seed is solved with coefficients that were fitted to others: a few seeds that are harder than the
+rest make most of the error, and are easily fitted to no avail.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..analysis.summary import root_mean_square
+from ..noise import NoiseLevel, spaced_ratios
+from ..sampling.fitted import LOOK_BACK, Seen, combine, flown, step_terms
+from ..theory.denoiser import Denoiser
+from ..theory.gaussian import Gaussian
+from .levels import FineSolution
+
+#: Ridge of the least squares, as a share of each term's own square.
+_RIDGE = 1e-6
+#: How far a level is moved at first and at last, as a share of the way to its neighbour in log(sigma/alpha).
+_MOVES = (0.5, 0.25, 0.12)
+#: Karras22's rho of the guesses, besides levels even in log(sigma/alpha), and of the grids of plain solvers.
+RHO = (5.0, 7.0, 15.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One pass through the levels ``path`` of a fine solution: state before each call and at the end, images seen,
+    coefficients of each step for each part of the seeds [P, F], error of each seed [B]."""
+
+    path: tuple[int, ...]
+    states: list[Tensor]
+    seen: list[Tensor]
+    coefficients: list[Tensor]
+    errors: Tensor
+
+    @property
+    def loss(self) -> float:
+        return root_mean_square(self.errors)
+
+
+class Fit:
+    """Fits coefficients along paths through the levels of a fine solution, and counts its calls.
+
+    Seeds that follow on each other make a part, so that cases in turn are in all parts; each part is solved with what
+    was fitted to the others. A single part is solved with what was fitted to itself.
+    """
+
+    def __init__(self, denoise: Denoiser, gaussian: Gaussian, fine: FineSolution, parts: int = 1) -> None:
+        self.denoise, self.gaussian, self.fine = denoise, gaussian, fine
+        count = fine.states.shape[1]
+        self.part = torch.arange(count, device=fine.states.device) * parts // count
+        self.used = self.part != torch.arange(parts, device=self.part.device).unsqueeze(1)
+        if parts == 1:
+            self.used = ~self.used
+        self.variances, self.calls = gaussian.covariance.variances, 0
+
+    def run(self, path: tuple[int, ...], known: Run | None = None) -> Run:
+        """Fit along a path; what it has in common with the beginning of a known run is not done again."""
+        same = 0
+        while known and same < len(path) and path[same] == known.path[same]:
+            same += 1
+        if known is None or not same:
+            states, seen, fitted = [self._landed(path[0])], [], []
+        else:
+            states, seen, fitted = known.states[:same], known.seen[:same], known.coefficients[: same - 1]
+        for i in range(len(fitted), len(path)):
+            if i == len(seen):
+                seen.append(self._see(states[i], path[i]))
+            weights, state = self._step(path, states, seen, i)
+            fitted.append(weights)
+            states.append(state)
+        return Run(path, states, seen, fitted, distances(states[-1], self.fine.final, self.gaussian.dimension))
+
+    def _step(self, path: tuple[int, ...], states: list[Tensor], seen: list[Tensor], i: int) -> tuple[Tensor, Tensor]:
+        """Coefficients of step i, and where it leads."""
+        fine, last = self.fine, i + 1 == len(path)
+        here = fine.level[path[i]]
+        there, wanted = (
+            (NoiseLevel.clean(), fine.final) if last else (fine.level[path[i + 1]], fine.states[path[i + 1]])
+        )
+        start = flown(states[i], here, there, self.variances)
+        past: list[Seen] = [(fine.level[path[j]], states[j], seen[j]) for j in range(i, max(i - LOOK_BACK, -1), -1)]
+        terms = step_terms(past, there, self.variances)
+        weights = _least_squares(terms, wanted - start, self.used)
+        return weights, start + combine(weights[self.part], terms)
+
+    def _landed(self, index: int) -> Tensor:
+        return flown(self.fine.states[0], self.fine.level[0], self.fine.level[index], self.variances)
+
+    def _see(self, state: Tensor, index: int) -> Tensor:
+        self.calls += 1
+        gaussian, level = self.gaussian, self.fine.level[index]
+        x = level.alpha.to(state) * gaussian.mean + gaussian.covariance.synthesise(state)
+        with torch.no_grad():
+            return gaussian.covariance.analyse(self.denoise(x, level) - gaussian.mean)
+
+
+def distances(found: Tensor, wanted: Tensor, dimension: int) -> Tensor:
+    """Root mean square per number of the data, of each seed [B], in float64."""
+    return ((found - wanted).double().square().sum(1) / dimension).sqrt()
+
+
+def _least_squares(terms: Tensor, wanted: Tensor, used: Tensor) -> Tensor:
+    """Coefficients [P, F] of terms [F, B, K] nearest to what is wanted [B, K], in the rows that are used [P, B]."""
+    rows, used = terms.double().transpose(0, 1), used.double()
+    gram = torch.einsum("pb,bfg->pfg", used, rows @ rows.mT)
+    moment = torch.einsum("pb,bf->pf", used, (rows @ wanted.double().unsqueeze(2)).squeeze(2))
+    size = gram.diagonal(dim1=1, dim2=2).sqrt()
+    size = torch.where(size > 0, size, 1.0)
+    gram = gram / size.unsqueeze(1) / size.unsqueeze(2)
+    gram = gram + _RIDGE * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    return torch.linalg.solve(gram, moment / size) / size
+
+
+def guesses(
+    level: NoiseLevel, gaussian: Gaussian, count: int, fewer: Run | None, shortest: tuple[int, ...]
+) -> list[tuple[int, ...]]:
+    """Paths to begin from, where the first feature emerges: even in log(sigma/alpha) down to several levels, which
+    suits few calls; by Karras22's rule, which suits many; the shortest; and the path of fewer calls, with more on
+    it."""
+    time = level.log_ratio
+    first = 0.5 * math.log(4 * float(gaussian.covariance.variances.max()) + 1e-12)
+    low = float(time[-1])
+    high = max(min(float(time[1]), first), low + 0.5 * (float(time[1]) - low))
+    paths = [_nearest(time, torch.linspace(high, high + (low - high) * share, count)) for share in (0.5, 0.65, 0.8)]
+    paths += [_nearest(time, spaced_ratios(count, math.exp(high), math.exp(low), rho).log()) for rho in RHO]
+    paths.append(_nearest(time, time[torch.tensor(shortest)].clamp(max=high)))
+    if fewer is not None:
+        known = time[torch.tensor(fewer.path)]
+        place = torch.linspace(0, len(known) - 1, count, dtype=torch.float64)
+        left = place.floor().clamp(max=len(known) - 2).long()
+        paths.append(_nearest(time, known[left] + (place - left) * (known[left + 1] - known[left])))
+    return list(dict.fromkeys(paths))
+
+
+def _nearest(time: Tensor, wanted: Tensor) -> tuple[int, ...]:
+    """Indices of the times nearest to those that are wanted, each used once, the first of all not at all."""
+    path: list[int] = []
+    for k, value in enumerate(wanted.tolist()):
+        index = int((time - value).abs().argmin())
+        path.append(min(max(index, path[-1] + 1 if path else 1), len(time) - (len(wanted) - k)))
+    return tuple(path)
+
+
+def search(fit: Fit, paths: Sequence[tuple[int, ...]], effort: int) -> Run:
+    """The best of some paths, its levels moved one at a time as long as that helps and the effort lasts."""
+    best = min((fit.run(path) for path in paths), key=lambda run: run.loss)
+    effort += fit.calls
+    time = fit.fine.level.log_ratio
+    for move in _MOVES:
+        for j in range(len(best.path)):
+            for path in _moved(best.path, j, move, time):
+                if fit.calls >= effort:
+                    return best
+                trial = fit.run(path, best)
+                if trial.loss < best.loss:
+                    best = trial
+                    break
+    return best
+
+
+def _moved(path: tuple[int, ...], j: int, move: float, time: Tensor) -> Iterator[tuple[int, ...]]:
+    """The path with its level j moved towards either neighbour, by a share of the way in log(sigma/alpha)."""
+    bounds = (path[j - 1] if j else 0, path[j + 1] if j + 1 < len(path) else len(time))
+    for inner in (bounds[0] + 1, bounds[1] - 1):
+        target = float(time[path[j]] + move * (time[inner] - time[path[j]]))
+        index = int((time - target).abs().argmin())
+        if bounds[0] < index < bounds[1] and index != path[j]:
+            yield (*path[:j], index, *path[j + 1 :])
