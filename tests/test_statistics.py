@@ -695,6 +695,9 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert shown.out == shown.err == ""
     assert load_gaussian(out).covariance.full
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npy", "s.safetensors"]
+    monkeypatch.setenv("RANK", "1")  # of several processes the first alone says what they do
+    app(["stats", str(tmp_path / "a.npy"), "--out", str(out)], standalone_mode=False)
+    assert "full covariance" not in capsys.readouterr().err
 
 
 def test_teleport_by_a_stationary_gaussian_lands_where_heun_does() -> None:

@@ -163,12 +163,14 @@ def stats(
     from ..recipes.plan import Settings, make_plan, parse_memory
     from ..recipes.sources import open_data, parse_size
     from ..recipes.statistics import take_statistics
+    from ..recipes.team import speaks
 
     settings = Settings(kind, rank, parse_memory(memory), classes, precise, strict, groups)
     source = open_data(data, parse_size(size), channels, split, encoder, samples, features, device)
     plan = make_plan(source, settings)
     with progress_bars(quiet or as_json) as progress:
-        err.print(plan.words, highlight=False, soft_wrap=True) if not quiet else None
+        if not quiet and speaks():
+            err.print(plan.words, highlight=False, soft_wrap=True)
         result = take_statistics(plan, checkpoint or place.with_name(f"{place.name}.part"), progress)
     if result is None:
         return

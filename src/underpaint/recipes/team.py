@@ -57,6 +57,11 @@ class Team:
         return tensors, notes
 
 
+def speaks() -> bool:
+    """Whether this process is the first that torchrun started, or alone: what is the same for all is said once."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextmanager
 def join_team() -> Iterator[Team]:
     """Join the other processes over gloo, if RANK and WORLD_SIZE in the environment say that there are any.
