@@ -75,6 +75,18 @@ def test_the_call_gives_what_our_own_loop_gives(kind: str, name: str, solver: So
     close(found[: len(expected)], expected)
 
 
+@pytest.mark.parametrize(("kind", "name"), [("ddim", "DDIM"), ("dit", "DDIM"), ("sd", "EulerDiscrete")])
+def test_a_recording_begins_where_the_jump_lands(kind: str, name: str) -> None:
+    pipe, gaussian = pipeline(kind, name), statistics(kind)
+    found = run(lambda **given: record(teleport_pipeline(pipe, gaussian, SKIP), **given), kind).trajectory
+    pipe.scheduler.set_timesteps(STEPS)
+    levels = scheduler_levels(pipe.scheduler)
+    landed = gaussian.flow(first_state(kind, pipe.scheduler)[0].flatten(1), levels[0], levels[SKIP])
+    assert_close(found.level.ratio, levels[SKIP:].ratio)
+    close(found.x[0, : len(landed)], landed)
+    close(found.denoised[0, : len(landed)], denoiser(kind)(landed, levels[SKIP]))
+
+
 # Equal to a scheduler of the user's, stepped from where the jump lands
 
 BY_HAND = [

@@ -19,7 +19,7 @@ from ..sampling.teleport import steps_above
 from ..theory.gaussian import Gaussian
 from .load import load_model
 from .model import Condition
-from .record import denoising_networks
+from .record import BEGIN, denoising_networks
 from .schedulers import initial_scale, scales_input, scheduler_levels, step_index
 
 #: What a scheduler may keep one of for each call of the network, and of levels one more.
@@ -159,6 +159,9 @@ def _jumping(own: type, jump: _Jump) -> type:
         if self is jump.scheduler:
             jump.aim()
 
+    def begin(self: Any, sample: Tensor) -> Tensor:
+        return jump(sample) if self is jump.scheduler and jump.pending else sample
+
     @functools.wraps(plain.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not (self is jump.scheduler and jump.pending):
@@ -166,11 +169,11 @@ def _jumping(own: type, jump: _Jump) -> type:
         given = signature.bind(self, *args, **kwargs)
         if step_index(self, given.arguments["timestep"]):
             raise ValueError("Teleport starts from noise; this pipeline starts from an image, in the middle of a grid.")
-        given.arguments["sample"] = jump(given.arguments["sample"])
+        given.arguments["sample"] = begin(self, given.arguments["sample"])
         jump.pending = False
         return plain.step(*given.args, **given.kwargs)
 
-    names: dict[str, Any] = {"set_timesteps": set_timesteps, "step": step}
+    names: dict[str, Any] = {"set_timesteps": set_timesteps, "step": step, BEGIN: begin}
     whole: Any = getattr(plain, "init_noise_sigma", None)
     if isinstance(whole, property):  # it may ask the levels that are left, for which the noise is not drawn
         cut = jump.scheduler

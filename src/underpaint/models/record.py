@@ -20,6 +20,9 @@ from ..sampling.trajectory import Trajectory
 from .latent import LatentAutoencoder
 from .schedulers import scheduler_denoised, scheduler_levels, step_index
 
+#: A method of schedulers whose steps begin elsewhere than at the sample that they are given: where.
+BEGIN = "_underpaint_begin"
+
 
 @dataclass(frozen=True, eq=False)
 class Recording:
@@ -124,7 +127,8 @@ def _recorded(own: type, tape: _Tape) -> type:
         if self is not tape.scheduler:
             return plain(self, *args, **kwargs)
         given = signature.bind(self, *args, **kwargs).arguments
-        tape.before(given["model_output"], given["timestep"], given["sample"])
+        sample = getattr(self, BEGIN)(given["sample"]) if hasattr(self, BEGIN) else given["sample"]
+        tape.before(given["model_output"], given["timestep"], sample)
         result = plain(self, *args, **kwargs)
         tape.after(result[0])
         return result
