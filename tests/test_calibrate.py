@@ -319,7 +319,28 @@ def test_a_pipeline_with_a_plan_gives_what_our_own_loop_gives() -> None:
     solver, level = made.solver(gaussian, 4)
     x = noise("sd")[0].flatten(1)
     own = sample(denoiser("sd"), x * level[0].sigma.float(), level, solver)
-    assert_close(recording.trajectory.final, own.final[: len(x)], rtol=0, atol=3e-4 * float(own.x.abs().max()))
+    trajectory, bound = recording.trajectory, 3e-4 * float(own.x.abs().max())
+    assert_close(trajectory.final, own.final[: len(x)], rtol=0, atol=bound)
+    # from where the jump lands
+    assert_close(trajectory.x, own.x[1:, : len(x)], rtol=0, atol=bound)
+    assert_close(trajectory.denoised, own.denoised[1:, : len(x)], rtol=0, atol=bound)
+
+
+def test_a_plan_is_entered_in_the_middle_without_its_jump() -> None:
+    """As a pipeline that starts from an image does; there the integrator without coefficients goes on."""
+    pipe = pipeline("sd")
+    scheduler, _, gaussian = calibrated("sd")
+    scheduler.set_timesteps(4)
+    scheduler.set_begin_index(2)
+    x, time = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0)), scheduler.timesteps[2]
+    output = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    plain = GaussianExponentialScheduler.from_config(pipe.scheduler.config, gaussian=gaussian)
+    plain.layout = scheduler.layout
+    torch.testing.assert_close(scheduler.scale_model_input(x, time), plain.scale_model_input(x, time))
+    found = scheduler.step(output, time, x).prev_sample
+    plain.layout.set_begin_index(2)
+    plain.layout._step_index = None
+    assert_close(found, plain.step(output, time, x).prev_sample)
 
 
 def test_a_pipeline_that_does_not_ask_is_told() -> None:

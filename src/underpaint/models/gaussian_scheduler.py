@@ -230,10 +230,20 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
         """What the network is to see of states: scaled as the layout says, and at the first call of a plan, where its
         jump lands."""
-        if self._plan and self._plan.jumps and self._ahead is None:
+        if self._jumps(timestep):
             sample, self._landed = self._jumped(sample), True
         scale = getattr(self.layout, "scale_model_input", None)
         return sample if scale is None else scale(sample, timestep)
+
+    def _jumps(self, timestep: float | Tensor | None) -> bool:
+        """Whether the step at this time, or the next if none is told, is the first of a plan with a jump."""
+        if self._plan is None or not self._plan.jumps:
+            return False
+        return self._ahead is None if timestep is None else step_index(self.layout, timestep) == 0
+
+    def _underpaint_begin(self, sample: Tensor, timestep: float | Tensor) -> Tensor:
+        """Where the step begins that is given this sample; see `record.BEGIN`."""
+        return self._jump_of(sample) if self._jumps(timestep) else sample
 
     def _jumped(self, sample: Tensor) -> Tensor:
         """States as they are drawn, carried by the Gaussian's flow to the first level of the plan."""
@@ -280,11 +290,10 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             raise ValueError(f"The Gaussian exponential integrator is deterministic; it takes eta = 0, got {eta}.")
         if getattr(self.layout, "num_inference_steps", None) is None:
             raise ValueError("Call set_timesteps before the first step.")
-        index, state = step_index(self.layout, timestep), rows_of(sample, self.gaussian)
+        index = step_index(self.layout, timestep)
         if index >= len(self.timesteps):
             raise ValueError(f"All {index} steps are made; call set_timesteps before the next run.")
-        if self._plan and self._plan.jumps and index == 0:
-            state = rows_of(self._jump_of(sample), self.gaussian)
+        state = rows_of(self._underpaint_begin(sample, timestep), self.gaussian)
         if not self._continues(index, sample):
             self._start(index, state)
         self._output = model_output[:, : sample.shape[1]].flatten(1).to(state)

@@ -159,7 +159,7 @@ def _jumping(own: type, jump: _Jump) -> type:
         if self is jump.scheduler:
             jump.aim()
 
-    def begin(self: Any, sample: Tensor) -> Tensor:
+    def begin(self: Any, sample: Tensor, timestep: float | Tensor) -> Tensor:
         return jump(sample) if self is jump.scheduler and jump.pending else sample
 
     @functools.wraps(plain.step)
@@ -169,7 +169,7 @@ def _jumping(own: type, jump: _Jump) -> type:
         given = signature.bind(self, *args, **kwargs)
         if step_index(self, given.arguments["timestep"]):
             raise ValueError("Teleport starts from noise; this pipeline starts from an image, in the middle of a grid.")
-        given.arguments["sample"] = begin(self, given.arguments["sample"])
+        given.arguments["sample"] = jump(given.arguments["sample"])
         jump.pending = False
         return plain.step(*given.args, **given.kwargs)
 

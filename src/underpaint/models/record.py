@@ -20,7 +20,7 @@ from ..sampling.trajectory import Trajectory
 from .latent import LatentAutoencoder
 from .schedulers import scheduler_denoised, scheduler_levels, step_index
 
-#: A method of schedulers whose steps begin elsewhere than at the sample that they are given: where.
+#: A method of schedulers whose step may begin elsewhere than at the sample that it is given, at a timestep: where.
 BEGIN = "_underpaint_begin"
 
 
@@ -127,8 +127,9 @@ def _recorded(own: type, tape: _Tape) -> type:
         if self is not tape.scheduler:
             return plain(self, *args, **kwargs)
         given = signature.bind(self, *args, **kwargs).arguments
-        sample = getattr(self, BEGIN)(given["sample"]) if hasattr(self, BEGIN) else given["sample"]
-        tape.before(given["model_output"], given["timestep"], sample)
+        sample, timestep = given["sample"], given["timestep"]
+        state = getattr(self, BEGIN)(sample, timestep) if hasattr(self, BEGIN) else sample
+        tape.before(given["model_output"], timestep, state)
         result = plain(self, *args, **kwargs)
         tape.after(result[0])
         return result
