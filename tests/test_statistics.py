@@ -530,12 +530,13 @@ class Halves:
 def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     """A latent model that believes in 0.5, whatever it sees; `load_model` gives it."""
     model = Model(lambda x, *_: torch.full_like(x, 0.5), EDM(), "x0", (1, 4, 3), "halves", autoencoder=Halves())
-    monkeypatch.setattr("underpaint.recipes.sources.load_model", lambda name: {"halves": model}[name])
+    found = {("halves", torch.device("cpu")): model}
+    monkeypatch.setattr("underpaint.recipes.sources.load_model", lambda name, device: found[name, device])
     return model
 
 
 def test_a_models_own_samples(model: Model) -> None:
-    source = open_data("halves", samples=6)
+    source = open_data("halves", samples=6, device="cpu")
     assert (source.count, source.shape) == (6, (1, 4, 3))
     assert "seeds 0 to 5, 25 steps of dpmpp-2m" in source.handling
     assert_close(source.read(2, 4).data, torch.full((2, 12), 0.5), rtol=0, atol=1e-6)
@@ -554,7 +555,7 @@ def test_latents_are_what_the_model_encodes(tmp_path: Path, model: Model) -> Non
     assert (source.shape, source.handling) == ((1, 4, 3), "as they are; latents of halves")
     assert_close(result.gaussian.covariance.matrix(), torch.cov(expected.double().T), rtol=0, atol=1e-5)
     np.save(tmp_path / "a.npy", rows.unflatten(1, (8, 3)).numpy())
-    named = open_data(tmp_path / "a.npy", encoder="halves")
+    named = open_data(tmp_path / "a.npy", encoder="halves", device="cpu")
     assert_close(named.read(3, 7).values.flatten(1), expected[3:7])
     pixels = replace(model, autoencoder=None)
     assert latents(source, pixels) is source  # the rows of a pixel model are images
