@@ -5,17 +5,24 @@ sizes on a plain, fading or two-tone background, with a caption in words. Places
 the picture, so that a small latent network has few forms of each object to learn. The same seed gives the same scenes.
 
     python training/scenes.py --out scenes.png --count 16
+
+Scenes that prompts describe, in turn, as images [N, H, W, 3] of a data set, such as what samples are held against:
+
+    python training/scenes.py --out scenes.npz --count 10000 --prompt "a red apple and a fox on a blue background"
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from underpaint.files import replacing
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 BITMAP = 109  # the only size the font holds
@@ -108,6 +115,14 @@ EVEN, SPARSE = (0.35, 0.45, 0.2), (0.65, 0.3, 0.05)
 #: Places and sizes are multiples of 1/CELLS of the picture's edge.
 CELLS = 12
 KINDS = ("plain", "fading", "two-tone")
+#: Edges that objects may have, by how many there are.
+_EDGES = {1: (6, 7, 8), 2: (5, 6), 3: (4, 5)}
+#: The words for each kind of background, colours from the top down.
+_BACKGROUNDS = {
+    "plain": r" on an? (?P<first>\w+) background",
+    "fading": r" on a background fading from (?P<first>\w+) to (?P<second>\w+)",
+    "two-tone": r" on (?P<second>\w+) ground under an? (?P<first>\w+) sky",
+}
 
 
 @dataclass(frozen=True)
@@ -167,13 +182,37 @@ def _side(placed: Placed, alone: bool) -> str:
 def draw_scene(rng: np.random.Generator, mix: tuple[float, ...] = EVEN) -> Scene:
     """A random scene: objects apart, all inside the picture; ``mix`` is the share of scenes with one, two, three."""
     count = int(rng.choice([1, 2, 3], p=mix))
-    edges = {1: (6, 7, 8), 2: (5, 6), 3: (4, 5)}[count]
     placed: list[Placed] = []
     while len(placed) < count:
-        placed = _place(rng, rng.choice(len(NAMES), count, replace=False), edges)
+        placed = _place(rng, rng.choice(len(NAMES), count, replace=False), _EDGES[count])
     kind = KINDS[int(rng.choice(3, p=[0.5, 0.25, 0.25]))]
     colours = rng.choice(len(COLOUR_NAMES), 1 if kind == "plain" else 2, replace=False)
     return Scene(tuple(placed), kind, tuple(int(c) for c in colours))
+
+
+def described(rng: np.random.Generator, prompt: str) -> Scene:
+    """A random scene that a prompt describes, which says nothing of places.
+
+    Raises:
+        SystemExit: the prompt is no caption of such scenes.
+    """
+    names, kind, colours = _parsed(prompt)
+    wanted, placed = np.array([NAMES.index(name) for name in names]), []
+    while len(placed) < len(wanted):
+        placed = _place(rng, wanted, _EDGES[len(wanted)])
+    return Scene(tuple(placed), kind, tuple(COLOUR_NAMES.index(colour) for colour in colours))
+
+
+def _parsed(prompt: str) -> tuple[list[str], str, list[str]]:
+    """The objects, the kind of background and its colours that a prompt names."""
+    for kind, words in _BACKGROUNDS.items():
+        found = re.fullmatch(f"(?P<things>.+?){words}", prompt)
+        if found is not None:
+            names = [re.sub("^an? ", "", thing) for thing in re.split(", | and ", found["things"])]
+            colours = [found[key] for key in ("first", "second") if key in found.groupdict()]
+            if {*names} <= {*NAMES} and {*colours} <= {*COLOUR_NAMES} and len({*names}) == len(names) <= len(_EDGES):
+                return names, kind, colours
+    raise SystemExit(f"{prompt!r} is no caption of one to three objects of these scenes, without places.")
 
 
 def _place(rng: np.random.Generator, names: np.ndarray, edges: tuple[int, ...]) -> list[Placed]:
@@ -276,6 +315,12 @@ def pictures(painter: Painter, count: int, seed: int) -> np.ndarray:
     return np.stack([picture for picture, _, _ in scenes(painter, count, seed)])
 
 
+def pictures_of(painter: Painter, prompts: Sequence[str], count: int, seed: int) -> np.ndarray:
+    """uint8 [count, H, W, 3], of scenes that the prompts describe, in turn."""
+    rng = np.random.default_rng(seed)
+    return np.stack([painter.paint(described(rng, prompts[i % len(prompts)])) for i in range(count)])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -283,8 +328,14 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--font", type=Path, default=FONT)
+    parser.add_argument("--prompt", action="append", help="paint scenes that it describes, as images of an .npz")
     args = parser.parse_args()
     painter = Painter(args.size, args.font)
+    if args.prompt:
+        images = pictures_of(painter, args.prompt, args.count, args.seed)
+        with replacing(args.out) as temporary, temporary.open("wb") as file:
+            np.savez(file, images=images)
+        return
     columns = max(1, round(args.count**0.5))
     rows = -(-args.count // columns)
     sheet = Image.new("RGB", (columns * (args.size + 2), rows * (args.size + 2)), "white")
