@@ -10,9 +10,10 @@ import torch
 from scipy.integrate import quad
 
 from underpaint.noise import EDM, NoiseLevel, Schedule, spaced_ratios
-from underpaint.sampling.exponential import _weights, gaussian_exponential
+from underpaint.sampling.exponential import _gauss_legendre, _weights, gaussian_exponential
 from underpaint.sampling.solvers import dpm_solver, euler, heun
 from underpaint.sampling.trajectory import initial_noise, sample
+from underpaint.theory.covariance import Covariance
 from underpaint.theory.gaussian import Gaussian
 from underpaint.theory.mixture import Mixture
 
@@ -136,6 +137,40 @@ def test_one_call_a_step(full: Gaussian, mixture: Mixture, corrector: bool):
     for i, (here, state) in enumerate(pairwise(run.x)):
         torch.testing.assert_close(run.denoised[i], mixture(here, level[i]))
         assert state.shape == here.shape
+
+
+@CORRECTED
+@ORDERS
+def test_a_step_takes_two_products_with_the_basis(
+    full: Gaussian, mixture: Mixture, order: int, corrector: bool, monkeypatch: pytest.MonkeyPatch
+):
+    """One into its coordinates and one back, and one more for the first state."""
+    counts = {"analyse": 0, "synthesise": 0}
+
+    def counted(name: str):
+        plain = getattr(Covariance, name)
+
+        def call(self: Covariance, rows: torch.Tensor) -> torch.Tensor:
+            counts[name] += 1
+            return plain(self, rows)
+
+        return call
+
+    for name in counts:
+        monkeypatch.setattr(Covariance, name, counted(name))
+    level = EDM().grid(7)
+    x = initial_noise(range(2), 6, level[0], torch.float64)
+    sample(lambda x, level: x, x, level, gaussian_exponential(full, order, corrector))
+    assert counts == {"analyse": 8, "synthesise": 7}
+
+
+def test_weights_serve_gradients_though_they_were_first_asked_for_without():
+    _gauss_legendre.cache_clear()
+    nodes, start = (torch.tensor(values, dtype=torch.float64) for values in ([0.3, 1.1], 0.5))
+    with torch.inference_mode():
+        _weights(torch.ones(3, dtype=torch.float64), nodes, start, start - 1)
+    end = torch.tensor(-0.5, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda end: _weights(torch.ones(3, dtype=torch.float64), nodes, start, end), (end,))
 
 
 @CORRECTED

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from functools import cache
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -124,7 +125,8 @@ def _weights(variances: Tensor, nodes: Tensor, start: Tensor, end: Tensor) -> Te
     points, quadrature = _gauss_legendre(_NODES)
     t = end + (points + 1) / 2 * (start - end)
     square = (2 * t).exp().unsqueeze(1)
-    kernel = square * (variances + square) ** -1.5 * (variances + (2 * end).exp()).sqrt()
+    whole = variances + square
+    kernel = square * (variances + (2 * end).exp()).sqrt() / (whole * whole.sqrt())
     weights = []
     for j, node in enumerate(nodes):
         others = torch.cat([nodes[:j], nodes[j + 1 :]])
@@ -133,9 +135,11 @@ def _weights(variances: Tensor, nodes: Tensor, start: Tensor, end: Tensor) -> Te
     return torch.stack(weights)
 
 
+@cache
 def _gauss_legendre(count: int) -> tuple[Tensor, Tensor]:
     """Nodes and weights on [-1, 1] from the eigenvalues of the Jacobi matrix (Golub & Welsch 1969)."""
-    k = torch.arange(1, count, dtype=torch.float64)
-    side = k / (4 * k**2 - 1).sqrt()
-    nodes, vectors = torch.linalg.eigh(torch.diag(side, 1) + torch.diag(side, -1))
-    return nodes, 2 * vectors[0] ** 2
+    with torch.inference_mode(False):  # what is kept has to serve gradients, too
+        k = torch.arange(1, count, dtype=torch.float64)
+        side = k / (4 * k**2 - 1).sqrt()
+        nodes, vectors = torch.linalg.eigh(torch.diag(side, 1) + torch.diag(side, -1))
+        return nodes, 2 * vectors[0] ** 2
