@@ -391,6 +391,26 @@ def test_a_setting_that_is_none_is_refused() -> None:
         ours(diffusers.DDIMScheduler().config, Gaussian.isotropic(torch.zeros(6), 1.0), use_log_sigmas=True)
 
 
+@pytest.mark.parametrize(("steps", "order"), [(5, 1), (9, 1), (10, 2), (14, 2)])
+def test_the_order_depends_on_the_calls_unless_told(steps: int, order: int, tmp_path: Path) -> None:
+    gaussian = statistics("ddim")
+    scheduler = ours(diffusers.DDIMScheduler().config, gaussian)
+    scheduler.save_pretrained(tmp_path)
+    for untold in (scheduler, GaussianExponentialScheduler.from_pretrained(tmp_path)):
+        told = [ours(diffusers.DDIMScheduler().config, gaussian, order=known) for known in (order, 3 - order)]
+        same, other = (float((_run(untold, steps) - _run(one, steps)).abs().max()) for one in told)
+        assert same < 1e-3 < 0.1 < other
+
+
+def _run(scheduler: GaussianExponentialScheduler, steps: int) -> torch.Tensor:
+    """A run whose network, of noise, is a smooth function of what it sees."""
+    scheduler.set_timesteps(steps)
+    state = torch.randn(2, scheduler.gaussian.dimension, generator=torch.Generator().manual_seed(0))
+    for t in scheduler.timesteps:
+        state = scheduler.step(torch.tanh(state), t, state).prev_sample
+    return state
+
+
 def test_an_order_that_is_not_offered_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="order 1, 2 or 3, got 4"):
         ours(diffusers.DDIMScheduler().config, Gaussian.isotropic(torch.zeros(6), 1.0), order=4)
