@@ -11,11 +11,10 @@ Gaussian that a step of it consists of, and what one reads the rest against; DPM
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
+from timing import seconds
 from torch import Tensor
 
 import underpaint as up
@@ -27,16 +26,6 @@ from underpaint.sampling.trajectory import Solver
 
 CASES = (("fashion-mnist", Case()), ("emoji-scenes", Case("a fox on a blue background", 3.0)))
 SHOWN = ("exponential-1", "exponential-1c", "exponential-2c", "exponential-3c")
-
-
-def seconds(call: Callable[[], object], repeats: int = 7) -> float:
-    """The fastest of some calls, after one to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
 
 
 def solvers(gaussian: up.Gaussian, steps: int) -> dict[str, Solver]:
@@ -56,9 +45,9 @@ def measure(name: str, case: Case, batches: Sequence[int], steps: int) -> None:
     for rows in batches:
         x = up.initial_noise(range(rows), model.dimension, level[0])
         answer = network(x, level[steps // 2])
-        call = seconds(partial(network, x, level[steps // 2]))
-        products = seconds(partial(in_and_out, gaussian, x))
-        took = [products, *(seconds(partial(run, solver, x, level, answer)) / steps for solver in known.values())]
+        call = seconds(network, x, level[steps // 2], repeats=7)
+        took = [seconds(in_and_out, gaussian, x, repeats=7)]
+        took += [seconds(run, solver, x, level, answer, repeats=7) / steps for solver in known.values()]
         print(f"| {rows} | " + " | ".join(f"{100 * part / call:.2g} %" for part in took) + " |", flush=True)
 
 

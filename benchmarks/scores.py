@@ -12,26 +12,15 @@ all components at once and component by component.
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable
 
 import torch
+from timing import seconds
 from torch import Tensor
 
 import underpaint as up
 from underpaint.theory.covariance import Covariance
 
 SIGMAS = (0.01, 0.1, 0.3, 1.0, 3.0, 80.0)
-
-
-def seconds(call: Callable[..., object], *arguments: object, repeats: int = 3) -> float:
-    """The fastest of some calls, after one to warm up."""
-    times = []
-    for _ in range(repeats + 1):
-        began = time.perf_counter()
-        call(*arguments)
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
 
 
 def product_seconds(count: int, dimension: int, batch: int, chunk: int = 8192) -> float:

@@ -15,12 +15,11 @@ import argparse
 import hashlib
 import resource
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from timing import seconds
 
 from underpaint.data.sources import open_source
 from underpaint.data.stream import Source
@@ -28,20 +27,6 @@ from underpaint.recipes.plan import Settings, make_plan
 from underpaint.recipes.statistics import Tally, take_statistics
 from underpaint.theory.covariance import Covariance
 from underpaint.theory.moments import LowRank, Sketch, column_sums
-
-
-def seconds(work: Callable[[], object], budget: float) -> float:
-    """The quickest of as many runs as fit into the budget, and of at least two.
-
-    On one thread it is the processor's time, which other work on the machine takes no part in.
-    """
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    times: list[float] = []
-    while len(times) < 2 or sum(times) < budget:
-        start = clock()
-        work()
-        times.append(clock() - start)
-    return min(times)
 
 
 def stored(folder: Path, dimension: int, count: int) -> Source:
@@ -76,9 +61,9 @@ def speed(source: Source, settings: Settings, budget: float) -> str:
 
     product = read = accumulate = float("inf")
     for _ in range(3):
-        product = min(product, seconds(lambda: rows.T @ block, budget / 3))
-        read = min(read, seconds(reading, budget / 3))
-        accumulate = min(accumulate, seconds(lambda: tally.add_group(0), budget / 3))
+        product = min(product, seconds(lambda: rows.T @ block, repeats=1, budget=budget / 3))
+        read = min(read, seconds(reading, repeats=1, budget=budget / 3))
+        accumulate = min(accumulate, seconds(lambda: tally.add_group(0), repeats=1, budget=budget / 3))
     rate = 2 * len(rows) * source.dimension * block.shape[1] / product
     found = source.count / accumulate
     predicted = 1 / (operations(plan.sketch) / rate + read / source.count)
