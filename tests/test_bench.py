@@ -439,8 +439,18 @@ def test_tables_and_figures(found: tuple[Workbench, Bench], tmp_path: Path) -> N
     assert f"{score.rms:.4g} ({score.cell.solver[6:]}, {score.cell.grid})" in text
     (ratio,) = (r for r in result.ratios if (r.role, r.family, r.calls) == ("best", "teleported", 4))
     assert f"| teleported / best peer | **{ratio.value:.2f}**" in text
+    budgets, shown = result.setup["calls"], {score.family: score.ours for score in result.scores}
+    least = [min(middle(result, name, calls) for name, ours in shown.items() if not ours) for calls in budgets]
+    shares = [middle(result, "teleported", calls) / peer for calls, peer in zip(budgets, least, strict=True)]
+    assert f"| teleported / least of a peer, medians | {' | '.join(f'{share:.2f}' for share in shares)} |" in text
     assert "In pixels: 40 samples against 4000" in text
     json.dumps(content, allow_nan=False)
+
+
+def middle(result: Bench, family: str, calls: int) -> float:
+    """The median error of a family at its own best grid."""
+    (score,) = (score for score in result.of("best", family) if score.calls == calls)
+    return float(score.errors.median())
 
 
 def test_plans_of_a_calibration_compete(tmp_path: Path) -> None:
