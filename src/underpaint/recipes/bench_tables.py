@@ -142,7 +142,7 @@ def _median_lines(result: Bench) -> list[tuple[str, list[str]]]:
     for score in result.scores:
         if score.role == "best" and not score.ours:
             peers[score.calls] = min(peers.get(score.calls, math.inf), _median(score))
-    lines = _families(result, "best", lambda s: f"{_median(s) / peers[s.calls]:.2f}" if s.ours else "")
+    lines = _families(result, "best", lambda s: f"{s.errors.median() / peers[s.calls]:.2f}" if s.ours else "")
     return [(f"{family} / least of a peer, medians", cells) for family, cells in lines]
 
 
