@@ -330,6 +330,8 @@ def main() -> None:
     parser.add_argument("--font", type=Path, default=FONT)
     parser.add_argument("--prompt", action="append", help="paint scenes that it describes, as images of an .npz")
     args = parser.parse_args()
+    if args.count < 1 or (args.prompt and args.out.suffix != ".npz"):
+        parser.error(f"give --count of at least 1 and, with --prompt, --out *.npz; got {args.count} and {args.out}")
     painter = Painter(args.size, args.font)
     if args.prompt:
         images = pictures_of(painter, args.prompt, args.count, args.seed)
