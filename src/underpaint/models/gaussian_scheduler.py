@@ -31,9 +31,8 @@ from .schedulers import scheduler_denoised, scheduler_levels, step_index
 
 #: The files beside ``scheduler_config.json`` that hold the Gaussian and, if there is one, the calibration.
 GAUSSIAN_FILE, CALIBRATION_FILE = "gaussian.safetensors", "calibration.json"
-#: From so many calls on, the order is 2 unless told, else 1. That did best on both models of the box, at the levels
-#: that diffusers lays by default; over the long steps of fewer calls, extrapolation costs more with guidance than it
-#: gains.
+#: From so many calls on, the order is 2 unless told, else 1. A compromise: with fewer calls order 1 is nearer with
+#: guidance, whose long steps do not bear extrapolation, and order 2 without; see ``tuning`` in results of `bench`.
 _MANY = 10
 #: What in a config spaces its levels in sigma and not in time.
 _IN_SIGMA = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
