@@ -12,7 +12,6 @@ from tiny_calls import denoiser, noise, pipeline, run, statistics
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
-from underpaint.analysis.summary import geometric_mean
 from underpaint.cli import app
 from underpaint.models.gaussian_scheduler import GaussianExponentialScheduler
 from underpaint.models.record import record
@@ -134,7 +133,7 @@ def test_plans_are_much_nearer_than_plain_solvers_on_seeds_they_never_saw(
         run = sample(data, x, grid, solver)
         assert run.nfe == plan.calls
         errors = (gaussian.covariance.analyse(run.final - gaussian.mean) - exact.final).square().mean(1).sqrt()
-        error = geometric_mean(errors)
+        error = float(errors.mean())
         assert error < 0.5 * plan.errors["plain"]
         assert error < 3 * plan.errors["held_out"]
 
@@ -185,15 +184,15 @@ def test_a_plan_may_be_the_integrator_as_it_is(tmp_path: Path) -> None:
     assert found.nfe == 9
 
 
-def test_a_plan_is_judged_by_its_typical_error() -> None:
-    """The geometric mean over seeds of the root mean square over numbers, against the end of the fine solution."""
+def test_a_plan_is_judged_by_its_mean_error() -> None:
+    """The mean over seeds of the root mean square over numbers, against the end of the fine solution."""
     data, gaussian = mixture(), gaussian_of(mixture())
     seen = solve_finely(data, gaussian, DDPM(), HELD, 100)
     plan = Plan(DDPM().grid(6), solver="dpmpp-2m")
     x = initial_noise(HELD, data.dimension, plan.level[0], gaussian.mean.dtype)
     final = gaussian.covariance.analyse(sample(data, x, plan.level, dpmpp_2m).final - gaussian.mean)
     errors = (final - seen.final).square().mean(1).sqrt()
-    expected = float(errors.prod() ** (1 / len(HELD)))
+    expected = float(errors.mean())
     assert Judge(data, gaussian, DDPM(), seen, HELD).error(plan) == pytest.approx(expected, rel=1e-4)
     assert expected < 0.95 * float(errors.square().mean().sqrt())
 

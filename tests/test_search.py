@@ -1,4 +1,4 @@
-"""Coefficients along paths: those of least squares, of other seeds than they lead, and not fitted twice."""
+"""Coefficients along paths: fitted to other seeds than they lead, not swayed by a few of them, and not fitted twice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from underpaint.noise import DDPM, EDM, NoiseLevel
 from underpaint.recipes.calibrate import solve_finely
-from underpaint.recipes.search import Fit, _least_squares, guesses
+from underpaint.recipes.search import Fit, _nearest_fit, guesses
 from underpaint.sampling.fitted import LOOK_BACK, TERMS, combine, fitted_exponential, jumping
 from underpaint.sampling.trajectory import initial_noise, sample
 
@@ -20,18 +20,41 @@ def test_each_part_of_the_seeds_is_solved_with_what_was_fitted_to_the_others(par
     terms, wanted = (torch.randn(*shape, 9, 6, generator=generator, dtype=torch.float64) for shape in ((4,), ()))
     others = torch.arange(9) % 3 != part
     used = torch.arange(9) % 3 != torch.arange(3).unsqueeze(1)
-    found = _least_squares(terms, wanted, used)
-    expected = torch.linalg.lstsq(terms[:, others].flatten(1).T, wanted[others].flatten().unsqueeze(1)).solution
+    found = _nearest_fit(terms, wanted, used)
+    a, b = terms[:, others].movedim(0, 2), wanted[others].unsqueeze(2)
+    first = torch.linalg.lstsq(a.flatten(0, 1), b.flatten(0, 1)).solution
+    # of all seeds, those of the part included: what they were left at says how far a row lies from the rest
+    left = (wanted - (terms.movedim(0, 2) @ first).squeeze(2)).square().sum(1)
+    root = (left[others] + 0.01 * left.median()).pow(-0.25).view(-1, 1, 1)
+    expected = torch.linalg.lstsq((root * a).flatten(0, 1), (root * b).flatten(0, 1)).solution
     assert_close(found[part], expected.squeeze(1), rtol=1e-4, atol=1e-5)
     rows = combine(found[torch.arange(9) % 3], terms)
     assert_close(rows[~others], combine(found[part], terms)[~others])
     assert_close(combine(found[part], terms), (found[part].view(-1, 1, 1) * terms).sum(0))
 
 
+def test_a_seed_that_went_astray_hardly_counts() -> None:
+    """Where plain least squares follow it: its distance is a hundred times that of the others."""
+    generator = torch.Generator().manual_seed(3)
+    terms = torch.randn(2, 12, 30, generator=generator, dtype=torch.float64)
+    known = torch.tensor([0.7, -0.4], dtype=torch.float64)
+    wanted = combine(known, terms) + 0.01 * torch.randn(12, 30, generator=generator, dtype=torch.float64)
+    wanted[0] -= 3 * terms[0, 0]
+    found = _nearest_fit(terms, wanted, torch.ones(1, 12))[0]
+    plain = torch.linalg.lstsq(terms.flatten(1).T, wanted.flatten().unsqueeze(1)).solution.squeeze(1)
+    assert float((plain - known).norm()) > 0.1
+    assert float((found - known).norm()) < 0.1 * float((plain - known).norm())
+
+
+def test_what_is_wanted_is_nothing_where_gaussians_need_no_fit() -> None:
+    terms = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(1))
+    assert_close(_nearest_fit(terms, torch.zeros(5, 4), torch.ones(1, 5)), torch.zeros(1, 3, dtype=torch.float64))
+
+
 def test_terms_that_say_the_same_are_no_trouble() -> None:
     """The ridge decides between them: each gets half."""
     term = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = _least_squares(torch.stack([term, term]), 3 * term, torch.ones(1, 6))
+    found = _nearest_fit(torch.stack([term, term]), 3 * term, torch.ones(1, 6))
     assert_close(found, torch.full((1, 2), 1.5, dtype=torch.float64), rtol=1e-4, atol=0)
 
 

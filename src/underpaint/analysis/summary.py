@@ -34,8 +34,3 @@ class Summary:
 def root_mean_square(errors: Tensor) -> float:
     """Of the errors [B] of samples, each a root mean square itself."""
     return float(errors.square().mean().sqrt())
-
-
-def geometric_mean(errors: Tensor) -> float:
-    """Of the errors [B] of samples: what is typical, whatever a few of them do."""
-    return float(errors.log().mean().exp())

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..analysis.summary import geometric_mean
 from ..noise import NoiseLevel, Schedule, spaced_ratios
 from ..sampling.exponential import gaussian_exponential
 from ..sampling.fitted import LOOK_BACK, TERMS, Calibration, Plan, fingerprint
@@ -149,7 +148,7 @@ def calibrate(
         fit = Fit(denoise, gaussian, solution, parts=min(_FOLDS, len(seeds)))
         best = search(fit, guesses(solution.level, gaussian, count, best, shortest), effort)
         whole = Fit(denoise, gaussian, solution).run(best.path)
-        plans.append(judge.choose(_plan(whole, solution.level), shortest, geometric_mean(best.errors)))
+        plans.append(judge.choose(_plan(whole, solution.level), shortest, best.loss))
         advance()
     about = {"seeds": list(seeds), "held_out": list(held_out), "fine": fine, "effort": effort}
     return Calibration(tuple(plans), about | {"gaussian": fingerprint(gaussian)})
@@ -166,12 +165,13 @@ class Judge:
     seeds: Sequence[int]
 
     def error(self, plan: Plan) -> float:
-        """The distance to the fine solution that a plan leaves, geometric mean over seeds."""
+        """The distance to the fine solution that a plan leaves, mean over seeds."""
         solver, level = Calibration((plan,), {}).solver(self.gaussian, plan.calls)
         mean = self.gaussian.mean
         noise = initial_noise(self.seeds, len(mean), level[0], mean.dtype).to(mean.device)
         final = sample(self.denoise, noise, level, solver, every=len(level)).final
-        return geometric_mean(distances(self.gaussian.covariance.analyse(final - mean), self.solution.final, len(mean)))
+        found = self.gaussian.covariance.analyse(final - mean)
+        return float(distances(found, self.solution.final, len(mean)).mean())
 
     def choose(self, plan: Plan, path: tuple[int, ...], fit: float) -> Plan:
         """The plan, or the best plain solver at as many calls where that is nearer.

@@ -106,7 +106,7 @@ class Plan:
         level: the grid; sigma = 0 at its end. If there are coefficients, its first interval is a jump.
         coefficients: [N, 3, 4] float64, of `fitted_exponential`; None where a plain solver did better.
         solver: the name of that plain solver, one of `EXPONENTIALS` or of `SOLVERS`.
-        errors: distances to the fine solution, geometric means over seeds, in units of the data: what was fitted, on
+        errors: distances to the fine solution, means over seeds, in units of the data: what was fitted, on
             the seeds of the fit, each solved with what was fitted to others ("fit"), and on held-out ones, and the best
             plain solver on these ("plain").
     """
