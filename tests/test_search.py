@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from underpaint.noise import DDPM, EDM, NoiseLevel
 from underpaint.recipes.calibrate import solve_finely
-from underpaint.recipes.search import Fit, _nearest_fit, guesses
+from underpaint.recipes.search import Fit, _nearest_fit, guesses, search
 from underpaint.sampling.fitted import LOOK_BACK, TERMS, combine, fitted_exponential, jumping
 from underpaint.sampling.trajectory import initial_noise, sample
 
@@ -94,6 +94,18 @@ def test_each_seed_is_led_by_coefficients_that_were_fitted_to_others() -> None:
         final = sample(data, x, level, jumping(gaussian, fitted_exponential(gaussian, coefficients))).final
         error = (gaussian.covariance.analyse(final - gaussian.mean) - fine.final[list(seeds)]).square().mean(1).sqrt()
         assert_close(run.errors[list(seeds)], error.double(), rtol=1e-3, atol=1e-6)
+
+
+def test_the_search_makes_the_mean_distance_small() -> None:
+    """Not that of its square, which one seed of twelve would decide; no path that was tried has less."""
+    data, gaussian = mixture(), gaussian_of(mixture())
+    fit = Fit(data, gaussian, solve_finely(data, gaussian, DDPM(), range(12), 60), parts=3)
+    tried = [(5, 25, 45), (10, 30, 50), (2, 20, 55)]
+    means = [float(fit.run(path).errors.mean()) for path in tried]
+    best = search(fit, tried, 30)
+    assert best.loss == pytest.approx(float(best.errors.mean()))
+    assert best.loss < min(means)
+    assert search(fit, tried, 0).path == tried[means.index(min(means))]
 
 
 @pytest.mark.parametrize(("path", "calls"), [((4, 25, 45), 3), ((5, 24, 45), 2), ((5, 25, 46), 1), ((5, 25, 45), 0)])
