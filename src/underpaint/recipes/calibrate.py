@@ -23,12 +23,13 @@ from ..theory.gaussian import Gaussian
 from .ask import Ask, cases, find_denoiser, in_turn, prepare
 from .levels import FineSolution, shortest_path, smoothed, step_losses
 from .progress import Progress, silent
-from .search import RHO, Fit, Run, distances, guesses, search
+from .search import Fit, Run, distances, guesses, search
 
-#: Parts of the seeds; the levels are chosen for the error of each part under coefficients fitted to the others.
-_FOLDS = 4
-#: The plain solvers that a plan has to beat, each at the best grid.
+#: The plain solvers that a plan has to beat, and rho of their grids besides levels even in log(sigma/alpha).
 _PLAIN = ("dpmpp-3m", "exponential-2c", "exponential-3c")
+_RHO = (5.0, 7.0, 10.0, 15.0)
+#: How many of the best plain solvers on held-out seeds are held against each other on the seeds of the fit, too.
+_FINALISTS = 4
 #: Steps of a schedule's own grid, whose first and last level above 0 all others lie between.
 _FINEST = 1000
 #: Seeds whose fine solutions say what a step loses.
@@ -88,7 +89,7 @@ def solve_finely(
     with torch.no_grad():
         seen.append(covariance.analyse(denoise(final, level[-1]) - mean))
     advance()
-    return FineSolution(level, torch.stack(states), torch.stack(seen))
+    return FineSolution(level, torch.stack(states), torch.stack(seen), tuple(seeds))
 
 
 def _span(schedule: Schedule, steps: int, rho: float = math.inf) -> NoiseLevel:
@@ -138,17 +139,15 @@ def calibrate(
         )
     solution = solve_finely(denoise, gaussian, schedule, seeds, fine, progress)
     unseen = solve_finely(denoise, gaussian, schedule, held_out, fine, progress)
-    judge = Judge(denoise, gaussian, schedule, unseen, held_out)
+    judge = Judge(denoise, gaussian, schedule, solution, unseen)
     losses = step_losses(_some(solution), gaussian.covariance.variances, wanted[0])
     advance = progress("plans", len(wanted))
-    plans: list[Plan] = []
+    fit, plans = Fit(denoise, gaussian, solution), list[Plan]()
     best: Run | None = None
     for count in wanted:
         shortest = shortest_path(losses, count)
-        fit = Fit(denoise, gaussian, solution, parts=min(_FOLDS, len(seeds)))
         best = search(fit, guesses(solution.level, gaussian, count, best, shortest), effort)
-        whole = Fit(denoise, gaussian, solution).run(best.path)
-        plans.append(judge.choose(_plan(whole, solution.level), shortest, best.loss))
+        plans.append(judge.choose(_plan(best, solution.level), shortest, best.loss))
         advance()
     about = {"seeds": list(seeds), "held_out": list(held_out), "fine": fine, "effort": effort}
     return Calibration(tuple(plans), about | {"gaussian": fingerprint(gaussian)})
@@ -156,22 +155,45 @@ def calibrate(
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """Holds plans against plain solvers, on seeds that nothing was fitted to."""
+    """Holds plans against plain solvers, on seeds that nothing was fitted to.
+
+    Plain solvers are held against each other on the seeds of the fit, too: a few seeds on the border between two images
+    make much of a mean, and the more there are, the less depends on which.
+    """
 
     denoise: Denoiser
     gaussian: Gaussian
     schedule: Schedule
-    solution: FineSolution
-    seeds: Sequence[int]
+    fitted: FineSolution
+    unseen: FineSolution
 
-    def error(self, plan: Plan) -> float:
-        """The distance to the fine solution that a plan leaves, mean over seeds."""
+    def errors(self, plan: Plan, fine: FineSolution) -> Tensor:
+        """The distances to the ends of fine solutions that a plan leaves, of each of their seeds [B]."""
         solver, level = Calibration((plan,), {}).solver(self.gaussian, plan.calls)
         mean = self.gaussian.mean
-        noise = initial_noise(self.seeds, len(mean), level[0], mean.dtype).to(mean.device)
-        final = sample(self.denoise, noise, level, solver, every=len(level)).final
-        found = self.gaussian.covariance.analyse(final - mean)
-        return float(distances(found, self.solution.final, len(mean)).mean())
+        noise = initial_noise(fine.seeds, len(mean), level[0], mean.dtype).to(mean.device)
+        found = sample(self.denoise, noise, level, solver, every=len(level)).final
+        return distances(self.gaussian.covariance.analyse(found - mean), fine.final, len(mean))
+
+    def error(self, plan: Plan) -> float:
+        """The mean distance on held-out seeds."""
+        return float(self.errors(plan, self.unseen).mean())
+
+    def best_plain(self, path: tuple[int, ...]) -> tuple[Plan, float]:
+        """The plain solver of least mean distance over all seeds, among the best on held-out ones, and the mean there.
+
+        Args:
+            path: levels of the fine solution where steps lose least.
+        """
+        plain = [Plan(grid, solver=name) for grid in self.grids(path) for name in _PLAIN]
+        errors = [self.errors(plan, self.unseen) for plan in plain]
+        finalists = sorted(range(len(plain)), key=lambda i: float(errors[i].mean()))[:_FINALISTS]
+
+        def overall(i: int) -> float:
+            return float(torch.cat([errors[i], self.errors(plain[i], self.fitted)]).mean())
+
+        best = min(finalists, key=overall)
+        return plain[best], float(errors[best].mean())
 
     def choose(self, plan: Plan, path: tuple[int, ...], fit: float) -> Plan:
         """The plan, or the best plain solver at as many calls where that is nearer.
@@ -182,30 +204,27 @@ class Judge:
             fit: the error of the fit.
         """
         mine = self.error(plan)
-        plain = [Plan(grid, solver=name) for grid in self.grids(path) for name in _PLAIN]
-        errors = [self.error(other) for other in plain]
-        errors_of = {"fit": fit, "held_out": mine, "plain": min(errors)}
-        if mine <= min(errors):
-            return replace(plan, errors=errors_of)
-        return replace(plain[errors.index(min(errors))], errors=errors_of)
+        plain, theirs = self.best_plain(path)
+        return replace(plan if mine <= theirs else plain, errors={"fit": fit, "held_out": mine, "plain": theirs})
 
     def grids(self, path: tuple[int, ...]) -> list[NoiseLevel]:
         """Of as many levels as a path has: even in log(sigma/alpha) and by Karras22's rule; the path, and smoothed."""
-        level = self.solution.level
+        level = self.fitted.level
         infinite = not bool(torch.isfinite(level.ratio[0]))
         even = smoothed(level, path)[int(infinite) :].exp()
         spaced = self.schedule.level(even)
-        grids = [_span(self.schedule, len(path), rho) for rho in (math.inf, *RHO)]
+        grids = [_span(self.schedule, len(path), rho) for rho in (math.inf, *_RHO)]
         grids += [level[torch.tensor(path)], NoiseLevel.join(level[0], spaced) if infinite else spaced]
         return [NoiseLevel.join(grid, NoiseLevel.clean()) for grid in grids]
 
 
 def _plan(run: Run, level: NoiseLevel) -> Plan:
     coefficients = torch.zeros(len(run.path), LOOK_BACK, TERMS, dtype=torch.float64)
-    for step, (fitted,) in zip(coefficients, run.coefficients, strict=True):
+    for step, fitted in zip(coefficients, run.coefficients, strict=True):
         step.view(-1)[: len(fitted)] = fitted
     return Plan(NoiseLevel.join(level[0], level[torch.tensor(run.path)], NoiseLevel.clean()), coefficients)
 
 
 def _some(solution: FineSolution) -> FineSolution:
-    return replace(solution, states=solution.states[:, :_DRAWN], seen=solution.seen[:, :_DRAWN])
+    states, seen = solution.states[:, :_DRAWN], solution.seen[:, :_DRAWN]
+    return replace(solution, states=states, seen=seen, seeds=solution.seeds[:_DRAWN])

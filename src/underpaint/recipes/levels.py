@@ -33,11 +33,13 @@ class FineSolution:
         level: L levels, the last the lowest of the schedule that is noisy.
         states: centred, in coordinates of the covariance, [L, B, K].
         seen: the denoised images, likewise.
+        seeds: of the noise that they began from, B of them.
     """
 
     level: NoiseLevel
     states: Tensor
     seen: Tensor
+    seeds: tuple[int, ...]
 
     @property
     def final(self) -> Tensor:

@@ -2,8 +2,7 @@
 
 The coefficients are fitted step by step: the denoiser is called at the states that the steps before have led to, and
 the next state is fitted to where the fine solution is at the next level. So each step also mends what those before it
-have missed. The levels are those that leave the least error at the end, moved one at a time. While they are sought,
-every seed is solved with coefficients that were fitted to others.
+have missed. The levels are those that leave the least error at the end, moved one at a time.
 
 What is made small, by coefficients and by levels, is the mean over seeds of the distance, not of its square: a few
 seeds on the border between two images end in the wrong one, a hundred times as far away as the rest, and a square would
@@ -25,20 +24,21 @@ from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .levels import FineSolution
 
-#: Ridge of the least squares, as a share of each term's own square.
-_RIDGE = 1e-6
+#: Ridge of the least squares, as a share of each term's own square. Calls that follow closely on each other say almost
+#: the same: what a step of third order makes of them is, with 28 calls, 1e-4 of each.
+_RIDGE = 1e-8
 #: Square of the least distance that a row's weight knows, as a share of the median's.
 _FLOOR = 1e-2
 #: How far a level is moved at first and at last, as a share of the way to its neighbour in log(sigma/alpha).
 _MOVES = (0.5, 0.25, 0.12)
-#: Karras22's rho of the guesses, besides levels even in log(sigma/alpha), and of the grids of plain solvers.
-RHO = (5.0, 7.0, 15.0)
+#: Karras22's rho of the guesses, besides levels even in log(sigma/alpha).
+_RHO = (5.0, 7.0, 15.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
     """One pass through the levels ``path`` of a fine solution: state before each call and at the end, images seen,
-    coefficients of each step for each part of the seeds [P, F], error of each seed [B]."""
+    coefficients of each step [F], error of each seed [B]."""
 
     path: tuple[int, ...]
     states: list[Tensor]
@@ -52,19 +52,10 @@ class Run:
 
 
 class Fit:
-    """Fits coefficients along paths through the levels of a fine solution, and counts its calls.
+    """Fits coefficients along paths through the levels of a fine solution, and counts its calls."""
 
-    Seeds that follow on each other make a part, so that cases in turn are in all parts; each part is solved with what
-    was fitted to the others. A single part is solved with what was fitted to itself.
-    """
-
-    def __init__(self, denoise: Denoiser, gaussian: Gaussian, fine: FineSolution, parts: int = 1) -> None:
+    def __init__(self, denoise: Denoiser, gaussian: Gaussian, fine: FineSolution) -> None:
         self.denoise, self.gaussian, self.fine = denoise, gaussian, fine
-        count = fine.states.shape[1]
-        self.part = torch.arange(count, device=fine.states.device) * parts // count
-        self.used = self.part != torch.arange(parts, device=self.part.device).unsqueeze(1)
-        if parts == 1:
-            self.used = ~self.used
         self.variances, self.calls = gaussian.covariance.variances, 0
 
     def run(self, path: tuple[int, ...], known: Run | None = None) -> Run:
@@ -94,8 +85,8 @@ class Fit:
         start = flown(states[i], here, there, self.variances)
         past: list[Seen] = [(fine.level[path[j]], states[j], seen[j]) for j in range(i, max(i - LOOK_BACK, -1), -1)]
         terms = step_terms(past, there, self.variances)
-        weights = _nearest_fit(terms, wanted - start, self.used)
-        return weights, start + combine(weights[self.part], terms)
+        weights = _nearest_fit(terms, wanted - start)
+        return weights, start + combine(weights, terms)
 
     def _landed(self, index: int) -> Tensor:
         return flown(self.fine.states[0], self.fine.level[0], self.fine.level[index], self.variances)
@@ -113,30 +104,28 @@ def distances(found: Tensor, wanted: Tensor, dimension: int) -> Tensor:
     return ((found - wanted).double().square().sum(1) / dimension).sqrt()
 
 
-def _nearest_fit(terms: Tensor, wanted: Tensor, used: Tensor) -> Tensor:
-    """Coefficients [P, F] of terms [F, B, K] nearest to what is wanted [B, K], in the rows that are used [P, B].
+def _nearest_fit(terms: Tensor, wanted: Tensor) -> Tensor:
+    """Coefficients [F] of terms [F, B, K] nearest to what is wanted [B, K].
 
     Least squares, and once more with each row weighed by one over the distance that it was left at: a step of
     iteratively reweighted least squares towards the least sum of distances.
     """
     rows, wanted = terms.double().transpose(0, 1), wanted.double()
     squares, products = rows @ rows.mT, (rows @ wanted.unsqueeze(2)).squeeze(2)
-    alike = used.double()
-    fitted = _solve(squares, products, alike)
-    # of each row, under the coefficients of each part [P, B]: |wanted - sum|^2
-    explained = 2 * fitted @ products.T - torch.einsum("pf,bfg,pg->pb", fitted, squares, fitted)
+    fitted = _solve(squares, products, torch.ones_like(products[:, 0]))
+    # of each row: |wanted - sum|^2
+    explained = 2 * products @ fitted - (squares @ fitted) @ fitted
     left = (wanted.square().sum(1) - explained).clamp(min=0)
-    floor = _FLOOR * left.median(1, keepdim=True).values + torch.finfo(left.dtype).tiny
-    return _solve(squares, products, alike / (left + floor).sqrt())
+    floor = _FLOOR * left.median() + torch.finfo(left.dtype).tiny
+    return _solve(squares, products, 1 / (left + floor).sqrt())
 
 
 def _solve(squares: Tensor, products: Tensor, weights: Tensor) -> Tensor:
-    """The coefficients of weighted least squares from each row's squares [B, F, F] and products [B, F]."""
-    gram = torch.einsum("pb,bfg->pfg", weights, squares)
-    size = gram.diagonal(dim1=1, dim2=2).sqrt()
+    """The coefficients of least squares with weighted rows, from each row's squares [B, F, F] and products [B, F]."""
+    gram = torch.einsum("b,bfg->fg", weights, squares)
+    size = gram.diagonal().sqrt()
     size = torch.where(size > 0, size, 1.0)
-    gram = gram / size.unsqueeze(1) / size.unsqueeze(2)
-    gram = gram + _RIDGE * torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    gram = gram / size.unsqueeze(1) / size + _RIDGE * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     return torch.linalg.solve(gram, weights @ products / size) / size
 
 
@@ -151,7 +140,7 @@ def guesses(
     low = float(time[-1])
     high = max(min(float(time[1]), first), low + 0.5 * (float(time[1]) - low))
     paths = [_nearest(time, torch.linspace(high, high + (low - high) * share, count)) for share in (0.5, 0.65, 0.8)]
-    paths += [_nearest(time, spaced_ratios(count, math.exp(high), math.exp(low), rho).log()) for rho in RHO]
+    paths += [_nearest(time, spaced_ratios(count, math.exp(high), math.exp(low), rho).log()) for rho in _RHO]
     paths.append(_nearest(time, time[torch.tensor(shortest)].clamp(max=high)))
     if fewer is not None:
         known = time[torch.tensor(fewer.path)]

@@ -83,8 +83,8 @@ def step_terms(seen: Sequence[Seen] | deque[Seen], there: NoiseLevel, variances:
 
 
 def combine(coefficients: Tensor, terms: Tensor) -> Tensor:
-    """Their sum [B, K] with the same coefficients [F] for all rows, or each with its own [B, F]."""
-    return torch.einsum("bf,fbk->bk", coefficients.to(terms).expand(terms.shape[1], -1), terms)
+    """Their sum [B, K] with coefficients [F]."""
+    return torch.einsum("f,fbk->bk", coefficients.to(terms), terms)
 
 
 def jumping(gaussian: Gaussian, solver: Solver) -> Solver:
@@ -106,9 +106,8 @@ class Plan:
         level: the grid; sigma = 0 at its end. If there are coefficients, its first interval is a jump.
         coefficients: [N, 3, 4] float64, of `fitted_exponential`; None where a plain solver did better.
         solver: the name of that plain solver, one of `EXPONENTIALS` or of `SOLVERS`.
-        errors: distances to the fine solution, means over seeds, in units of the data: what was fitted, on
-            the seeds of the fit, each solved with what was fitted to others ("fit"), and on held-out ones, and the best
-            plain solver on these ("plain").
+        errors: distances to the fine solution, means over seeds, in units of the data: what was fitted, on the seeds of
+            the fit ("fit") and on held-out ones, and the best plain solver on these ("plain").
     """
 
     level: NoiseLevel
