@@ -3,24 +3,20 @@
     python training/denoiser.py --data FOLDER --out runs/fashion --minutes 90
 
 The network predicts v on the DDPM linear schedule. Class labels are dropped for part of the batch, so that one network
-serves unconditional and guided sampling (label 10 is "no class"). The learning rate follows the share of the budget
-that is used up, in steps or in minutes of training, so that an interrupted run that is started again ends as planned.
+serves unconditional and guided sampling (label 10 is "no class").
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import math
-import time
 from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
+from loop import train
 from torch.nn.functional import mse_loss, pixel_unshuffle
 
 from underpaint.data.idx import read_idx
-from underpaint.files import replacing, write_text
 from underpaint.noise import DDPM
 
 NO_CLASS = 10
@@ -66,66 +62,25 @@ def main() -> None:
     parser.add_argument("--drop", type=float, default=0.4, help="share of labels replaced by 'no class'")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
 
     images = pixel_unshuffle(read_idx(args.data / "train-images-idx3-ubyte.gz").unsqueeze(1).float() / 127.5 - 1, 2)
     labels = read_idx(args.data / "train-labels-idx1-ubyte.gz").long()
     torch.manual_seed(args.seed)
-    generator = torch.Generator().manual_seed(args.seed)
     network = build_network().to(memory_format=torch.channels_last)
-    average = {k: v.clone() for k, v in network.state_dict().items()}
-    optimizer = torch.optim.AdamW(network.parameters(), lr=args.rate, weight_decay=0.0, betas=(0.9, 0.99))
     level = DDPM("linear")(torch.arange(1000))
     alpha, sigma = level.alpha.float(), level.sigma.float()
-    step, spent, losses, checkpoint = 0, 0.0, [], args.out / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, step, spent, losses = state["average"], state["step"], state["spent"], state["losses"]
-        generator.set_state(state["generator"])
-        print(f"resumed at step {step}, {spent / 60:.1f} minutes spent")
+    order = torch.empty(0, dtype=torch.long)
 
-    last_save, order, cursor = time.monotonic(), torch.randperm(len(images), generator=generator), 0
-    running = []
-    while spent < 60 * args.minutes:
-        start = time.monotonic()
-        used = spent / (60 * args.minutes)
-        for group in optimizer.param_groups:
-            group["lr"] = args.rate * min(1.0, (step + 1) / 200) * 0.5 * (1 + math.cos(math.pi * used))
-        if cursor + args.batch > len(images):
-            order, cursor = torch.randperm(len(images), generator=generator), 0
-        rows = order[cursor : cursor + args.batch]
-        cursor += args.batch
-        loss = batch_loss(network, images[rows], labels[rows], alpha, sigma, generator, args.drop)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        # The average forgets over a tenth of the steps so far: short at first, long at the end.
-        decay = min(0.9995, 1 - 10 / (step + 20))
-        with torch.no_grad():
-            for name, value in network.state_dict().items():
-                average[name].lerp_(value, 1 - decay)
-        step += 1
-        running.append(loss.item())
-        spent += time.monotonic() - start
-        if step % 100 == 0:
-            losses.append([step, spent, sum(running) / len(running)])
-            print(f"step {step} minutes {spent / 60:.1f} loss {losses[-1][2]:.4f}", flush=True)
-            running.clear()
-        if time.monotonic() - last_save > 240 or spent >= 60 * args.minutes:
-            state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-            state |= {"step": step, "spent": spent, "losses": losses, "generator": generator.get_state()}
-            with replacing(checkpoint) as temporary:
-                torch.save(state, temporary)
-            last_save = time.monotonic()
+    def loss(generator: torch.Generator) -> torch.Tensor:
+        nonlocal order
+        if len(order) < args.batch:
+            order = torch.randperm(len(images), generator=generator)
+        rows, order = order[: args.batch], order[args.batch :]
+        return batch_loss(network, images[rows], labels[rows], alpha, sigma, generator, args.drop)
 
-    network.load_state_dict(average)
+    note = {"batch": args.batch, "drop": args.drop}
+    train(network, loss, args.out, args.minutes, args.rate, args.seed, note=note)
     network.save_pretrained(args.out / "network")
-    record = {"steps": step, "images": step * args.batch, "minutes": spent / 60, "losses": losses}
-    record |= {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items() if k not in ("out", "data")}
-    write_text(args.out / "training.json", json.dumps(record))
 
 
 if __name__ == "__main__":

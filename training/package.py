@@ -133,7 +133,8 @@ def main() -> None:
     if len(train) != 60_000:
         raise SystemExit(f"The complete training split is needed, found {len(train)} images.")
     notes = {"name": NAME, "data": NAME, "pixel_unshuffle": 2, "null_class": 10, "range": [-1, 1]}
-    notes["training"] = {k: record[k] for k in ("steps", "images", "minutes", "batch", "rate", "drop", "seed")}
+    notes["training"] = {k: record[k] for k in ("steps", "minutes", "batch", "rate", "drop", "seed")}
+    notes["training"]["images"] = record["steps"] * record["batch"]
     write_weights(args.run, args.out, notes)
     write_sample(train, args.out)
     provenance = {"data": NAME, "split": "train", "count": len(train), "range": [-1, 1], "shape": list(train.shape)}
