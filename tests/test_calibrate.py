@@ -196,9 +196,18 @@ def test_plain_solvers_are_held_against_each_other_on_all_seeds() -> None:
     overall = {i: float(torch.cat([held[i], judge.errors(plain[i], fitted)]).mean()) for i in best[:4]}
     wanted = min(overall, key=lambda i: overall[i])
     assert wanted != best[0], "the held-out seeds would have said the same"
-    found, mean = judge.best_plain(path)
-    assert (found.solver, mean) == (plain[wanted].solver, pytest.approx(float(held[wanted].mean())))
+    far = Plan(judge.grids((0, 3, 6, 9, 12, 15, 18))[-2], solver="dpmpp-2m")  # ends at much noise
+    found = judge.choose(far, path, 1.0)
+    assert found.solver == plain[wanted].solver
     assert torch.equal(found.level.ratio, plain[wanted].level.ratio)
+    errors = {"fit": 1.0, "held_out": judge.error(far), "plain": float(held[wanted].mean())}
+    assert found.errors == pytest.approx(errors)
+    # what is nearer than all of them stays
+    near = Plan(DDPM().grid(60), solver="dpmpp-2m")
+    kept = judge.choose(near, path, 1.0)
+    assert (kept.solver, kept.errors["plain"]) == ("dpmpp-2m", pytest.approx(float(held[best[0]].mean())))
+    assert kept.errors["held_out"] == pytest.approx(judge.error(near))
+    assert kept.errors["held_out"] < kept.errors["plain"]
 
 
 def test_plain_solvers_have_grids_of_many_kinds() -> None:

@@ -155,11 +155,9 @@ def calibrate(
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """Holds plans against plain solvers, on seeds that nothing was fitted to.
-
-    Plain solvers are held against each other on the seeds of the fit, too: a few seeds on the border between two images
-    make much of a mean, and the more there are, the less depends on which.
-    """
+    """Holds plans against plain solvers on seeds that nothing was fitted to, and plain solvers against each other on
+    those of the fit, too: a few on the border between two images make much of a mean, and the more there are, the less
+    depends on which."""
 
     denoise: Denoiser
     gaussian: Gaussian
@@ -179,33 +177,28 @@ class Judge:
         """The mean distance on held-out seeds."""
         return float(self.errors(plan, self.unseen).mean())
 
-    def best_plain(self, path: tuple[int, ...]) -> tuple[Plan, float]:
-        """The plain solver of least mean distance over all seeds, among the best on held-out ones, and the mean there.
-
-        Args:
-            path: levels of the fine solution where steps lose least.
-        """
-        plain = [Plan(grid, solver=name) for grid in self.grids(path) for name in _PLAIN]
-        errors = [self.errors(plan, self.unseen) for plan in plain]
-        finalists = sorted(range(len(plain)), key=lambda i: float(errors[i].mean()))[:_FINALISTS]
-
-        def overall(i: int) -> float:
-            return float(torch.cat([errors[i], self.errors(plain[i], self.fitted)]).mean())
-
-        best = min(finalists, key=overall)
-        return plain[best], float(errors[best].mean())
-
     def choose(self, plan: Plan, path: tuple[int, ...], fit: float) -> Plan:
-        """The plan, or the best plain solver at as many calls where that is nearer.
+        """The plan, or the best plain solver at as many calls where that is nearer on held-out seeds.
+
+        Which plain solver that is, the seeds of the fit decide, too, among the best on held-out ones.
 
         Args:
             plan: what was fitted.
             path: levels of the fine solution where steps lose least, for plain solvers.
             fit: the error of the fit.
         """
-        mine = self.error(plan)
-        plain, theirs = self.best_plain(path)
-        return replace(plan if mine <= theirs else plain, errors={"fit": fit, "held_out": mine, "plain": theirs})
+        plain = [Plan(grid, solver=name) for grid in self.grids(path) for name in _PLAIN]
+        errors = [self.errors(other, self.unseen) for other in plain]
+        mine, theirs = self.error(plan), [float(found.mean()) for found in errors]
+        best = min(range(len(plain)), key=lambda i: theirs[i])
+        if mine > theirs[best]:
+
+            def overall(i: int) -> float:
+                return float(torch.cat([errors[i], self.errors(plain[i], self.fitted)]).mean())
+
+            best = min(sorted(range(len(plain)), key=lambda i: theirs[i])[:_FINALISTS], key=overall)
+            plan = plan if mine <= theirs[best] else plain[best]
+        return replace(plan, errors={"fit": fit, "held_out": mine, "plain": theirs[best]})
 
     def grids(self, path: tuple[int, ...]) -> list[NoiseLevel]:
         """Of as many levels as a path has: even in log(sigma/alpha) and by Karras22's rule; the path, and smoothed."""
