@@ -310,7 +310,8 @@ def _on_all_cores(work: Callable[[_Part], _Result], parts: list[_Part]) -> list[
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads) as pool:
+        # OpenMP counts threads for each thread anew, so every worker has to be told
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(work, parts))
     finally:
         torch.set_num_threads(threads)
