@@ -114,10 +114,8 @@ def test_steps_lose_less_on_the_path_than_on_the_usual_grids() -> None:
     path = shortest_path(step_losses(fine, gaussian.covariance.variances, 14), 14)
     seeds = range(50, 66)
     unseen = solve_finely(data, gaussian, EDM(), seeds, 300)
-    judge, own = (
-        Judge(data, gaussian, EDM(), unseen, unseen),
-        unseen.level,
-    )  # 300 levels, so the path is laid by its ratios
+    judge = Judge(data, gaussian, EDM(), unseen, unseen)
+    own = unseen.level  # 300 levels, so the path is laid by its ratios
     laid = EDM().level(fine.level.ratio[torch.tensor(path)])
     mine = judge.error(Plan(NoiseLevel.join(laid, NoiseLevel.clean()), solver="exponential-3c"))
     even = tuple(torch.linspace(0, len(own) - 1, 14).round().int().tolist())
