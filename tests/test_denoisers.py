@@ -48,7 +48,11 @@ def test_rows_may_have_their_own_levels(distribution: Distribution, schedule: Sc
     x = levels.norm.unsqueeze(1) * normal(5, 6)
     for method in (distribution, distribution.denoise, distribution.score, distribution.log_prob):
         one_by_one = torch.cat([method(row.unsqueeze(0), level) for row, level in zip(x, levels, strict=True)])
-        assert_close(method(x, levels), one_by_one, rtol=1e-10, atol=1e-11)
+        together = method(x, levels)
+        if method == distribution.score:  # a difference over sigma^2, which rounds like x over sigma^2
+            rounding = 4 * torch.finfo(x.dtype).eps * x.abs() / levels.sigma.unsqueeze(1) ** 2
+            together = torch.where((together - one_by_one).abs() <= rounding, one_by_one, together)
+        assert_close(together, one_by_one, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize("level", [Flow()(1.0), NoiseLevel(0.0, 7.0), EDM()(1e8), DDPM().level(1e8)], ids=repr)
