@@ -51,7 +51,9 @@ SMALL = Settings(
     grids=("linspace", "log"),
     fine=16,
 )
-ALL = replace(SMALL, solvers=("DDIM", "UniPC", "Heun", "exponential", "teleported"), calls=(4,), samples=40, batch=16)
+ALL = replace(
+    SMALL, solvers=("DDIM", "UniPC", "Heun", "exponential", "teleported"), calls=(4,), samples=40, own=32, batch=16
+)
 
 
 def workbench(
@@ -179,6 +181,7 @@ def test_frechet_distances_are_those_of_teleport(found: tuple[Workbench, Bench])
     given, result = found
     model, level = given.sampler.model, DDPM().grid(8)
     x = initial_noise(range(10_000, 10_040), DIMENSION, level[0])
+    own = own_images(model)
     assert [(part.skip, part.accounting, part.nfe) for part in result.skipping] == [
         (0, "saved", 8), (2, "saved", 6), (2, "re-spent", 8), (4, "saved", 4), (4, "re-spent", 8),
     ]  # fmt: skip
@@ -186,12 +189,40 @@ def test_frechet_distances_are_those_of_teleport(found: tuple[Workbench, Bench])
         jumped = respend(DDPM(), level, float(level.ratio[part.skip]))
         grid, skip = (level, part.skip) if part.accounting == "saved" else (jumped, 1)
         final = teleport(GAUSSIAN, model, x, grid, skip, dpmpp_2m).final.clamp(-1, 1)
-        expected = frechet_distance(Moments.of(final), given.reference)  # type: ignore[arg-type]
+        found_here = Moments.of(final)
+        expected = frechet_distance(found_here, given.reference)  # type: ignore[arg-type]
         assert part.frechet.value == pytest.approx(expected, rel=1e-3)
+        assert part.to_own == pytest.approx(frechet_distance(found_here, own), rel=0.01)
         assert (part.frechet.space, part.frechet.count) == ("pixels", 40)
     rated = {(s.role, s.family) for s in result.scores if s.frechet}
+    assert rated == {(s.role, s.family) for s in result.scores if s.to_own is not None}
     assert {("best", "exponential"), ("best", "teleported")} < rated
     assert any(role == "default" for role, _ in rated)
+
+
+def own_images(model: Model) -> Moments:
+    """Of a long solution by another solver, of the seeds by which images are judged."""
+    level = DDPM().grid(400)
+    noise = initial_noise(range(10_000, 10_040), DIMENSION, level[0])
+    return Moments.of(sample(model, noise, level, dpmpp_2m).final.clamp(-1, 1))
+
+
+def test_distances_to_the_networks_own_images(found: tuple[Workbench, Bench]) -> None:
+    """The network's own are those of any long solution; a solver that is closer to them scores as they do."""
+    given, result = found
+    own = own_images(given.sampler.model)
+    assert result.own is not None
+    assert result.own.value == pytest.approx(frechet_distance(own, given.reference), rel=0.02)  # type: ignore[arg-type]
+    for score in result.scores:
+        if score.frechet is not None:
+            final = given.values(score.cell, range(10_000, 10_040)).clamp(-1, 1)
+            assert score.to_own == pytest.approx(frechet_distance(Moments.of(final), own), rel=0.05, abs=1e-4)
+    longer = replace(given.settings, solvers=("UniPC", "exponential"), calls=(12,))
+    close = bench(replace(given, settings=longer))
+    assert close is not None
+    (at_4,), (at_12,) = result.of("best", "exponential"), close.of("best", "exponential")
+    assert at_12.to_own < 0.2 * at_4.to_own  # type: ignore[operator]
+    assert abs(at_12.frechet.value - close.own.value) < abs(at_4.frechet.value - result.own.value)  # type: ignore[union-attr]
 
 
 # Runs that were stopped, and that are shared
@@ -313,10 +344,18 @@ def test_tables_and_figures(found: tuple[Workbench, Bench], tmp_path: Path) -> N
     guided = replace(result, scores=tuple(replace(score, nfe=2 * score.nfe) for score in result.scores))
     for line in error(guided).axes[2].lines[:2]:  # of the network, as in the other panels
         assert line.get_xdata().tolist() == [2 * score.nfe for score in result.of("best", line.get_label())]
-    drawn = {line.get_label(): list(line.get_ydata()) for line in frechet(result).axes[0].lines}  # type: ignore[union-attr]
+    drawn, to_own = (
+        {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+        for axes in frechet(result).axes  # type: ignore[union-attr]
+    )
     for label, role in (("best peer", "best"), ("best peer at diffusers' defaults", "default")):
-        assert drawn[label] == [best_peer(result.scores, role, 4).frechet.value]  # type: ignore[union-attr]
-    assert drawn["teleported"] == [score.frechet.value for score in result.of("best", "teleported") if score.frechet]
+        peer_there = best_peer(result.scores, role, 4)
+        assert drawn[label] == [peer_there.frechet.value]  # type: ignore[union-attr]
+        assert to_own[label] == [peer_there.to_own]
+    (teleported,) = result.of("best", "teleported")
+    assert drawn["teleported"] == [teleported.frechet.value]  # type: ignore[union-attr]
+    assert to_own["teleported"] == [teleported.to_own]
+    assert drawn["the network's own images"] == 2 * [result.own.value]  # type: ignore[union-attr]
     text = (tmp_path / "table.md").read_text()
     assert text == page(result)
     assert text.startswith("# Few calls and Fréchet distance: ")
@@ -331,6 +370,11 @@ def test_tables_and_figures(found: tuple[Workbench, Bench], tmp_path: Path) -> N
     shares = [middle(result, "teleported", calls) / peer for calls, peer in zip(budgets, least, strict=True)]
     assert f"| teleported / least of a peer, medians | {' | '.join(f'{share:.2f}' for share in shares)} |" in text
     assert "In pixels: 40 samples against 4000" in text
+    assert f"(UniPC-3, 32 steps) score {result.own.value:.4g}:" in text  # type: ignore[union-attr]
+    assert f"| teleported | {teleported.frechet.value:.4g} |" in text  # type: ignore[union-attr]
+    assert f"| teleported | {teleported.to_own:.3g} |" in text
+    last = result.skipping[-1]
+    assert f"| {last.nfe} | {last.frechet.value:.4g} | {last.to_own:.3g} |" in text
     json.dumps(content, allow_nan=False)
 
 
@@ -389,6 +433,7 @@ def test_what_parquet_needs_is_said_before_the_work(monkeypatch: pytest.MonkeyPa
         ({"solvers": ("magic",)}, "no solver 'magic' to compare; choose from DDIM"),
         ({"grids": ("square",)}, "no grid 'square' to compare; choose from linspace"),
         ({"samples": 1}, "0 or at least 2 samples"),
+        ({"own": 1}, "own images need at least 2 steps, got 1"),
         ({"batch": 0}, "batches of at least 1"),
     ],
 )

@@ -250,6 +250,7 @@ BENCH = {
     "solvers": [],
     "fine": 100,
     "samples": 300,
+    "own": 50,
     "batch": 32,
     "steps": 10,
     "solver": "heun",
@@ -276,6 +277,7 @@ def test_a_benchmark_is_stored_as_its_table_under_its_command(
     assert (options["--seeds"], options["--tuning"], options["--calls"]) == ("7-9", "1,3", "5,6,10")
     assert (options["--prompt"], options["--guidance"], options["--samples"]) == ("a red apple", "3", "300")
     assert (options["--batch"], options["--steps"], options["--solver"]) == ("32", "10", "heun")
+    assert options["--own"] == "50"
     assert (options["--features"], options["--reference"]) == ("inception", "edm.npz")
     flags = {flag for parameter in COMMANDS["bench"].params for flag in parameter.opts}
     assert set(options) <= flags
@@ -301,8 +303,8 @@ def test_the_commands_of_a_benchmark_name_model_and_statistics_as_they_were_give
     placed = {"model": "tiny", "place": "runs/tiny.safetensors", "statistics": {"all": "tiny stats.safetensors"}}
     setup = BENCH | placed | {"cases": ["unconditional"]}
     lines = list(hook("results").bench_commands(setup | {"calibration": setup | {"held_out": [10], "effort": 40}}))
-    usual = setup | {"batch": 64, "steps": 20, "solver": "dpmpp-2m", "judge": [None, None]}
-    known = {"--batch", "--steps", "--solver", "--features", "--reference"}
+    usual = setup | {"batch": 64, "own": 100, "steps": 20, "solver": "dpmpp-2m", "judge": [None, None]}
+    known = {"--batch", "--own", "--steps", "--solver", "--features", "--reference"}
     assert not known & set(shlex.split(next(hook("results").bench_commands(usual))))
     expected = ["runs/tiny.safetensors", "--gaussian", "tiny stats.safetensors"]
     assert shlex.split(lines[0])[2:5] == expected

@@ -160,6 +160,7 @@ def bench_commands(setup: dict[str, Any]) -> Iterator[str]:
 def _judged(setup: dict[str, Any]) -> list[str]:
     """The samples of a benchmark, whose first steps are skipped, and by what they are judged."""
     words = ["--samples", str(setup["samples"])]
+    words += [] if setup["own"] == 100 else ["--own", str(setup["own"])]
     words += [] if setup["steps"] == 20 else ["--steps", str(setup["steps"])]
     words += [] if setup["solver"] == "dpmpp-2m" else ["--solver", setup["solver"]]
     for flag, given in zip(("--features", "--reference"), setup["judge"], strict=True):

@@ -54,6 +54,9 @@ def bench(
     ] = None,
     fine: Annotated[int, typer.Option("--fine", help="Steps of the solution that all are compared with.")] = 200,
     samples: Annotated[int, typer.Option("--samples", help="For Fréchet distances; 0 leaves them out.")] = 0,
+    own: Annotated[
+        int, typer.Option("--own", help="With --samples: steps of the solution for the network's own images.")
+    ] = 100,
     steps: StepsOption = 20,
     solver: SolverOption = "dpmpp-2m",
     reference: Annotated[
@@ -72,8 +75,8 @@ def bench(
     """Compare few calls of a network with its own fine solution: our solvers, and diffusers' at their best.
 
     Of several prompts or classes, seed s is run with that of number s modulo how many there are. Resumable, and shared
-    by the processes of torchrun. With --samples, also Fréchet distances: against calls, and against skipped steps of
-    the grid and solver of --steps and --solver.
+    by the processes of torchrun. With --samples, also Fréchet distances to images of the data and to the network's
+    own: against calls, and against skipped steps of the grid and solver of --steps and --solver.
 
     Example: underpaint bench --calls 5,6,8,10 --calibration plans.json --out bench/
     """
@@ -99,7 +102,7 @@ def bench(
         dtype,
     )
     chosen = (_names(solvers), _names(grids) or GRIDS)
-    settings = Settings(budgets, held, tuned, *chosen, fine, samples, batch)
+    settings = Settings(budgets, held, tuned, *chosen, fine, samples, own, batch)
     workbench = prepare_bench(Ask(model, *asked), settings, folder / "cells", calibration, reference, features)
     with progress_bars(quiet or as_json) as progress:
         result = compute(workbench, progress)

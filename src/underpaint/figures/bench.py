@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,22 +66,26 @@ def error(result: Bench) -> Figure:
 
 @styled
 def frechet(result: Bench) -> Figure | None:
-    """Fréchet distance against calls, of ours and of the peers with the least error; None where it was not measured."""
-    known = next((score.frechet for score in result.scores if score.frechet), None)
-    if known is None:
+    """Fréchet distance against calls, of ours and of the peers with the least error, to images of the data and to the
+    network's own; None where it was not measured."""
+    own = result.own
+    if own is None:
         return None
-    figure, axes = new_figure(6.4, 4.0)
-    for role, line, label in (("best", "-", "best peer"), ("default", ":", "best peer at diffusers' defaults")):
-        peers = [best_peer(result.scores, role, calls) for calls in result.setup["calls"]]
-        _frechet_curve(axes, peers, line, COLOURS["network"], label)
-    for family in result.families:
-        found = result.of("best", family)
-        if found and found[0].ours:
-            _frechet_curve(axes, found, "-", _COLOURS[family], family)
-    axes.axhline(known.floor, color=QUIET, linewidth=1, linestyle="--", label="a perfect sampler")
-    axes.set(title=f"{known.count} samples, features {known.space}", ylabel="Fréchet distance", ylim=(0, None))
-    _calls_axis(axes)
-    axes.legend()
+    figure, panels = new_figure(11.0, 4.0, 2)
+    for axes, read in zip(panels, (_to_data, _to_own), strict=True):
+        for role, line, label in (("best", "-", "best peer"), ("default", ":", "best peer at diffusers' defaults")):
+            peers = [best_peer(result.scores, role, calls) for calls in result.setup["calls"]]
+            _frechet_curve(axes, peers, read, line, COLOURS["network"], label)
+        for family in result.families:
+            found = result.of("best", family)
+            if found and found[0].ours:
+                _frechet_curve(axes, found, read, "-", _COLOURS[family], family)
+        _calls_axis(axes)
+    panels[0].axhline(own.value, color=COLOURS["network"], linewidth=1, label="the network's own images")
+    panels[0].axhline(own.floor, color=QUIET, linewidth=1, linestyle="--", label="a perfect model")
+    panels[0].set(title=f"{own.count} samples, features {own.space}", ylabel="Fréchet distance", ylim=(0, None))
+    panels[1].set(title="to the network's own images, from the same noise", yscale="log")
+    panels[0].legend()
     return figure
 
 
@@ -94,7 +100,7 @@ def skipping(result: Bench) -> Figure | None:
         values = [part.frechet.value for part in found]
         axes.plot([part.skip for part in found], values, marker=".", color=colour, label=accounting)
     known, saved = result.skipping[0].frechet, [part for part in result.skipping if part.accounting == "saved"]
-    axes.axhline(known.floor, color=QUIET, linewidth=1, linestyle="--", label="a perfect sampler")
+    axes.axhline(known.floor, color=QUIET, linewidth=1, linestyle="--", label="a perfect model")
     names = [f"{part.skip}\n{part.cell.skip:.3g}" if part.skip else "0" for part in saved]
     axes.set_xticks([part.skip for part in saved], names)
     axes.set(ylabel="Fréchet distance", ylim=(0, None), xlabel="steps skipped, and σ/α landed on")
@@ -128,9 +134,18 @@ def _curve(axes: Axes, family: str, scores: list[Score]) -> None:
     axes.plot(nfe, [score.rms for score in scores], marker=".", color=colour, label=family)
 
 
-def _frechet_curve(axes: Axes, scores: list[Score], line: str, colour: str, label: str) -> None:
-    values = [score.frechet.value for score in scores if score.frechet]
-    axes.plot([score.nfe for score in scores], values, line, marker=".", color=colour, label=label)
+def _frechet_curve(
+    axes: Axes, scores: list[Score], read: Callable[[Score], float], line: str, colour: str, label: str
+) -> None:
+    axes.plot([score.nfe for score in scores], list(map(read, scores)), line, marker=".", color=colour, label=label)
+
+
+def _to_data(score: Score) -> float:
+    return score.frechet.value if score.frechet else math.nan
+
+
+def _to_own(score: Score) -> float:
+    return math.nan if score.to_own is None else score.to_own
 
 
 def _calls_axis(axes: Axes) -> None:
@@ -147,5 +162,5 @@ def write_bench(result: Bench, folder: str | Path, parquet: bool = True) -> dict
     if parquet:
         write_parquet(result, folder / "results.parquet")
     content = to_json(result)
-    kept = {name: content[name] for name in ("setup", "floor", "ratios")}
+    kept = {name: content[name] for name in ("setup", "floor", "own", "ratios")}
     return write_result(kept | {"table": rows(result)}, figures, folder, ("png", "svg"))

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from .. import assets
 from ..analysis.summary import root_mean_square
-from ..metrics.frechet import FrechetScore, read_reference
+from ..metrics.frechet import FrechetScore, frechet_distance, read_reference
 from ..metrics.spaces import find_features
 from ..sampling.fitted import read_calibration
 from .ask import Ask, Case, cases, describe, find_device, prepare
 from .bench_cells import OURS, Cell, Keep, Settings, Workbench
-from .bench_frechet import Skipped, frechet_of, judged_seeds, skipping, skips
+from .bench_frechet import Skipped, frechet_of, judged_seeds, seen, skipping, skips
 from .peers import FAMILIES
 from .progress import Progress, silent
 from .results import picture, quantity
@@ -49,6 +49,7 @@ class Score:
     nfe: int = quantity("calls of the network for each sample")
     errors: Tensor = quantity("root mean square distance to the fine solution, per number, by seed")
     frechet: FrechetScore | None = quantity("Fréchet distance in the named feature space; null where not measured")
+    to_own: float | None = quantity("Fréchet distance to the network's own images of the same seeds")
 
     @property
     def ours(self) -> bool:
@@ -76,12 +77,14 @@ class Ratio:
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """The comparison. ``images`` [B, C, H, W] of the first held-out seeds, by calls and solver."""
+    """The comparison. ``own`` is the Fréchet distance of the network's own images, None where none are measured, and
+    ``images`` [B, C, H, W] are of the first held-out seeds, by calls and solver."""
 
     setup: dict[str, Any]
     scores: tuple[Score, ...]
     ratios: tuple[Ratio, ...]
     skipping: tuple[Skipped, ...]
+    own: FrechetScore | None
     floor: float = quantity("root mean square distance of the fine solution to one of half as many steps, per number")
     images: dict[int, dict[str, Tensor]] = picture()
 
@@ -198,7 +201,7 @@ def _tried(workbench: Workbench) -> Iterator[tuple[str, int, Cell]]:
 
 
 def _score(workbench: Workbench, role: str, family: str, calls: int, cell: Cell, seeds: Sequence[int]) -> Score:
-    return Score(role, family, calls, cell, workbench.calls(cell, seeds), workbench.errors(cell, seeds), None)
+    return Score(role, family, calls, cell, workbench.calls(cell, seeds), workbench.errors(cell, seeds), None, None)
 
 
 def choose(scores: Iterable[Score]) -> list[Score]:
@@ -224,23 +227,31 @@ def rivals(found: Sequence[Score], calls: int) -> list[Score]:
 
 
 def _rated(workbench: Workbench, found: Sequence[Score]) -> list[Cell]:
-    """Whose Fréchet distance is measured: the rivals', and those of the sampler's grid and solver as they are
-    shortened."""
+    """Whose Fréchet distance is measured: the network's own, the rivals', and those of the sampler's grid and solver
+    as they are shortened."""
     if not workbench.settings.samples:
         return []
     cells = [score.cell for calls in workbench.settings.calls for score in rivals(found, calls)]
-    return list(dict.fromkeys([*cells, *(cell for _, _, cell in skips(workbench))]))
+    return list(dict.fromkeys([workbench.own, *cells, *(cell for _, _, cell in skips(workbench))]))
 
 
 def _gather(workbench: Workbench, tuning: Sequence[Score], found: Sequence[Score]) -> Bench:
     rated, budgets = set(_rated(workbench, found)), workbench.settings.calls
-    judged = [replace(s, frechet=frechet_of(workbench, s.cell) if s.cell in rated else None) for s in found]
+    own = seen(workbench, workbench.own) if rated else None
+
+    def judged(score: Score) -> Score:
+        if own is None or score.cell not in rated:
+            return score
+        images = seen(workbench, score.cell)
+        return replace(score, frechet=frechet_of(workbench, images), to_own=frechet_distance(images, own))
+
     return Bench(
         setup=_setup(workbench),
-        scores=(*judged, *tuning),
+        scores=(*map(judged, found), *tuning),
         ratios=tuple(_ratios(found)),
         floor=root_mean_square(workbench.errors(workbench.half, workbench.settings.seeds)),
-        skipping=tuple(skipping(workbench)),
+        skipping=() if own is None else tuple(skipping(workbench, own)),
+        own=None if own is None else frechet_of(workbench, own),
         images={calls: _images(workbench, rivals(found, calls)) for calls in budgets},
     )
 

@@ -74,6 +74,7 @@ class Settings:
         fine: steps of the solution that all are compared with: diffusers' UniPC of order 3, which is nearer to the
             limit of ever more steps than Heun is with as many calls.
         samples: for Fréchet distances; 0 for none.
+        own: steps of the solution by which the network's own images are made, which Fréchet distances are measured to.
         batch: seeds solved and stored at a time.
     """
 
@@ -84,6 +85,7 @@ class Settings:
     grids: tuple[str, ...] = GRIDS
     fine: int = 200
     samples: int = 0
+    own: int = 100
     batch: int = 64
 
     def __post_init__(self) -> None:
@@ -102,6 +104,8 @@ class Settings:
             for name in given:
                 if name not in known:
                     raise ValueError(f"There is no {kind} {name!r} to compare; choose from {', '.join(known)}.")
+        if self.own < 2:
+            raise ValueError(f"The network's own images need at least 2 steps, got {self.own}.")
         if self.samples == 1 or self.samples < 0 or self.batch < 1:
             raise ValueError(
                 f"Give 0 or at least 2 samples, in batches of at least 1; got {self.samples}, {self.batch}."
@@ -147,12 +151,21 @@ class Workbench:
     @property
     def fine(self) -> Cell:
         """The solution that all are compared with."""
-        return Cell("UniPC-3 bh2", "log", self.settings.fine)
+        return self._long(self.settings.fine)
 
     @property
     def half(self) -> Cell:
         """The same with half as many steps: how far it is from the fine one is how fine that is."""
-        return Cell("UniPC-3 bh2", "log", self.settings.fine // 2)
+        return self._long(self.settings.fine // 2)
+
+    @property
+    def own(self) -> Cell:
+        """The solution whose images are taken for the network's own; a shorter one, for many samples."""
+        return self._long(self.settings.own)
+
+    @staticmethod
+    def _long(steps: int) -> Cell:
+        return Cell("UniPC-3 bh2", "log", steps)
 
     @property
     def calls_each(self) -> int:

@@ -1,13 +1,19 @@
-"""The benchmark's Fréchet distances: of any cell, and of a grid with fewer and fewer of its first steps."""
+"""The benchmark's Fréchet distances: of any cell, and of a grid with fewer and fewer of its first steps.
+
+Each is measured to images of the data, and to the network's own images, from a long solution and the same noise. The
+second says what the solver does; the first, what the network does, too: where its own images are not those that score
+best, a solver that misses them can score less than one that does not.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from ..metrics.frechet import FrechetScore, Statistics, frechet_score
+from ..metrics.frechet import FrechetScore, Statistics, frechet_distance, frechet_score
 from ..theory.moments import Moments
 from .bench_cells import Cell, Workbench
+from .results import quantity
 
 #: Seeds of the samples.
 _FROM = 10_000
@@ -15,13 +21,14 @@ _FROM = 10_000
 
 @dataclass(frozen=True, eq=False)
 class Skipped:
-    """Fréchet distance after a jump over the first steps of a grid, *saved* or *re-spent*."""
+    """Fréchet distances after a jump over the first steps of a grid, *saved* or *re-spent*."""
 
     skip: int
     accounting: str
     cell: Cell
     nfe: int
     frechet: FrechetScore
+    to_own: float = quantity("Fréchet distance to the network's own images of the same seeds")
 
 
 def judged_seeds(workbench: Workbench) -> Sequence[int]:
@@ -29,14 +36,19 @@ def judged_seeds(workbench: Workbench) -> Sequence[int]:
     return range(_FROM, _FROM + workbench.settings.samples)
 
 
-def frechet_of(workbench: Workbench, cell: Cell) -> FrechetScore:
-    """The Fréchet distance of a cell; features are added up a batch at a time."""
+def seen(workbench: Workbench, cell: Cell) -> Statistics:
+    """What a cell's images look like; features are added up a batch at a time."""
     assert workbench.features is not None
-    assert workbench.reference is not None
     parts = (
         workbench.measured(cell, part, "features")["values"] for part in workbench.batches(judged_seeds(workbench))
     )
-    return frechet_score(Statistics.of(Moments.of(parts), workbench.features.name), workbench.reference)
+    return Statistics.of(Moments.of(parts), workbench.features.name)
+
+
+def frechet_of(workbench: Workbench, images: Statistics) -> FrechetScore:
+    """The distance of images to those of the data."""
+    assert workbench.reference is not None
+    return frechet_score(images, workbench.reference)
 
 
 def skips(workbench: Workbench) -> list[tuple[int, str, Cell]]:
@@ -51,8 +63,8 @@ def skips(workbench: Workbench) -> list[tuple[int, str, Cell]]:
     ]
 
 
-def skipping(workbench: Workbench) -> Iterator[Skipped]:
-    """The distance after each skip, if any are to be measured."""
-    for skip, accounting, cell in skips(workbench) if workbench.settings.samples else ():
-        nfe = workbench.calls(cell, judged_seeds(workbench), "features")
-        yield Skipped(skip, accounting, cell, nfe, frechet_of(workbench, cell))
+def skipping(workbench: Workbench, own: Statistics) -> Iterator[Skipped]:
+    """The distances after each skip; ``own`` are the network's own images."""
+    for skip, accounting, cell in skips(workbench):
+        nfe, images = workbench.calls(cell, judged_seeds(workbench), "features"), seen(workbench, cell)
+        yield Skipped(skip, accounting, cell, nfe, frechet_of(workbench, images), frechet_distance(images, own))

@@ -11,6 +11,7 @@ from typing import Any
 from ..analysis.summary import Summary
 from ..files import replacing
 from .bench import Bench, Score
+from .bench_frechet import Skipped
 
 _MISSING = "-"
 
@@ -27,18 +28,20 @@ def rows(result: Bench) -> list[dict[str, Any]]:
             | {"rms": score.rms, "mean": float(found.mean), "low": float(found.low), "high": float(found.high)}
             | {"median": _median(score), "errors": score.errors.tolist()}
             | vars(score.cell)
-            | _judged(score.frechet)
+            | _judged(score)
         )
     for part in result.skipping:
         named = {"role": part.accounting, "family": part.cell.solver, "nfe": part.nfe, "skipped": part.skip}
-        table.append(about | named | vars(part.cell) | _judged(part.frechet))
+        table.append(about | named | vars(part.cell) | _judged(part))
     return table
 
 
-def _judged(frechet: Any) -> dict[str, Any]:
-    if frechet is None:
+def _judged(part: Score | Skipped) -> dict[str, Any]:
+    known = part.frechet
+    if known is None:
         return {}
-    return {"frechet": frechet.value, "features": frechet.space, "samples": frechet.count, "floor": frechet.floor}
+    about = {"features": known.space, "samples": known.count, "floor": known.floor}
+    return {"frechet": known.value, "to_own": part.to_own} | about
 
 
 def check_parquet() -> None:
@@ -88,21 +91,29 @@ def page(result: Bench) -> str:
 
 
 def _frechet_parts(result: Bench, calls: Sequence[int]) -> list[str]:
-    judged = next((score.frechet for score in result.scores if score.frechet), None)
-    if judged is None:
+    own = result.own
+    if own is None:
         return []
-    what = f"In {judged.space}: {judged.count:,} samples against {judged.reference_count or 'unknown'}"
     lines = [
-        f"| {part.skip} | {part.cell.skip:.3g} | {part.accounting} | {part.nfe} | {part.frechet.value:.4g} |"
+        f"| {part.skip} | {part.cell.skip:.3g} | {part.accounting} | {part.nfe} | {part.frechet.value:.4g} | "
+        f"{part.to_own:.3g} |"
         for part in result.skipping
     ]
     return [
         "## Fréchet distance",
-        f"{what}; a perfect sampler would score about {judged.floor:.2g}.",
-        _table(calls, _families(result, "best", _distance) + _families(result, "default", _distance, " (default)")),
+        f"In {own.space}: {own.count:,} samples against {own.reference_count or 'unknown'}; a perfect model would "
+        f"score about {own.floor:.2g}. The network's own images (UniPC-3, {result.setup['own']} steps) score "
+        f"{own.value:.4g}: what is near to them scores near to that.",
+        _table(calls, _judged_lines(result, _distance)),
+        "To the network's own images, from the same noise; 0 if they are the same.",
+        _table(calls, _judged_lines(result, _distance_to_own)),
         f"## Fréchet distance against skipped steps: {result.setup['solver']}, {result.setup['steps']} steps",
         "\n".join(
-            ["| skipped | σ/α | accounting | calls of the network | Fréchet distance |", "|---" * 5 + "|", *lines]
+            [
+                "| skipped | σ/α | accounting | calls of the network | Fréchet distance | to the network's own |",
+                "|---" * 6 + "|",
+                *lines,
+            ]
         ),
     ]
 
@@ -166,5 +177,14 @@ def _spread(score: Score) -> str:
     return f"{Summary.of(score.errors):.3g}, {_median(score):.3g}"
 
 
+def _judged_lines(result: Bench, write: Callable[[Score], str]) -> list[tuple[str, list[str]]]:
+    """Those whose images were judged, at their best grids and at diffusers' defaults."""
+    return _families(result, "best", write) + _families(result, "default", write, " (default)")
+
+
 def _distance(score: Score) -> str:
     return f"{score.frechet.value:.4g}" if score.frechet else ""
+
+
+def _distance_to_own(score: Score) -> str:
+    return "" if score.to_own is None else f"{score.to_own:.3g}"
