@@ -81,10 +81,12 @@ def frechet(result: Bench) -> Figure | None:
             if found and found[0].ours:
                 _frechet_curve(axes, found, read, "-", _COLOURS[family], family)
         _calls_axis(axes)
-    panels[0].axhline(own.value, color=COLOURS["network"], linewidth=1, label="the network's own images")
+    panels[0].axhline(own.value, color=QUIET, linewidth=1, label="the network's own images")
     panels[0].axhline(own.floor, color=QUIET, linewidth=1, linestyle="--", label="a perfect model")
     panels[0].set(title=f"{own.count} samples, features {own.space}", ylabel="Fréchet distance", ylim=(0, None))
     panels[1].set(title="to the network's own images, from the same noise", yscale="log")
+    for axis_ticks in (panels[1].yaxis.set_major_formatter, panels[1].yaxis.set_minor_formatter):
+        axis_ticks(FormatStrFormatter("%g"))
     panels[0].legend()
     return figure
 
