@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FormatStrFormatter, MaxNLocator
+from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
 
 from ..analysis.summary import Summary
 from ..files import write_text
@@ -85,6 +85,7 @@ def frechet(result: Bench) -> Figure | None:
     panels[0].axhline(own.floor, color=QUIET, linewidth=1, linestyle="--", label="a perfect model")
     panels[0].set(title=f"{own.count} samples, features {own.space}", ylabel="Fréchet distance", ylim=(0, None))
     panels[1].set(title="to the network's own images, from the same noise", yscale="log")
+    panels[1].yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
     for axis_ticks in (panels[1].yaxis.set_major_formatter, panels[1].yaxis.set_minor_formatter):
         axis_ticks(FormatStrFormatter("%g"))
     panels[0].legend()
