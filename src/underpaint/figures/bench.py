@@ -86,8 +86,8 @@ def frechet(result: Bench) -> Figure | None:
     panels[0].set(title=f"{own.count} samples, features {own.space}", ylabel="Fréchet distance", ylim=(0, None))
     panels[1].set(title="to the network's own images, from the same noise", yscale="log")
     panels[1].yaxis.set_minor_locator(LogLocator(subs=(2.0, 5.0)))
-    for axis_ticks in (panels[1].yaxis.set_major_formatter, panels[1].yaxis.set_minor_formatter):
-        axis_ticks(FormatStrFormatter("%g"))
+    panels[1].yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    panels[1].yaxis.set_minor_formatter(FormatStrFormatter("%g"))
     panels[0].legend()
     return figure
 

@@ -106,6 +106,11 @@ class Settings:
                     raise ValueError(f"There is no {kind} {name!r} to compare; choose from {', '.join(known)}.")
         if self.own < 2:
             raise ValueError(f"The network's own images need at least 2 steps, got {self.own}.")
+        if self.samples and self.own <= max(self.calls):
+            raise ValueError(
+                f"The network's own images need more steps than the {max(self.calls)} calls that are judged by them, "
+                f"got {self.own}; give more with --own."
+            )
         if self.samples == 1 or self.samples < 0 or self.batch < 1:
             raise ValueError(
                 f"Give 0 or at least 2 samples, in batches of at least 1; got {self.samples}, {self.batch}."
