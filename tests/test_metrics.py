@@ -94,6 +94,19 @@ def test_distance_refuses_other_dimensions() -> None:
         frechet_distance(Moments.of(normal_rows(9, 3, 0)), Moments.of(normal_rows(9, 4, 0)))
 
 
+def test_the_spectrum_of_a_reference_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are scored by it; the floors need no other. Values are those of statistics that keep nothing."""
+    solved, solve = list[int](), torch.linalg.eigh
+    monkeypatch.setattr("torch.linalg.eigh", lambda matrix: (solved.append(len(matrix)), solve(matrix))[1])
+    known = Moments.of(normal_rows(200, 4, 1))
+    reference = Statistics.of(known, "toy-4")
+    rows = [Moments.of(normal_rows(50, 4, seed)) for seed in (2, 3, 4)]
+    scores = [frechet_score(Statistics.of(one, "toy-4"), reference) for one in rows]
+    assert solved == [4]
+    assert [score.value for score in scores] == pytest.approx([frechet_distance(one, known) for one in rows], rel=1e-9)
+    assert len(solved) == 4
+
+
 @pytest.mark.parametrize("count", [60, 240])
 def test_sampling_floor_is_the_mean_score_of_a_perfect_sampler(count: int) -> None:
     values = torch.tensor([3.0, 2.0, 2.0, 1.0, 1.0, 0.5, 0.1, 0.0], dtype=torch.float64)
@@ -101,19 +114,19 @@ def test_sampling_floor_is_the_mean_score_of_a_perfect_sampler(count: int) -> No
     generator = torch.Generator().manual_seed(1)
     rows = torch.randn(300, count, 8, generator=generator, dtype=torch.float64) * values.sqrt()
     scores = [frechet_distance(Moments.of(sample), truth) for sample in rows]
-    assert sampling_floor(truth.covariance, count) == pytest.approx(sum(scores) / len(scores), rel=0.1)
+    assert sampling_floor(truth, count) == pytest.approx(sum(scores) / len(scores), rel=0.1)
 
 
 def test_sampling_floor_needs_two_samples() -> None:
     with pytest.raises(ValueError, match="at least 2 samples, got 1"):
-        sampling_floor(torch.eye(3), 1)
+        sampling_floor(Statistics("s", torch.zeros(3), torch.eye(3)), 1)
 
 
 def test_score_carries_space_counts_and_both_floors() -> None:
     a = Statistics.of(Moments.of(normal_rows(50, 3, 0)), "toy-3")
     b = Statistics.of(Moments.of(normal_rows(200, 3, 1)), "toy-3")
     score = frechet_score(a, b)
-    floor = sampling_floor(b.covariance, 50) + sampling_floor(b.covariance, 200)
+    floor = sampling_floor(b, 50) + sampling_floor(b, 200)
     assert score == FrechetScore(frechet_distance(a, b), "toy-3", 50, 200, pytest.approx(floor))
     assert str(score).startswith(f"{score.value:.4g} in toy-3 (50 against 200 samples")
     with pytest.raises(ValueError, match="'toy-3' with a reference of 'other'"):

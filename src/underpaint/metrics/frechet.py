@@ -9,6 +9,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -66,13 +67,20 @@ class Statistics:
         """The statistics of features of which the moments are known (at least two rows)."""
         return Statistics(space, moments.mean, moments.covariance, moments.count)
 
+    @cached_property
+    def spectrum(self) -> tuple[Tensor, Tensor]:
+        """Eigenvalues [F] of the covariance, ascending, none below 0, and eigenvectors [F, F]: found once, however many
+        distances are measured to these."""
+        return _spectrum(self.covariance)
+
 
 def frechet_distance(a: MeanAndCovariance, b: MeanAndCovariance) -> float:
     """|mu_a - mu_b|^2 + tr(A + B - 2 (A B)^{1/2}): the squared 2-Wasserstein distance of N(mu_a, A) and N(mu_b, B).
 
-    A B has the eigenvalues of the symmetric A^{1/2} B A^{1/2}, so that the trace of its root needs two symmetric
-    eigenvalue problems in float64, no matrix square root, and no full rank. An eigenvalue of zero comes out as rounding
-    noise of size 1e-16, whose root is 1e-8: that, relative to the traces, is the accuracy for each missing rank.
+    A B has the eigenvalues of the symmetric B^{1/2} A B^{1/2}, so that the trace of its root needs two symmetric
+    eigenvalue problems in float64, no matrix square root, and no full rank. That of ``b`` alone is kept, if these are
+    `Statistics`: let ``b`` be what many are compared with. An eigenvalue of zero comes out as rounding noise of size
+    1e-16, whose root is 1e-8: that, relative to the traces, is the accuracy for each missing rank.
 
     The distance of *samples* is biased up, the more the fewer they are: compare values at equal counts only, and see
     `sampling_floor` for what a perfect sampler would get. Source: Dowson & Landau 1982.
@@ -85,15 +93,20 @@ def frechet_distance(a: MeanAndCovariance, b: MeanAndCovariance) -> float:
             f"Cannot compare {len(a.mean)} features with {len(b.mean)}; extract both in one feature space."
         )
     mean_a, mean_b, cov_a, cov_b = (t.to("cpu", torch.float64) for t in (a.mean, b.mean, a.covariance, b.covariance))
-    values, vectors = torch.linalg.eigh(cov_a)
-    root = vectors * values.clamp(min=0).sqrt()  # A^{1/2} up to a rotation on the right, which leaves eigenvalues alone
-    overlap = torch.linalg.eigvalsh(root.T @ cov_b @ root).clamp(min=0).sqrt().sum()
+    values, vectors = b.spectrum if isinstance(b, Statistics) else _spectrum(cov_b)
+    root = vectors * values.sqrt()  # B^{1/2} up to a rotation on the right, which leaves eigenvalues alone
+    overlap = torch.linalg.eigvalsh(root.T @ cov_a @ root).clamp(min=0).sqrt().sum()
     distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * overlap
     return max(float(distance), 0.0)
 
 
-def sampling_floor(covariance: Tensor, count: int) -> float:
-    """What ``count`` samples from the reference itself, Gaussian with this covariance [F, F], score on average.
+def _spectrum(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    values, vectors = torch.linalg.eigh(covariance)
+    return values.clamp(min=0), vectors
+
+
+def sampling_floor(reference: Statistics, count: int) -> float:
+    """What ``count`` samples from the reference itself, Gaussian with its covariance, score on average.
 
     To first order in 1/N, with eigenvalues l_i:  tr(Sigma)/N + 1/(2(N - 1)) [sum_ij l_i l_j/(l_i + l_j) + sum_i l_i/2].
     The first term is the error of the mean. The second is the Bures metric, sum_ij E_ij^2 / (2 (l_i + l_j)), averaged
@@ -105,7 +118,7 @@ def sampling_floor(covariance: Tensor, count: int) -> float:
     """
     if count < 2:
         raise ValueError(f"A sampling floor needs at least 2 samples, got {count}.")
-    values = torch.linalg.eigvalsh(covariance.to("cpu", torch.float64)).clamp(min=0)
+    values, _ = reference.spectrum
     sums = values.unsqueeze(0) + values.unsqueeze(1)
     pairs = torch.where(sums > 0, torch.outer(values, values) / sums, 0.0).sum()
     return float(values.sum() / count + (pairs + values.sum() / 2) / (2 * (count - 1)))
@@ -140,7 +153,7 @@ def frechet_score(samples: Statistics, reference: Statistics) -> FrechetScore:
             f"Cannot compare features of {samples.space!r} with a reference of {reference.space!r}; "
             "extract both with one feature set."
         )
-    floor = sum(sampling_floor(reference.covariance, n) for n in (samples.count, reference.count) if n is not None)
+    floor = sum(sampling_floor(reference, n) for n in (samples.count, reference.count) if n is not None)
     return FrechetScore(frechet_distance(samples, reference), samples.space, samples.count, reference.count, floor)
 
 
