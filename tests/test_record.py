@@ -147,6 +147,20 @@ def test_states_and_estimates_are_those_of_the_scheduler(name: str, prediction: 
     assert_close(trajectory.denoised, denoised, rtol=1e-4, atol=1e-4 * float(denoised.abs().max()))
 
 
+def test_a_stride_that_misses_its_timesteps_is_recorded_as_it_goes() -> None:
+    """States where they are, estimates as the scheduler reads them at the level that it tells the network."""
+    pipe = pipeline("sd")
+    pipe.scheduler = spied("DDIM", timestep_spacing="linspace")
+    with pytest.warns(UserWarning, match="Spy steps by a stride that misses its own timesteps: a state at"):
+        recording = recorded(pipe, "sd", 10)
+    table, times = pipe.scheduler.alphas_cumprod.double(), pipe.scheduler.timesteps
+    assert_close(recording.told.alpha, table[times].sqrt())
+    assert_close(recording.trajectory.level.ratio, scheduler_levels(pipe.scheduler).ratio)
+    assert float((recording.trajectory.level.ratio[:-1] - recording.told.ratio).abs()[5:].max()) > 0.15
+    denoised = torch.stack([estimate for _, estimate, _ in pipe.scheduler.kept]).flatten(2)
+    assert_close(recording.guided, denoised, rtol=1e-4, atol=1e-4 * float(denoised.abs().max()))
+
+
 @pytest.mark.parametrize("scheduler", ["DDIM", "EulerDiscrete"])
 def test_the_halves_of_guidance_are_those_of_the_network(scheduler: str) -> None:
     """Its own answer to the recorded states, with the prompt and with the negative one; also as callbacks see them."""

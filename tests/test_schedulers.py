@@ -27,6 +27,7 @@ from underpaint.models.schedulers import (
     scheduler_denoised,
     scheduler_levels,
     step_index,
+    told_levels,
 )
 from underpaint.noise import NoiseLevel
 from underpaint.prediction import from_denoised
@@ -46,6 +47,7 @@ CLEAN = {"clip_sample": False}
 ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 FLOW_SIGMAS = {"use_flow_sigmas": True, "flow_shift": 3.0}
 LISTED = ("Euler", "Heun", "LMS", "KDPM2")  # states x0 + sigma eps
+STRIDERS = ("DDIM", "DDIMParallel", "CogVideoXDDIM")  # 990 timesteps make no 20 strides, nor does 'linspace'
 TOLD = ("DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep")
 
 
@@ -82,7 +84,7 @@ def network_output(scheduler: Any, denoised: Tensor, x: Tensor, level: NoiseLeve
 
 def solve(scheduler: Any, x: Tensor, denoise: Denoiser, kind: str, **given: Any) -> Tensor:
     """All states [N+1, B, D] that the scheduler visits; on the way its reading of the outputs is compared with ours."""
-    levels, states = scheduler_levels(scheduler), [x]
+    levels, states = told_levels(scheduler), [x]
     twice = len(scheduler.timesteps.unique()) < len(scheduler.timesteps)
     for i, (t, level) in enumerate(zip(scheduler.timesteps, levels, strict=False)):
         if hasattr(scheduler, "scale_model_input"):
@@ -121,9 +123,15 @@ EXACT: list[tuple[str, dict[str, Any], str]] = [
     ("DDIM", {**CLEAN, "timestep_spacing": "trailing", "beta_schedule": "squaredcos_cap_v2"}, "v"),
     ("DDIMParallel", CLEAN, "eps"),
     ("CogVideoXDDIM", {}, "v"),
+    *((name, {**CLEAN, "timestep_spacing": "linspace"}, kind) for name in STRIDERS for kind in VP),
+    *((name, {**CLEAN, **ZERO_SNR, "num_train_timesteps": 990}, "v") for name in STRIDERS),
     ("PNDM", {}, "eps"),
     ("PNDM", {"skip_prk_steps": True, "steps_offset": 1}, "eps"),
     ("PNDM", {"skip_prk_steps": True, "set_alpha_to_one": True}, "eps"),
+    *(
+        ("PNDM", {"timestep_spacing": spacing, "num_train_timesteps": 990}, "eps")
+        for spacing in ("linspace", "trailing")
+    ),
     *((name, {}, kind) for name in (*LISTED, *TOLD) for kind in VP if (name, kind) != ("KDPM2", "x0")),
     *(
         (name, {f"use_{grid}_sigmas": True}, "eps")
@@ -158,7 +166,7 @@ EXACT: list[tuple[str, dict[str, Any], str]] = [
     ("FlowMatchEulerDiscrete", {"shift_terminal": 0.1}, "flow"),
     ("FlowMatchHeunDiscrete", {"shift": 3.0}, "flow"),
 ]
-LATER = [("FlowMapEulerDiscrete", {"shift": 3.0}, "flow"), ("MiniMaxH3", {}, "data")]
+LATER = [("MiniMaxH3", {}, "data")]
 EXACT += [case for case in LATER if hasattr(peers, f"{case[0]}Scheduler")]  # in newer versions of diffusers
 
 
@@ -308,12 +316,27 @@ def test_inversion_climbs_from_data_to_noise(name: str, normal) -> None:
         assert_close(x, want[i + 1], rtol=1e-4, atol=1e-4)
 
 
-def test_a_stride_that_does_not_divide_the_table_ends_above_data() -> None:
-    """DDIM in 7 'trailing' steps of 142 of 1000 ends at timestep 0, not at data."""
-    levels = scheduler_levels(make("DDIM", {**CLEAN, "timestep_spacing": "trailing"}, steps=7))
-    first = peers.DDIMScheduler().alphas_cumprod[0].double()
-    assert_close(levels.alpha[-1], first.sqrt())
-    assert_close(levels.sigma[-1], (1 - first).sqrt())
+@pytest.mark.parametrize(("spacing", "steps"), [("trailing", 7), ("trailing", 30), ("linspace", 10)])
+def test_a_stride_that_misses_the_timesteps_is_told_another_level(spacing: str, steps: int) -> None:
+    """DDIM's rule, written out for x = alpha x0 + sigma eps, with the noise that it infers at the level it is told."""
+    scheduler = make("DDIM", {**CLEAN, "timestep_spacing": spacing}, steps=steps)
+    table, stride = scheduler.alphas_cumprod.double().tolist(), 1000 // steps
+    alpha, sigma = table[999] ** 0.5, (1 - table[999]) ** 0.5
+    visited, told = scheduler_levels(scheduler), told_levels(scheduler)
+    for i, time in enumerate(scheduler.timesteps.tolist()):
+        assert_close([float(visited.alpha[i]), float(visited.sigma[i])], [alpha, sigma], rtol=1e-6, atol=1e-9)
+        assert_close(float(told.alpha[i]) ** 2, table[time], rtol=1e-6, atol=0)
+        ends, wrong = table[time - stride] if time >= stride else 1.0, told[i]
+        shrink = (1 - ends) ** 0.5 / float(wrong.sigma)
+        alpha, sigma = ends**0.5 + shrink * (alpha - float(wrong.alpha)), shrink * sigma
+    assert_close([float(visited.alpha[-1]), float(visited.sigma[-1])], [alpha, sigma], rtol=1e-6, atol=1e-9)
+    assert float((visited.ratio[:-1] / told.ratio).max()) > 1.01
+
+
+def test_told_levels_are_those_of_the_states_unless_a_stride_misses() -> None:
+    for name in ("DDIM", "DDPM", "Euler", "DPMSolverMultistep", "FlowMatchEulerDiscrete", "EDMEuler"):
+        scheduler = make(name)
+        assert torch.equal(told_levels(scheduler).ratio, scheduler_levels(scheduler).ratio[:-1])
 
 
 @pytest.mark.parametrize(
@@ -371,12 +394,58 @@ def test_the_counter_of_a_scheduler_tells_repeated_timesteps_apart() -> None:
         heun.step(x, t, x)
 
 
-@pytest.mark.parametrize("name", ["ScoreSdeVe", "SCM", "CMStochasticIterative"])
-def test_schedulers_of_no_known_family_are_refused(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("ScoreSdeVe", "are not known; use .* Euler, Heun, LMS, KDPM2; flow match"),
+        ("SCM", "has no noise levels here: its networks are consistency models"),
+        ("CMStochasticIterative", "has no noise levels here: its networks are consistency models"),
+        ("RePaint", "has no noise levels here: it goes back to more noise"),
+    ],
+)
+def test_schedulers_of_no_known_family_are_refused(name: str, why: str) -> None:
     scheduler = getattr(peers, f"{name}Scheduler")()
-    scheduler.set_timesteps(2)
-    with pytest.raises(ValueError, match=f"{name}Scheduler are not known; use .* Euler, Heun, LMS, KDPM2; flow match"):
+    if name != "RePaint":
+        scheduler.set_timesteps(2)
+    with pytest.raises(ValueError, match=f"{name}Scheduler {why}"):
         scheduler_levels(scheduler)
+
+
+@pytest.mark.skipif(not hasattr(peers, "FlowMapEulerDiscreteScheduler"), reason="of a newer diffusers")
+def test_a_flow_map_has_levels_and_no_denoised_image(normal) -> None:
+    """Its network predicts the mean velocity to the next level."""
+    scheduler = make("FlowMapEulerDiscrete", {"shift": 3.0})
+    levels, eps = scheduler_levels(scheduler), normal(4, 6).float()
+    x = noisy(levels, eps)[0]
+    for i, t in enumerate(scheduler.timesteps):
+        x = scheduler.step(eps - POINT, t, x).prev_sample
+        assert_close(x, noisy(levels, eps)[i + 1], rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match="predicts the mean velocity to the next level"):
+        scheduler_denoised(scheduler, eps, x, levels[0])
+
+
+class Copied:
+    """A scheduler of another package, written by hand: DDIM on a cosine in ten steps, with a mistake if asked."""
+
+    def __init__(self, mistake: float = 1.0) -> None:
+        self.alphas_cumprod = (torch.arange(1, 101) / 101 * torch.pi / 2).cos() ** 2
+        self.final_alpha_cumprod, self.config, self.mistake = torch.tensor(1.0), {"prediction_type": "epsilon"}, mistake
+        self.num_inference_steps, self.timesteps = 10, torch.arange(99, 0, -10)
+
+    def step(self, model_output: Tensor, timestep: Any, sample: Tensor, return_dict: bool = True) -> Any:
+        here, before = self.alphas_cumprod[timestep], timestep - 10
+        there = self.alphas_cumprod[before] if before >= 0 else self.final_alpha_cumprod
+        x0 = (sample - (1 - here).sqrt() * model_output) / here.sqrt()
+        return (there.sqrt() * x0 + self.mistake * (1 - there).sqrt() * model_output,)
+
+
+def test_a_foreign_scheduler_is_understood_by_what_its_steps_do() -> None:
+    found = scheduler_levels(Copied())
+    want = (torch.arange(100, 0, -10) / 101 * torch.pi / 2).cos()
+    assert_close(found.alpha[:-1].float(), want)
+    assert float(found.sigma[-1]) == 0
+    with pytest.raises(ValueError, match="noise levels of a Copied are not known"):
+        scheduler_levels(Copied(mistake=1.1))
 
 
 def test_what_cannot_be_asked_is_refused() -> None:

@@ -20,7 +20,7 @@ from ..theory.gaussian import Gaussian
 from .load import load_model
 from .model import Condition
 from .record import BEGIN, denoising_networks
-from .schedulers import initial_scale, scales_input, scheduler_levels, step_index
+from .schedulers import initial_scale, scales_input, step_index, told_levels
 
 #: What a scheduler may keep one of for each call of the network, and of levels one more.
 _PER_CALL = ("timesteps", "sigmas", "sigmas_interpol", "sigmas_up", "sigmas_down", "order_list")
@@ -44,7 +44,7 @@ def teleport_pipeline(
     The rest of the scheduler's own grid follows (*saved*): ``num_inference_steps`` less the skipped ones are made. The
     initial noise is what it would have been, so that a seed still means its image. The networks are shared with
     ``pipe``, which is left as it is; the scheduler is a copy. Works with any pipeline that starts from noise and any
-    scheduler whose levels are known (see `scheduler_levels`), whether or not it takes ``latents`` or callbacks. A step
+    scheduler whose levels are known (see `told_levels`), whether or not it takes ``latents`` or callbacks. A step
     of two calls, such as Heun's, is skipped whole.
 
     ``teleported.skip_choice`` is what ``"auto"`` chose, with its predicted and, if asked for, its measured error.
@@ -124,7 +124,7 @@ class _Jump:
         """The scheduler has laid its grid: cut off the steps to skip."""
         self.scale = None  # so that the scheduler tells
         self.scale = initial_scale(self.scheduler)
-        levels, starts = scheduler_levels(self.scheduler), _starts(self.scheduler)
+        levels, starts = told_levels(self.scheduler), _starts(self.scheduler)
         skip = self.skip if isinstance(self.skip, int) else steps_above(levels[torch.tensor(starts)], self.skip)
         if skip >= len(starts):
             raise ValueError(f"skip must leave one of the {len(starts)} steps of this call to the network, got {skip}.")

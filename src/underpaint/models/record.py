@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from torch import Tensor
 from ..noise import NoiseLevel
 from ..sampling.trajectory import Trajectory
 from .latent import LatentAutoencoder
-from .schedulers import scheduler_denoised, scheduler_levels, step_index
+from .schedulers import scheduler_denoised, scheduler_levels, step_index, told_levels
 
 #: A method of schedulers whose step may begin elsewhere than at the sample that it is given, at a timestep: where.
 BEGIN = "_underpaint_begin"
@@ -32,6 +33,8 @@ class Recording:
         trajectory: the states x [N+1, B, D] that were visited, the denoised images [N, B, D] that the scheduler was
             given (with guidance, if any), the levels, and the number of steps taken, kept or not. A second-order
             scheduler has a state for each call of the network; see `scheduler_levels`.
+        told: the N levels that the steps took the states for, which the timesteps told the network. They differ from
+            those of the trajectory where a scheduler's stride misses its timesteps; see `told_levels`.
         conditional, unconditional: the two predictions that guidance combined, as denoised images [N, B, D]; NaN at
             steps without guidance, None if no step had any.
         timesteps: what the network was told of the N levels, [N].
@@ -40,6 +43,7 @@ class Recording:
     """
 
     trajectory: Trajectory
+    told: NoiseLevel
     conditional: Tensor | None
     unconditional: Tensor | None
     timesteps: Tensor
@@ -65,7 +69,8 @@ def record(
     While it runs, its scheduler's `step` and the output of its networks that take a time are watched; callbacks are
     not needed, and stay the user's. Copies that it makes of its scheduler are not recorded. However it ends, also by
     an exception, it is left as it was. What it predicts is turned into x0-hat before the scheduler clips it, by the
-    scheduler's prediction type; a learned variance is left out. Stochastic schedulers are recorded as they went.
+    scheduler's prediction type; a learned variance is left out. Stochastic schedulers are recorded as they went. A
+    scheduler that carries states at other levels than the network is told is recorded as it does, with a warning.
 
     Args:
         pipe: a pipeline of diffusers with a ``scheduler``.
@@ -152,6 +157,7 @@ class _Tape:
         self.halves: list[tuple[Tensor, Tensor] | None] = []
         self.timesteps: list[float] = []
         self.levels: list[NoiseLevel] = []
+        self.told: list[NoiseLevel] = []
 
     @property
     def keeps(self) -> bool:
@@ -174,6 +180,7 @@ class _Tape:
         if self.keeps:
             self.timesteps.append(float(torch.as_tensor(timestep).flatten()[0]))
             self.levels.append(levels[index])
+            self.told.append(told_levels(self.scheduler)[index])
             self._keep(output, sample)
         self.ahead = levels[index + 1]
         self.heard.clear()
@@ -192,7 +199,7 @@ class _Tape:
         state = self._rows(sample)
 
         def denoised(prediction: Tensor) -> Tensor:
-            rows = scheduler_denoised(self.scheduler, self._rows(prediction), state, self.levels[-1])
+            rows = scheduler_denoised(self.scheduler, self._rows(prediction), state, self.told[-1])
             return self._stored(rows, sample)
 
         self.states.append(self._stored(state, sample))
@@ -223,18 +230,30 @@ class _Tape:
         guided = [part for part in self.halves if part is not None]
         blank = torch.full_like(final, torch.nan)
         conditional, unconditional = zip(*(part or (blank, blank) for part in self.halves), strict=True)
+        level, told = NoiseLevel.join(*self.levels, self.ahead), NoiseLevel.join(*self.told)
+        _warn_of_misses(self.scheduler, level[:-1], told)
         return Recording(
-            trajectory=Trajectory(
-                torch.stack([*self.states, final]),
-                torch.stack(self.denoised),
-                NoiseLevel.join(*self.levels, self.ahead),
-                self.steps,
-            ),
+            trajectory=Trajectory(torch.stack([*self.states, final]), torch.stack(self.denoised), level, self.steps),
+            told=told,
             conditional=torch.stack(conditional) if guided else None,
             unconditional=torch.stack(unconditional) if guided else None,
             timesteps=torch.tensor(self.timesteps, dtype=torch.float64),
             shape=self.shape,
             output=output,
+        )
+
+
+def _warn_of_misses(scheduler: Any, level: NoiseLevel, told: NoiseLevel) -> None:
+    """Warn where states were more than 1 % of sigma/alpha away from what the network was told."""
+    off = (level.ratio / told.ratio - 1).nan_to_num().abs()
+    if bool((off > 0.01).any()):
+        worst = int(off.argmax())
+        warnings.warn(
+            f"{type(scheduler).__name__} steps by a stride that misses its own timesteps: a state at sigma/alpha = "
+            f"{float(level.ratio[worst]):.3g} was taken for one at {float(told.ratio[worst]):.3g}, and the network told "
+            "so. Both are recorded; timestep_spacing='leading', or 'trailing' with a number of steps that divides "
+            "num_train_timesteps, avoids it.",
+            stacklevel=4,
         )
 
 

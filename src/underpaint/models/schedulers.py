@@ -1,27 +1,24 @@
 """Noise levels of diffusers' schedulers: what a scheduler calls its sample is x = alpha x0 + sigma eps at these levels.
 
-A scheduler's family is told by what it has, not by its name, so that subclasses and copies are understood too:
-
-- DDPM, DDIM, PNDM, LCM, TCD ... look alpha up in a table by the timestep (variance preserving);
-- DPM-Solver, UniPC, DEIS, SA-Solver keep a list of sigma/alpha, or of flow times, and say themselves which;
-- Euler, Heun, LMS, KDPM2 ... keep a list of sigma and states x0 + sigma eps, which they shrink for the network;
-- EDM's schedulers do likewise, for a network with skip and output scales;
-- flow matching has alpha = 1 - sigma.
+Its class says where it keeps them; see `scheduler_families`. A foreign class is taken for the family whose attributes
+it has, if its own steps then lead data of one point along the levels that the family says; else it is refused.
 
 Sources: diffusers 0.30 to 0.42, whose steps the tests run; Karras22 (scales), Esser et al. 2024 (flows).
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from ..noise import NoiseLevel
 from ..prediction import Prediction, to_denoised
+from .scheduler_families import Family, family_of, flow_levels, misses, names_of, unknown
 
 #: prediction_type in a scheduler's config -> ours
 PREDICTION_TYPES: dict[str, Prediction] = {
@@ -42,13 +39,27 @@ def scheduler_levels(scheduler: Any) -> NoiseLevel:
     follows. PNDM's first two calls end at one level. The last level is not clean where the scheduler does not go there
     (``final_sigmas_type``, ``set_alpha_to_one``).
 
+    DDIM and PNDM step down by a stride that need not meet their next timestep ('linspace', or 'trailing' in a number of
+    steps that does not divide the table). The network and the step then take a state for one of another level, which
+    `told_levels` gives. Where the state is, is found by the scheduler's own steps without noise, on data of one point.
+
     Raises:
         ValueError: a scheduler of no known family, or without timesteps.
     """
-    family = _family(scheduler)
-    if getattr(scheduler, "timesteps", None) is None or len(scheduler.timesteps) == 0:
-        raise ValueError(f"{type(scheduler).__name__} has no timesteps yet; call its set_timesteps first.")
-    return family.levels(scheduler)
+    family = _ready(scheduler)
+    told = family.levels(scheduler)
+    if not (family.stride and misses(scheduler)):
+        return told
+    return _remembered(scheduler, lambda: _walked(scheduler, told))
+
+
+def told_levels(scheduler: Any) -> NoiseLevel:
+    """Levels [N] that each step takes its state for, which the timestep tells the network: those of
+    `scheduler_levels`, but for schedulers whose stride misses their timesteps.
+
+    A model output stands for the denoised image at this level. Timesteps that a scheduler rounds are taken as meant.
+    """
+    return _ready(scheduler).levels(scheduler)[:-1]
 
 
 def level_at(scheduler: Any, timestep: float | Tensor, index: int | None = None) -> NoiseLevel:
@@ -82,10 +93,19 @@ def scheduler_denoised(scheduler: Any, output: Tensor, x: Tensor, level: NoiseLe
     schedulers whose time runs up from noise to data take x0 - eps, EDM's have a skip. Clipping and thresholding of x0
     are left out.
 
+    Args:
+        level: the one of `told_levels`.
+
     Raises:
-        ValueError: a scheduler of no known family or prediction type.
+        ValueError: a scheduler of no known family or prediction type, or whose networks predict no denoised image.
     """
-    if hasattr(scheduler, "precondition_outputs"):
+    family = family_of(scheduler)
+    if family.mean:
+        raise ValueError(
+            f"The network of a {type(scheduler).__name__} predicts the mean velocity to the next level, which says "
+            "nothing of a denoised image."
+        )
+    if family.preconditioned:
         denoised: Tensor = scheduler.precondition_outputs(x, output, level.sigma.to(x))
         return denoised
     kind = prediction_of(scheduler)
@@ -98,8 +118,8 @@ def scheduler_denoised(scheduler: Any, output: Tensor, x: Tensor, level: NoiseLe
 
 def prediction_of(scheduler: Any) -> Prediction:
     """What the network behind a scheduler predicts, by its config or else by its family."""
-    family, name = _family(scheduler), scheduler.config.get("prediction_type")
-    if name is None:
+    family, name = family_of(scheduler), scheduler.config.get("prediction_type")
+    if name is None or not family.told:
         return family.prediction
     if name not in PREDICTION_TYPES:
         raise ValueError(
@@ -115,122 +135,93 @@ def initial_scale(scheduler: Any) -> float:
 
 def scales_input(scheduler: Any) -> bool:
     """Whether the network sees `scale_model_input` of the state, and not the state."""
-    return _family(scheduler).scaled
-
-
-@dataclass(frozen=True)
-class _Family:
-    """Schedulers with the attributes ``has`` beside ``step``.
-
-    Attributes:
-        known: for messages.
-        levels: the levels of one such scheduler, [N+1].
-        prediction: what its networks predict if the config does not say.
-        scaled: its network sees a scaled state.
-    """
-
-    known: str
-    has: tuple[str, ...]
-    levels: Callable[[Any], NoiseLevel]
-    prediction: Prediction = "eps"
-    scaled: bool = False
-
-
-def _family(scheduler: Any) -> _Family:
-    """The first family that fits: later ones have fewer marks."""
-    for family in _FAMILIES:
-        if all(hasattr(scheduler, name) for name in ("step", "timesteps", "config", *family.has)):
-            return family
-    raise _unknown(scheduler)
-
-
-def _unknown(scheduler: Any) -> ValueError:
-    return ValueError(
-        f"The noise levels of a {type(scheduler).__name__} are not known; use a scheduler of one of these families: "
-        f"{'; '.join(dict.fromkeys(family.known for family in _FAMILIES))}."
-    )
-
-
-def _sigmas(scheduler: Any) -> Tensor:
-    """The scheduler's list, cut or repeated at its end to one more than its timesteps. [N+1] float64."""
-    sigmas = torch.as_tensor(scheduler.sigmas).to("cpu", torch.float64)
-    return torch.cat([sigmas, sigmas[-1:]])[: len(scheduler.timesteps) + 1]
-
-
-def _exploding(scheduler: Any) -> NoiseLevel:
-    """alpha = 1. The odd states of two-call schedulers that stop between two levels lie at their geometric mean, or,
-    of the ancestral one, at that of a level and the one below the next from which noise is added."""
-    sigmas = _sigmas(scheduler)
-    if hasattr(scheduler, "sigmas_up"):
-        sigmas[1::2] = scheduler.sigmas_interpol[: len(sigmas) : 2].to(sigmas)
-    elif hasattr(scheduler, "sigmas_interpol") or hasattr(scheduler, "mid_point_sigma"):
-        sigmas[1::2] = (sigmas[::2] * sigmas[1::2]).sqrt()
-    return NoiseLevel(torch.ones_like(sigmas), sigmas)
-
-
-def _as_told(scheduler: Any) -> NoiseLevel:
-    return NoiseLevel(*scheduler._sigma_to_alpha_sigma_t(_sigmas(scheduler)))
-
-
-def _flow(scheduler: Any) -> NoiseLevel:
-    sigmas = _sigmas(scheduler)
-    if not bool(((sigmas >= 0) & (sigmas <= 1)).all()) or hasattr(scheduler, "sigmas_per_stage"):
-        raise _unknown(scheduler)
-    noise = 1 - sigmas if sigmas[-1] > sigmas[0] else sigmas  # with invert_sigmas they are the share of data
-    return NoiseLevel(1 - noise, noise)
+    return family_of(scheduler).scaled
 
 
 def _runs_to_data(scheduler: Any) -> bool:
     """Whether a flow's time is the share of data, 0 at noise, rather than that of noise."""
-    if _family(scheduler).levels is not _flow:
+    if family_of(scheduler).levels is not flow_levels:
         return False
     share, noise = (
         float(scheduler.timesteps[0]) / scheduler.config.get("num_train_timesteps", 1),
-        _flow(scheduler).sigma[0],
+        flow_levels(scheduler).sigma[0],
     )
     return bool((share - noise).abs() > (share - (1 - noise)).abs())
 
 
-def _tabled(scheduler: Any) -> NoiseLevel:
-    """alpha^2 at each timestep, and where the last step ends; before the table begins, what the scheduler says is
-    there.
+def _ready(scheduler: Any) -> Family:
+    """The family of a scheduler that has timesteps; of a foreign one, after a look at its steps."""
+    family = family_of(scheduler)
+    if getattr(scheduler, "timesteps", None) is None or len(scheduler.timesteps) == 0:
+        raise ValueError(f"{type(scheduler).__name__} has no timesteps yet; call its set_timesteps first.")
+    if not set(names_of(scheduler)) & set(family.classes.split()):
+        _remembered(scheduler, lambda: _proven(scheduler, family.levels(scheduler)))
+    return family
 
-    DDIM and PNDM step down by a fixed stride, which need not meet the next timestep ('linspace', or a number of steps
-    that does not divide the table). The state is then taken for one of the next timestep, by the network and by the
-    scheduler: that is the level given.
+
+#: By scheduler: the timesteps for which levels were found, and those.
+_FOUND: WeakKeyDictionary[Any, tuple[Any, NoiseLevel]] = WeakKeyDictionary()
+
+
+def _remembered(scheduler: Any, find: Callable[[], NoiseLevel]) -> NoiseLevel:
+    """Levels that take steps to find, once for each `set_timesteps`, which lays timesteps anew."""
+    if scheduler not in _FOUND or _FOUND[scheduler][0] is not scheduler.timesteps:
+        _FOUND[scheduler] = scheduler.timesteps, find()
+    return _FOUND[scheduler][1]
+
+
+#: Data of one point, by its share of the image and of the noise.
+_POINT = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+
+
+def _walked(scheduler: Any, told: NoiseLevel) -> NoiseLevel:
+    """Where the states are: alpha and sigma of x = alpha x0 + sigma eps, carried from told[0] by the scheduler's own
+    steps, with outputs that are right for x0 at the levels that the steps take the states for."""
+    twin = _fresh(scheduler)
+    x = torch.stack([told.alpha[:1], told.sigma[:1]], 1)
+    states = [x]
+    for time, level in zip(twin.timesteps, told, strict=False):
+        if hasattr(twin, "scale_model_input"):
+            twin.scale_model_input(x, time)  # some count by it
+        x = twin.step(_said(scheduler, _POINT, x, level), time, x, return_dict=False)[0].double()
+        states.append(x)
+    found, meant = torch.cat(states), torch.stack([told.alpha, told.sigma], 1)
+    return NoiseLevel(*torch.where((found - meant).abs() > 1e-9, found, meant).unbind(1))
+
+
+def _fresh(scheduler: Any) -> Any:
+    """A copy at the beginning of its run, on the CPU, whose table is precise."""
+    twin = copy.deepcopy(scheduler)
+    for name in ("alphas_cumprod", "final_alpha_cumprod", "initial_alpha_cumprod"):
+        if hasattr(twin, name):
+            setattr(twin, name, torch.as_tensor(getattr(twin, name)).to("cpu", torch.float64))
+    twin.timesteps = scheduler.timesteps.cpu()
+    if hasattr(twin, "set_begin_index"):
+        twin._step_index = None
+        twin.set_begin_index(0)
+    if hasattr(twin, "ets"):  # PNDM
+        twin.ets, twin.counter, twin.cur_model_output, twin.cur_sample = [], 0, 0, None
+    twin.num_inference_steps = scheduler.num_inference_steps or len(scheduler.timesteps)
+    return twin
+
+
+def _proven(scheduler: Any, levels: NoiseLevel) -> NoiseLevel:
+    """The levels, if the scheduler's own steps lead data of one point along them.
+
+    Raises:
+        ValueError: they do not.
     """
-    table = scheduler.alphas_cumprod.to("cpu", torch.float64)
-    times = scheduler.timesteps.to("cpu", torch.int64)
-    stride = len(table) // (scheduler.num_inference_steps or len(times))
-    if hasattr(scheduler, "initial_alpha_cumprod"):  # DDIM backwards, from data to noise: each step ends at its time
-        before, times = scheduler.initial_alpha_cumprod, torch.cat([times - stride, times[-1:]])
-    else:
-        before, last = _end(scheduler, int(times[-1]), stride)
-        times = torch.cat([times, torch.tensor([last])])
-    squared = torch.where(times < 0, torch.as_tensor(before, dtype=torch.float64), table[times.clamp(min=0)])
-    return NoiseLevel(squared.sqrt(), (1 - squared).sqrt())
+    try:
+        found = _walked(scheduler, levels)
+    except (TypeError, AttributeError, IndexError, RuntimeError, ValueError):
+        raise unknown(scheduler) from None
+    off = torch.hypot(found.alpha - levels.alpha, found.sigma - levels.sigma)
+    if bool((off > 1e-3 * levels.norm).any()):
+        raise unknown(scheduler)
+    return levels
 
 
-def _end(scheduler: Any, last: int, stride: int) -> tuple[float | Tensor, int]:
-    """alpha^2 before the table begins, and the time at which the step from the last timestep ends."""
-    if not hasattr(scheduler, "final_alpha_cumprod") or hasattr(
-        scheduler, "get_scalings_for_boundary_condition_discrete"
-    ):
-        return 1.0, -1  # DDPM goes to data, LCM returns its estimate
-    if hasattr(scheduler, "step_index"):
-        return scheduler.final_alpha_cumprod, 0  # TCD
-    return scheduler.final_alpha_cumprod, last - stride
-
-
-def _ipndm(scheduler: Any) -> NoiseLevel:
-    return NoiseLevel(scheduler.alphas, scheduler.betas)
-
-
-_FAMILIES = (
-    _Family("EDM (preconditioned)", ("sigmas", "precondition_outputs"), _exploding, scaled=True),
-    _Family("DPM-Solver, UniPC, DEIS, SA-Solver", ("sigmas", "_sigma_to_alpha_sigma_t"), _as_told),
-    _Family("Euler, Heun, LMS, KDPM2", ("sigmas", "alphas_cumprod"), _exploding, scaled=True),
-    _Family("flow matching (sigmas within 0 and 1)", ("sigmas",), _flow, "flow"),
-    _Family("DDPM, DDIM, PNDM, LCM, TCD", ("alphas_cumprod",), _tabled),
-    _Family("IPNDM", ("alphas", "betas", "ets"), _ipndm, "v"),
-)
+def _said(scheduler: Any, denoised: Tensor, x: Tensor, level: NoiseLevel) -> Tensor:
+    """The model output that stands for a denoised image: each number of the one is affine in that of the other."""
+    nothing, one = (scheduler_denoised(scheduler, torch.full_like(x, value), x, level) for value in (0.0, 1.0))
+    return (denoised - nothing) / (one - nothing)
