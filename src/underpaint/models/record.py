@@ -250,8 +250,8 @@ def _warn_of_misses(scheduler: Any, level: NoiseLevel, told: NoiseLevel) -> None
         worst = int(off.argmax())
         warnings.warn(
             f"{type(scheduler).__name__} steps by a stride that misses its own timesteps: a state at sigma/alpha = "
-            f"{float(level.ratio[worst]):.3g} was taken for one at {float(told.ratio[worst]):.3g}, and the network told "
-            "so. Both are recorded; timestep_spacing='leading', or 'trailing' with a number of steps that divides "
+            f"{float(level.ratio[worst]):.3g} was taken for one at {float(told.ratio[worst]):.3g}, which the network "
+            "was told. Both are recorded; timestep_spacing='leading', or 'trailing' with steps that divide "
             "num_train_timesteps, avoids it.",
             stacklevel=4,
         )
