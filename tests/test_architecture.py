@@ -19,6 +19,7 @@ PACKAGE = Path(underpaint.__file__).parent
 FLOORS = {
     "noise": 0,
     "prediction": 0,
+    "schedules": 0,
     "files": 0,
     "extras": 0,
     "assets": 0,
@@ -124,6 +125,6 @@ def test_no_room_below_the_figures_imports_an_optional_library() -> None:
 
 
 def test_the_theory_is_torch_alone() -> None:
-    for module in [name for name in FILES if room_of(name) in {"noise", "prediction", "theory"}]:
+    for module in [name for name in FILES if room_of(name) in {"noise", "prediction", "schedules", "theory"}]:
         names = {name.partition(".")[0] for name in imports_of(FILES[module])}
         assert names <= {"torch", "underpaint"} | sys.stdlib_module_names, f"{module} imports {names}"

@@ -376,8 +376,8 @@ def test_what_cannot_be_wrapped_gets_a_sentence():
     def network(x, time):
         return x
 
-    with pytest.raises(ValueError, match=r"shape \(C, H, W\) of positive numbers, got \(1, 4\)"):
-        wrap(network, (1, 4), EDM(), "x0")
+    with pytest.raises(ValueError, match=r"positive whole numbers, such as \(C, H, W\), got \(1, 0\)"):
+        wrap(network, (1, 0), EDM(), "x0")
     with pytest.raises(ValueError, match="prediction type 'noise'; choose one of x0, eps"):
         wrap(network, SHAPE, EDM(), "noise")
     with pytest.raises(ValueError, match="kind of time 'steps'; choose one of schedule, thousand"):

@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
     from .data.datasets import load_data as load_data
     from .data.store import load_gaussian as load_gaussian, save_gaussian as save_gaussian
+    from .models.adapters import (
+        from_azula as from_azula,
+        from_denoising_diffusion as from_denoising_diffusion,
+        from_flow_matching as from_flow_matching,
+        from_k_diffusion as from_k_diffusion,
+    )
+    from .models.edm import EDMScaling as EDMScaling, Preconditioned as Preconditioned
     from .models.gaussian_scheduler import GaussianExponentialScheduler as GaussianExponentialScheduler
     from .models.load import load_model as load_model
     from .models.model import Model as Model
@@ -37,6 +44,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
     )
     from .sampling.teleport import respend as respend, steps_above as steps_above, teleport as teleport
     from .sampling.trajectory import Trajectory as Trajectory, initial_noise as initial_noise, sample as sample
+    from .schedules import VPSDE as VPSDE, Interpolant as Interpolant, Truncated as Truncated
     from .theory import modes as modes
     from .theory.cloud import PointCloud as PointCloud
     from .theory.covariance import Covariance as Covariance
@@ -51,6 +59,8 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "data.datasets": ("load_data",),
     "data.store": ("load_gaussian", "save_gaussian"),
+    "models.adapters": ("from_azula", "from_denoising_diffusion", "from_flow_matching", "from_k_diffusion"),
+    "models.edm": ("EDMScaling", "Preconditioned"),
     "models.gaussian_scheduler": ("GaussianExponentialScheduler",),
     "models.load": ("load_model",),
     "models.model": ("Model",),
@@ -67,6 +77,7 @@ _PUBLIC = {
     "sampling.solvers": ("dpmpp_2m", "dpmpp_3m", "euler", "find_solver", "heun"),
     "sampling.teleport": ("respend", "steps_above", "teleport"),
     "sampling.trajectory": ("Trajectory", "initial_noise", "sample"),
+    "schedules": ("Interpolant", "Truncated", "VPSDE"),
     "theory": ("modes",),
     "theory.cloud": ("PointCloud",),
     "theory.covariance": ("Covariance",),

@@ -23,7 +23,8 @@ Time = float | Tensor
 Betas = Literal["linear", "scaled-linear", "cosine"]
 
 
-def _float64(value: float | Tensor) -> Tensor:
+def float64(value: float | Tensor) -> Tensor:
+    """A number or tensor as levels and times are held: float64, on the CPU."""
     return torch.as_tensor(value, dtype=torch.float64, device="cpu")
 
 
@@ -39,7 +40,7 @@ class NoiseLevel:
     sigma: Tensor
 
     def __post_init__(self) -> None:
-        alpha, sigma = _float64(self.alpha), _float64(self.sigma)
+        alpha, sigma = float64(self.alpha), float64(self.sigma)
         if alpha.shape != sigma.shape and alpha.ndim and sigma.ndim:
             raise ValueError(f"alpha and sigma need one shape, got {tuple(alpha.shape)} and {tuple(sigma.shape)}.")
         alpha, sigma = torch.broadcast_tensors(alpha, sigma)
@@ -83,7 +84,7 @@ class NoiseLevel:
     @staticmethod
     def clean() -> NoiseLevel:
         """The level of data: alpha = 1, sigma = 0."""
-        return NoiseLevel(_float64(1.0), _float64(0.0))
+        return NoiseLevel(float64(1.0), float64(0.0))
 
     @staticmethod
     def join(*levels: NoiseLevel) -> NoiseLevel:
@@ -101,8 +102,11 @@ class NoiseLevel:
 
 @runtime_checkable
 class Schedule(Protocol):
-    """A map from a family's own time to noise levels. Grids run from noise to data and end at sigma = 0 exactly
-    once."""
+    """A map from a family's own time to noise levels. Grids run from noise to data and end at sigma = 0 exactly once.
+
+    A schedule with an attribute ``ratios``, (lowest, highest) sigma/alpha, is a part of another (`Truncated`): a
+    `Model` on it may not be asked outside.
+    """
 
     def __call__(self, t: Time) -> NoiseLevel:
         """The level at time t (a number or a tensor)."""
@@ -117,13 +121,15 @@ class Schedule(Protocol):
         """steps + 1 levels from the ratio ``start`` (default: the schedule's own first level) to sigma = 0."""
 
 
-def _check_steps(steps: int) -> None:
+def check_steps(steps: int) -> None:
+    """Raise ValueError for a grid of no step."""
     if steps < 1:
         raise ValueError(f"A grid needs at least 1 step, got {steps}.")
 
 
-def _preserving(ratio: float | Tensor) -> NoiseLevel:
-    ratio = _float64(ratio)
+def preserving(ratio: float | Tensor) -> NoiseLevel:
+    """The level of a ratio with alpha^2 + sigma^2 = 1."""
+    ratio = float64(ratio)
     norm = torch.hypot(torch.ones_like(ratio), ratio)
     return NoiseLevel(1 / norm, torch.where(torch.isinf(ratio), 1.0, ratio / norm))
 
@@ -163,7 +169,7 @@ class DDPM:
     def log_ratios(self) -> Tensor:
         """log(sigma/alpha) at t = 0 .. T-1, float64."""
         given = self.betas
-        beta = make_betas(given, self.steps, self.first, self.last) if isinstance(given, str) else _float64(given)
+        beta = make_betas(given, self.steps, self.first, self.last) if isinstance(given, str) else float64(given)
         if beta.ndim != 1 or len(beta) < 2 or not bool(((beta > 0) & (beta < 1)).all()):
             raise ValueError(f"Betas must be at least two numbers inside (0, 1), got {beta.tolist()[:5]}...")
         log_bar = torch.log1p(-beta).cumsum(0)
@@ -184,11 +190,11 @@ class DDPM:
         return t.clamp(0, len(table) - 1)
 
     def level(self, ratio: float | Tensor) -> NoiseLevel:
-        return _preserving(ratio)
+        return preserving(ratio)
 
     def grid(self, steps: int, start: float | None = None) -> NoiseLevel:
         """Whole times, evenly spaced from the start down to 0, then sigma = 0."""
-        _check_steps(steps)
+        check_steps(steps)
         first = float(len(self.log_ratios) - 1 if start is None else self.time(self.level(start)))
         times = torch.linspace(first, 0, steps, dtype=torch.float64)
         if start is None:
@@ -222,7 +228,7 @@ class EDM:
 
     def grid(self, steps: int, start: float | None = None) -> NoiseLevel:
         """Karras levels: evenly spaced in sigma^(1/rho), then sigma = 0."""
-        _check_steps(steps)
+        check_steps(steps)
         sigma = spaced_ratios(steps, self.sigma_max if start is None else start, self.sigma_min, self.rho)
         return NoiseLevel.join(self(sigma), NoiseLevel.clean())
 
@@ -248,13 +254,13 @@ class Flow:
         return level.sigma / (level.alpha + level.sigma)
 
     def level(self, ratio: float | Tensor) -> NoiseLevel:
-        ratio = _float64(ratio)
+        ratio = float64(ratio)
         t = torch.where(torch.isinf(ratio), 1.0, ratio / (1 + ratio))
         return self(t)
 
     def grid(self, steps: int, start: float | None = None) -> NoiseLevel:
         """Evenly spaced times, shifted; the first is t = 1 (alpha = 0) unless ``start`` says otherwise."""
-        _check_steps(steps)
+        check_steps(steps)
         first = 1.0 if start is None else float(self.time(self.level(start)))
         unshifted = first / (self.shift - (self.shift - 1) * first)
         u = torch.linspace(unshifted, 0, steps + 1, dtype=torch.float64)

@@ -14,6 +14,7 @@ from torch.nn.functional import one_hot
 
 from ..files import read_tensor_metadata, read_tensors
 from ..noise import DDPM, EDM
+from ..schedules import VPSDE
 from .edm_networks import DhariwalUNet, SongUNet
 from .model import Model
 
@@ -59,18 +60,19 @@ class VPScaling:
     epsilon_t: float = 1e-5
 
     @property
+    def _sde(self) -> VPSDE:
+        return VPSDE(self.beta_min, self.beta_min + self.beta_d, self.epsilon_t)
+
+    @property
     def sigma_min(self) -> float:
-        return self._sigma(self.epsilon_t)
+        return float(self._sde(self.epsilon_t).ratio)
 
     @property
     def sigma_max(self) -> float:
-        return self._sigma(1.0)
-
-    def _sigma(self, t: float) -> float:
-        return math.sqrt(math.expm1(self.beta_d * t**2 / 2 + self.beta_min * t))
+        return float(self._sde(1.0).ratio)
 
     def __call__(self, sigma: Tensor) -> Coefficients:
-        t = ((self.beta_min**2 + 2 * self.beta_d * (sigma**2).log1p()).sqrt() - self.beta_min) / self.beta_d
+        t = self._sde.time(EDM()(sigma)).to(sigma)
         return 1.0, -sigma, 1 / (sigma**2 + 1).sqrt(), (self.M - 1) * t
 
 
@@ -124,40 +126,47 @@ NETWORKS: dict[str, type[torch.nn.Module]] = {"SongUNet": SongUNet, "DhariwalUNe
 class Preconditioned(torch.nn.Module):
     """D(x; sigma) = c_skip x + c_out F(c_in x; c_noise): a network whose time is sigma and whose output is E[x0 | x].
 
-    F runs in the precision of its weights, the rest in float32 at least. Source: Karras22 eq. 7.
+    F runs in the precision of its weights, the rest in float32 at least. Source: Karras22 eq. 7; the networks of Karras
+    et al. 2024 (EDM2) have the coefficients of `EDMScaling`, too. `wrap` takes it with an `EDM` schedule and prediction
+    "x0".
 
     Args:
-        model: F, called with images, c_noise [B], one-hot labels [B, label_dim] or None, and augmentation labels.
+        model: F, called with states [B, ...] and c_noise [B]; with one-hot labels [B, label_dim], if it takes labels;
+            and with ``augment_labels``, if they are given.
         label_dim: number of classes, 0 if it takes no labels.
         label_dropout: whether it was trained to take a label of zeros as "any class"; that is label ``label_dim`` here.
     """
 
     def __init__(
-        self, model: torch.nn.Module, scaling: Scaling, label_dim: int = 0, label_dropout: bool = False
+        self,
+        model: torch.nn.Module,
+        scaling: Scaling | None = None,
+        label_dim: int = 0,
+        label_dropout: bool = False,
     ) -> None:
         super().__init__()
-        self.model, self.scaling = model, scaling
+        self.model, self.scaling = model, EDMScaling() if scaling is None else scaling
         self.label_dim, self.label_dropout = label_dim, label_dropout
 
     def forward(
         self, x: Tensor, sigma: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None
     ) -> Tensor:
-        """Denoised images for x [B, C, H, W], sigma [B] and class labels [B].
+        """Denoised states for x [B, ...], sigma [B] and class labels [B].
 
         Raises:
             ValueError: no labels for a network that knows no "any class".
         """
         precise = torch.promote_types(x.dtype, torch.float32)
         inner = next((weight.dtype for weight in self.model.parameters()), precise)
-        sigma = sigma.to(precise)
-        c_skip, c_out, c_in, c_noise = self.scaling(sigma[:, None, None, None])
-        output = self.model((c_in * x).to(inner), c_noise.flatten(), self._one_hot(labels, x), augment_labels)
+        sigma = sigma.to(precise).reshape(-1, *[1] * (x.ndim - 1))
+        c_skip, c_out, c_in, c_noise = self.scaling(sigma)
+        one_hot = [self._one_hot(labels, x)] if self.label_dim else []
+        given = {} if augment_labels is None else {"augment_labels": augment_labels}
+        output = self.model((c_in * x).to(inner), c_noise.flatten(), *one_hot, **given)
         # a learned variance follows the mean; the probability flow does not need it
         return c_skip * x + c_out * output[:, : x.shape[1]].to(precise)
 
-    def _one_hot(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
-        if not self.label_dim:
-            return None
+    def _one_hot(self, labels: Tensor | None, x: Tensor) -> Tensor:
         if labels is None:
             if not self.label_dropout:
                 raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,14 +14,17 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ..noise import NoiseLevel, Schedule
 from ..prediction import Prediction, to_denoised
+from ..schedules import Truncated
 from ..theory.denoiser import Denoiser, lead
+from .network import evaluating
+from .pictures import from_pictures, picture_shape, to_pictures
 
-#: What a user may ask of a model: a class label, or a prompt.
+#: What a user may ask of a model by name: a class label, or a prompt.
 Condition = int | str
 
-#: network(states [B, C, H, W], t [B], condition) -> prediction [B, C, H, W]; condition is a tensor of labels [B], what
-#: ``Model.embed`` made of prompts (a tensor [B, ...] or a mapping of such), or None. A distilled one also takes
-#: guidance=w.
+#: network(states [B, *shape], t [B], condition) -> prediction [B, *shape]; condition is a tensor of labels [B], what
+#: ``Model.embed`` made of prompts (a tensor [B, ...] or a mapping of such), a user's own tensor [B, ...], or None. A
+#: distilled one also takes guidance=w.
 Network = Callable[..., Tensor]
 
 
@@ -42,17 +46,23 @@ class Model:
     """A network with what is needed to use it as a `Denoiser` on rows [B, D] at any level of any family.
 
     A state is moved to the network's own level of equal SNR, x * |own| / |level|, where it is the same random
-    variable; below or above the network's range its nearest level is used. Thresholding and sample clipping are never
-    applied: they would break the probability flow.
+    variable; below or above the network's range its nearest level is used, unless its schedule is `Truncated`: then
+    asking outside is an error. Thresholding and sample clipping are never applied: they would break the probability
+    flow. A module in train mode is in eval mode while it is asked, and as it was afterwards.
 
     Attributes:
         network: takes images, times and labels; see `Network`.
         schedule: the one it was trained on.
         prediction: what it puts out.
-        shape: (C, H, W) of one state: an image, or a latent; D = C H W.
+        shape: of one state, such as (C, H, W) of an image or a latent, (C, L) of a spectrum, (C, F, H, W) of a film or
+            volume; D is the product.
         name: for reports.
         blocks: pixel blocks of this edge are channels to the network (a permutation of the pixels, nothing else).
+        data_range: (lowest, highest) number of its data, which `images` shows as black and white.
         classes: number of class labels it knows, 0 if none; ``null_class`` is the label that means "any".
+        condition: the shape of one condition, for networks that take tensors of the user's own; ``null_condition`` is
+            the tensor that means "any".
+        held: the condition that it is asked for wherever none is given; see `holding`.
         embed: encodes a prompt for the network, for models that take prompts: a tensor [1, ...], or a mapping of such;
             the empty prompt means "any".
         distilled: the network takes the guidance weight itself, having been distilled from a guided one.
@@ -64,11 +74,15 @@ class Model:
     network: Network
     schedule: Schedule
     prediction: Prediction
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     name: str = "network"
     blocks: int = 1
+    data_range: tuple[float, float] = (-1.0, 1.0)
     classes: int = 0
     null_class: int | None = None
+    condition: tuple[int, ...] | None = None
+    null_condition: Tensor | None = None
+    held: Condition | Tensor | None = None
     embed: Callable[[str], Any] | None = None
     distilled: bool = False
     autoencoder: Autoencoder | None = None
@@ -80,31 +94,55 @@ class Model:
 
     @property
     def dimension(self) -> int:
-        channels, height, width = self.shape
-        return channels * height * width
+        return math.prod(self.shape)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of what `images` gives."""
-        return self.shape if self.autoencoder is None else self.autoencoder.shape
+        return picture_shape(self.shape) if self.autoencoder is None else self.autoencoder.shape
 
     @property
-    def null(self) -> Condition | None:
-        """The condition that means "any": the null class, the empty prompt, or None."""
-        return "" if self.embed is not None else self.null_class
+    def ratios(self) -> tuple[float, float]:
+        """The lowest and highest sigma/alpha that the network may be asked at."""
+        low, high = getattr(self.schedule, "ratios", (0.0, math.inf))
+        return low, high
+
+    @property
+    def null(self) -> Condition | Tensor | None:
+        """The condition that means "any": the empty prompt, the null class or tensor, or None."""
+        return "" if self.embed is not None else self.null_class if self.condition is None else self.null_condition
+
+    def truncated(self, low: float = 0.0, high: float = math.inf) -> Model:
+        """The same network, never to be asked outside low <= sigma/alpha <= high: see `Truncated`."""
+        return replace(self, schedule=Truncated(self.schedule, low, high))
+
+    def holding(self, condition: Condition | Tensor) -> Model:
+        """The same network, asked for one condition wherever none is given: so a conditional network can be reported
+        on, compared or calibrated for that condition."""
+        self._check(condition)
+        return replace(self, held=condition)
 
     def __call__(self, x: Tensor, level: NoiseLevel) -> Tensor:
-        """E[x0 | x] for rows [B, D], unconditionally; ValueError if the network knows only single classes."""
-        if self.classes and self.null_class is None:
-            raise ValueError(f"{self.name} has no label for 'any class'; choose one with model.conditional(label).")
+        """E[x0 | x] for rows [B, D], unconditionally, or for the condition held; ValueError if the network knows only
+        single classes or conditions, and none is held."""
+        if self.held is not None:
+            return self.denoise(x, level, self.held)
+        if self.null is None and (self.classes or self.condition is not None):
+            what = "label for 'any class'" if self.classes else "tensor for 'any condition'"
+            raise ValueError(
+                f"{self.name} has no {what}; choose one with model.conditional(...) or model.holding(...)."
+            )
         return self.denoise(x, level, self.null)
 
-    def conditional(self, condition: Condition, guidance: float = 1.0, negative: Condition | None = None) -> Denoiser:
-        """The denoiser for one class or prompt, with classifier-free guidance: D_u + w (D_c - D_u), two calls of the
+    def conditional(
+        self, condition: Condition | Tensor, guidance: float = 1.0, negative: Condition | Tensor | None = None
+    ) -> Denoiser:
+        """The denoiser for one condition, with classifier-free guidance: D_u + w (D_c - D_u), two calls of the
         network if w != 1, made at once where ``batch`` has room for both. A distilled network is told w, in one call.
 
         Args:
-            condition: a class label or a prompt, whichever the model takes.
+            condition: a class label, a prompt or a tensor, whichever the model takes; a tensor has the shape of
+                ``Model.condition``, or one of these for each row [B, ...].
             guidance: w; 1 is none.
             negative: what D_u is conditioned on; by default the null class or the empty prompt.
 
@@ -133,8 +171,10 @@ class Model:
 
         return guided
 
-    def _check(self, condition: Condition) -> None:
-        if isinstance(condition, str):
+    def _check(self, condition: Condition | Tensor) -> None:
+        if isinstance(condition, Tensor):
+            self._check_tensor(condition)
+        elif isinstance(condition, str):
             if self.embed is None:
                 raise ValueError(f"{self.name} takes no prompts, got {condition!r}.")
         elif not 0 <= condition < self.classes:
@@ -144,36 +184,53 @@ class Model:
                 else f"{self.name} takes no class labels, got {condition}."
             )
 
-    def denoise(self, x: Tensor, level: NoiseLevel, condition: Condition | None = None) -> Tensor:
-        """E[x0 | x, condition] for rows [B, D] at one level or at one level a row."""
-        return self._denoise(x, level, lambda rows: self._given(condition, rows))
+    def _check_tensor(self, condition: Tensor) -> None:
+        given = tuple(condition.shape)
+        if self.condition is None:
+            raise ValueError(f"{self.name} takes no tensors as conditions, got one of shape {given}.")
+        if self.condition not in (given, given[1:]):
+            raise ValueError(
+                f"{self.name} takes conditions of shape {self.condition}, or [B, ...] of these; got {given}."
+            )
 
-    def _denoise_both(self, x: Tensor, level: NoiseLevel, pair: tuple[Condition, Condition]) -> list[Tensor]:
+    def denoise(self, x: Tensor, level: NoiseLevel, condition: Condition | Tensor | None = None) -> Tensor:
+        """E[x0 | x, condition] for rows [B, D] at one level or at one level a row."""
+        return self._denoise(x, level, self._given(condition, len(x)))
+
+    def _denoise_both(self, x: Tensor, level: NoiseLevel, pair: tuple[Condition | Tensor, ...]) -> list[Tensor]:
         """E[x0 | x, condition] for both of a pair, by one call of the network where a batch has room: a few large
         products take less time than many small ones."""
         given = [self._given(condition, len(x)) for condition in pair]
         if 2 * len(x) > self.batch or not stackable(*given):
-            return [self.denoise(x, level, condition) for condition in pair]
+            return [self._denoise(x, level, told) for told in given]
         levels = level if level.sigma.ndim == 0 else NoiseLevel.join(level, level)
-        return list(self._denoise(torch.cat([x, x]), levels, lambda _: stacked(*given)).chunk(2))
+        return list(self._denoise(torch.cat([x, x]), levels, stacked(*given)).chunk(2))
 
-    def _denoise(self, x: Tensor, level: NoiseLevel, given: Callable[[int], Any]) -> Tensor:
-        """E[x0 | x] where the network is told ``given(rows)`` beside that many rows."""
+    def _denoise(self, x: Tensor, level: NoiseLevel, given: Any) -> Tensor:
+        """E[x0 | x] where the network is told ``given``, something for each row, beside the rows."""
         if x.ndim != 2 or x.shape[1] != self.dimension:
             raise ValueError(
                 f"{self.name} expects rows [B, {self.dimension}] (images {self.shape}), got {tuple(x.shape)}."
             )
+        self._check_level(level)
         time = self.schedule.time(level)
         own = self.schedule(time)
         scale = own.norm / level.norm
         moved = (scale if scale.ndim == 0 else scale.unsqueeze(1)).to(x) * x
         times = time.expand(len(x)).to(self.device, torch.float32)
-        with torch.no_grad():
-            parts = [
-                self._predict(rows, part, given(len(rows)))
-                for rows, part in zip(moved.split(self.batch), times.split(self.batch), strict=True)
-            ]
-        return to_denoised(torch.cat(parts).to(x), moved, own, self.prediction)
+        parts = [slice(start, start + self.batch) for start in range(0, len(x), self.batch)]
+        with torch.no_grad(), evaluating(self.network):
+            outputs = [self._predict(moved[part], times[part], sliced(given, part)) for part in parts]
+        return to_denoised(torch.cat(outputs).to(x), moved, own, self.prediction)
+
+    def _check_level(self, level: NoiseLevel) -> None:
+        (low, high), ratio = self.ratios, level.ratio
+        if bool((ratio < low * (1 - 1e-6)).any()) or bool((ratio > high * (1 + 1e-6)).any()):
+            outside = ratio.min() if bool((ratio < low * (1 - 1e-6)).any()) else ratio.max()
+            raise ValueError(
+                f"{self.name} may be asked at sigma/alpha from {low:g} to {high:g}, got {float(outside):.4g}; take a "
+                "grid of its own schedule, or jump into its range with teleport."
+            )
 
     def _predict(self, rows: Tensor, times: Tensor, given: Any) -> Tensor:
         states = rows.to(self.device, self.dtype).unflatten(1, self.shape)
@@ -182,11 +239,21 @@ class Model:
         output = self.network(states, times, given)
         return (pixel_shuffle(output, self.blocks) if self.blocks > 1 else output).flatten(1)
 
-    def _given(self, condition: Condition | None, rows: int) -> Any:
+    def _given(self, condition: Condition | Tensor | None, rows: int) -> Any:
         """What the network is told of a condition, for that many rows."""
         if isinstance(condition, str):
             return repeated(self._embedded(condition), rows)
+        if isinstance(condition, Tensor):
+            return self._given_tensor(condition, rows)
         return None if condition is None else torch.full((rows,), condition, device=self.device)
+
+    def _given_tensor(self, condition: Tensor, rows: int) -> Tensor:
+        self._check_tensor(condition)
+        told = condition.to(self.device, self.dtype if condition.is_floating_point() else condition.dtype)
+        told = told.unsqueeze(0) if tuple(told.shape) == self.condition else told
+        if len(told) not in (1, rows):
+            raise ValueError(f"{len(told)} conditions were given for {rows} rows; give one, or one for each row.")
+        return repeated(told, rows)
 
     def _embedded(self, prompt: str) -> Any:
         """What the network takes for a prompt; encoded once, since a sampling run asks for it at every step."""
@@ -207,21 +274,26 @@ class Model:
         return replace(self, device=torch.device(device or self.device), dtype=dtype or self.dtype, _prompts={})
 
     def images(self, rows: Tensor) -> Tensor:
-        """Rows [..., D] as images [..., C, H, W] in [0, 1], clipped for display; latents are decoded in batches."""
+        """Rows [..., D] as images [..., C, H, W] in [0, 1], clipped for display; latents are decoded in batches. States
+        that are no images become some: see `to_pictures`."""
+        low, high = self.data_range
         states = rows.detach().unflatten(-1, self.shape)
-        if self.autoencoder is not None:
-            flat = states.reshape(-1, *self.shape).split(self.batch)
-            with torch.no_grad():
-                decoded = [self.autoencoder.decode(part.to(self.device, self.dtype)).cpu() for part in flat]
-            states = torch.cat(decoded).reshape(*rows.shape[:-1], *self.image_shape)
-        return ((states.cpu().float() + 1) / 2).clamp(0, 1)
+        if self.autoencoder is None:
+            return ((to_pictures(states, self.shape).cpu().float() - low) / (high - low)).clamp(0, 1)
+        flat = states.reshape(-1, *self.shape).split(self.batch)
+        with torch.no_grad():
+            decoded = [self.autoencoder.decode(part.to(self.device, self.dtype)).cpu() for part in flat]
+        return ((torch.cat(decoded).reshape(*rows.shape[:-1], *self.image_shape).float() + 1) / 2).clamp(0, 1)
 
     def rows(self, images: Tensor) -> Tensor:
-        """Images [B, C, H, W] in [-1, 1] as rows [B, D], encoded by a latent model's autoencoder."""
+        """Images [B, C, H, W] in [-1, 1] as rows [B, D] in the range of the model's data, or encoded by a latent
+        model's autoencoder."""
         if tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(f"{self.name} makes images {self.image_shape}, got {tuple(images.shape[1:])}.")
         if self.autoencoder is None:
-            return images.flatten(1)
+            low, high = self.data_range
+            flat = from_pictures(images, self.shape).flatten(1)
+            return flat if (low, high) == (-1, 1) else low + (high - low) / 2 * (flat + 1)
         with torch.no_grad():
             parts = images.split(self.batch)
             states = [self.autoencoder.encode(part.to(self.device, self.dtype)).to(images) for part in parts]
@@ -233,6 +305,13 @@ def repeated(value: Any, rows: int) -> Any:
     if isinstance(value, Mapping):
         return {name: repeated(part, rows) for name, part in value.items()}
     return value.expand(rows, *value.shape[1:])
+
+
+def sliced(value: Any, rows: slice) -> Any:
+    """Some rows of a tensor [B, ...], or of a mapping that holds such; None of None."""
+    if isinstance(value, Mapping):
+        return {name: sliced(part, rows) for name, part in value.items()}
+    return None if value is None else value[rows]
 
 
 def stackable(first: Any, second: Any) -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
-from ..noise import Schedule
+from ..noise import NoiseLevel, Schedule
 from ..prediction import PREDICTIONS, Prediction
 from .diffusers import batch_of
 from .model import Model
+from .network import modules_behind
 
 #: How a network is told its level: the schedule's own time t, 1000 t, the noise-to-signal ratio sigma/alpha, or a
 #: quarter of its logarithm (Karras22's c_noise).
@@ -20,70 +21,118 @@ TimeKind = Literal["schedule", "thousand", "sigma", "log-sigma"]
 
 def wrap(
     network: Callable[..., Any],
-    shape: tuple[int, int, int],
+    shape: Sequence[int],
     schedule: Schedule,
     prediction: Prediction,
     *,
-    time: TimeKind = "schedule",
+    time: TimeKind | float | Callable[[NoiseLevel], Tensor] = "schedule",
     classes: int = 0,
     null_class: int | None = None,
+    condition: Sequence[int] | None = None,
+    null_condition: Tensor | None = None,
+    data_range: tuple[float, float] = (-1.0, 1.0),
+    batch: int | None = None,
     name: str | None = None,
 ) -> Model:
-    """A `Model` of any network: network(x [B, C, H, W], time [B]) or, with classes, network(x, time, labels [B]).
+    """A `Model` of any network: network(x [B, *shape], time [B]), and with classes network(x, time, labels [B]), with
+    conditions network(x, time, condition [B, ...]).
 
-    Times are float32; a network of discrete times is also asked between its steps.
-    It may return a tensor, a tuple that starts with one, or an object with ``sample``. Channels beyond the C of the
-    state are cut, as those of a learned variance are. A module is used as it is, on its device and in its dtype; put
-    it in eval mode first.
+    Times are float32; a network of discrete times is also asked between its steps. It may return a tensor, a tuple that
+    starts with one, or an object with ``sample``. Channels beyond those of the state are cut, as those of a learned
+    variance are. Modules are used as they are, on their device and in their dtype, and those that a function holds are
+    found; they are in eval mode while they are asked.
 
     Args:
         network: a module or function.
-        shape: (C, H, W) of one state.
-        schedule: what it was trained on: `DDPM`, `EDM`, `Flow` or your own.
+        shape: of one state: (C, H, W) of an image, (C, L) of a spectrum, (C, F, H, W) of a volume.
+        schedule: what it was trained on: `DDPM`, `VPSDE`, `EDM`, `Flow`, an `Interpolant` of any alpha(t) and sigma(t),
+            `Truncated` to the part where it is good, or your own.
         prediction: what it puts out: 'x0', 'eps', 'v', 'flow' or 'score'.
-        time: what it takes as time: 'schedule' (the schedule's own t), 'thousand' (1000 t, for flows), 'sigma' (the
-            ratio sigma/alpha) or 'log-sigma' (log(sigma/alpha)/4).
+        time: what it takes as time: 'schedule' (the schedule's own t), a number (that times t), 'thousand' (1000 t),
+            'sigma' (the ratio sigma/alpha), 'log-sigma' (log(sigma/alpha)/4), or a function of the `NoiseLevel` of all
+            rows, such as ``lambda level: -2 * level.log_ratio`` for the log-SNR.
         classes: number of class labels it knows.
         null_class: the label that means "any".
+        condition: the shape of one condition, for a network that takes tensors: `Model.conditional` and
+            `Model.holding` then take one of that shape.
+        null_condition: the tensor that means "any".
+        data_range: (lowest, highest) number of its data.
+        batch: rows sent through it at once; by default by the size of a state.
         name: for reports; by default the network's class or function name.
 
     Raises:
-        ValueError: shape, prediction, time or null class make no sense; and, when it is called, what the network
-            returns is not of the state's shape.
+        ValueError: shape, prediction, time, null class, condition or range make no sense; and, when it is called, what
+            the network returns is not of the state's shape.
     """
-    if len(edges := list(shape)) != 3 or min(edges) < 1:
-        raise ValueError(f"A state has a shape (C, H, W) of positive numbers, got {tuple(edges)}.")
-    if prediction not in PREDICTIONS:
-        raise ValueError(f"Unknown prediction type {prediction!r}; choose one of {', '.join(PREDICTIONS)}.")
-    if time not in get_args(TimeKind):
-        raise ValueError(f"Unknown kind of time {time!r}; choose one of {', '.join(get_args(TimeKind))}.")
-    if null_class is not None and not classes:
-        raise ValueError(f"null_class {null_class} was given for a network of no classes; state how many it knows.")
-    first = next(network.parameters(), torch.empty(0)) if isinstance(network, torch.nn.Module) else torch.empty(0)
+    shape = tuple(shape)
+    _check(shape, prediction, time, data_range)
+    _check_conditions(classes, null_class, condition, null_condition)
+    wrapped = Wrapped(network, schedule, time)
+    first = next((weight for part in wrapped.parts for weight in part.parameters()), torch.empty(0))
     return Model(
-        network=Wrapped(network, schedule, time),
+        network=wrapped,
         schedule=schedule,
         prediction=prediction,
         shape=shape,
         name=name or str(getattr(network, "__name__", type(network).__name__)),
+        data_range=data_range,
         classes=classes,
         null_class=null_class,
-        batch=batch_of(shape[1] * shape[2]),
+        condition=None if condition is None else tuple(condition),
+        null_condition=null_condition,
+        batch=batch_of(torch.Size(shape[1:]).numel()) if batch is None else batch,
         device=first.device,
         dtype=first.dtype,
     )
 
 
+def _check(shape: tuple[int, ...], prediction: str, time: Any, data_range: tuple[float, float]) -> None:
+    if not shape or min(shape) < 1:
+        raise ValueError(f"A state has a shape of positive whole numbers, such as (C, H, W), got {shape}.")
+    if prediction not in PREDICTIONS:
+        raise ValueError(f"Unknown prediction type {prediction!r}; choose one of {', '.join(PREDICTIONS)}.")
+    if not callable(time) and not isinstance(time, int | float) and time not in get_args(TimeKind):
+        raise ValueError(
+            f"Unknown kind of time {time!r}; choose one of {', '.join(get_args(TimeKind))}, a number to multiply the "
+            "schedule's time by, or a function of the noise level."
+        )
+    low, high = data_range
+    if not low < high:
+        raise ValueError(f"The range of the data is (lowest, highest), got {(low, high)}.")
+
+
+def _check_conditions(
+    classes: int, null_class: int | None, condition: Sequence[int] | None, null_condition: Tensor | None
+) -> None:
+    if null_class is not None and not classes:
+        raise ValueError(f"null_class {null_class} was given for a network of no classes; state how many it knows.")
+    if classes and condition is not None:
+        raise ValueError("A network takes class labels or tensors as conditions; state classes or condition, not both.")
+    if null_condition is not None and tuple(null_condition.shape) != (None if condition is None else tuple(condition)):
+        raise ValueError(
+            f"null_condition has the shape {tuple(null_condition.shape)}, and condition is stated as {condition}; they "
+            "have to be the same."
+        )
+
+
 class Wrapped(torch.nn.Module):
     """A network behind the call that `Model` makes; see `wrap`."""
 
-    def __init__(self, network: Callable[..., Any], schedule: Schedule, time: TimeKind) -> None:
+    def __init__(
+        self,
+        network: Callable[..., Any],
+        schedule: Schedule,
+        time: TimeKind | float | Callable[[NoiseLevel], Tensor] = "schedule",
+    ) -> None:
         super().__init__()
+        self.training = False  # this shell only: its parts are as they were given
+        self.parts = torch.nn.ModuleList(modules_behind(network))
+        self.parts.training = False
         self.network, self.schedule, self.time = network, schedule, time
 
-    def forward(self, states: Tensor, times: Tensor, labels: Tensor | None = None) -> Tensor:
+    def forward(self, states: Tensor, times: Tensor, condition: Tensor | None = None) -> Tensor:
         told = self._told(times)
-        output = self.network(states, told) if labels is None else self.network(states, told, labels)
+        output = self.network(states, told) if condition is None else self.network(states, told, condition)
         output = getattr(output, "sample", output)
         output = output[0] if isinstance(output, tuple | list) else output
         output = output[:, : states.shape[1]]
@@ -94,7 +143,11 @@ class Wrapped(torch.nn.Module):
     def _told(self, times: Tensor) -> Tensor:
         if self.time == "schedule":
             return times
+        if isinstance(self.time, int | float):
+            return self.time * times
         if self.time == "thousand":
             return 1000 * times
         level = self.schedule(times.double())
+        if callable(self.time):
+            return self.time(level).to(times)
         return (level.ratio if self.time == "sigma" else level.log_ratio / 4).to(times)

@@ -1,0 +1,56 @@
+"""What stands behind a network that is called: its modules, wherever they are held, and the mode that they are in."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+
+def modules_behind(network: Any) -> list[nn.Module]:
+    """The modules that a network is made of: itself, or those that a partial, a method, an object or a function holds:
+    in its arguments, its closure, or the globals that it names, and in functions found there."""
+    found: dict[nn.Module, None] = {}
+    seen: set[int] = set()
+
+    def look(value: Any) -> None:
+        if isinstance(value, nn.Module):
+            found[value] = None
+        elif callable(value) and not inspect.isclass(value) and id(value) not in seen:
+            seen.add(id(value))
+            for held in _held_by(value):
+                look(held)
+
+    look(network)
+    return list(found)
+
+
+def _held_by(value: Callable[..., Any]) -> list[Any]:
+    """What a callable can reach, as far as that can be seen."""
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if inspect.ismethod(value):
+        return [value.__self__]
+    if inspect.isfunction(value):
+        names = inspect.getclosurevars(value)
+        return [*names.nonlocals.values(), *names.globals.values(), *(value.__defaults__ or ())]
+    return list(vars(value).values()) if hasattr(value, "__dict__") and not inspect.isbuiltin(value) else []
+
+
+@contextmanager
+def evaluating(network: Callable[..., Any]) -> Iterator[None]:
+    """All parts of a module in eval mode for a while, then each in the mode that it was in: with dropout or the
+    statistics of a batch a network is no denoiser."""
+    module = network.func if isinstance(network, partial) else network
+    training = [part for part in module.modules() if part.training] if isinstance(module, nn.Module) else []
+    for part in training:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in training:
+            part.training = True
