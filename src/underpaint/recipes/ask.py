@@ -324,7 +324,7 @@ def _class_rows(model: Model, label: int) -> tuple[Tensor, str]:
     """The images of a class, where the box has labelled images of the model's own shape; otherwise no rows."""
     if assets.folder(str(model.notes.get("data"))) is None or model.autoencoder is not None:
         return torch.empty(0, model.dimension), ""
-    data = load_data(model.notes["data"], shape=model.shape)
+    data = load_data(model.notes["data"], shape=model.image_shape)
     if data.labels is None:
         return torch.empty(0, model.dimension), ""
     return data.rows(data.labels == label), data.source

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..analysis import agreement
 from ..analysis.retrieval import other_nearest
+from ..models.pictures import picture_shape
 from ..noise import NoiseLevel
 from ..theory.cloud import PointCloud
 from ..theory.denoiser import Denoiser
@@ -156,16 +157,19 @@ def k_means_mixture(rows: Tensor, components: int, rank: int) -> Mixture:
 
 def local_families(subject: Subject, sweeps: Sweeps) -> dict[str, Family]:
     """Denoisers that know the data and do not repeat them."""
-    known, shape = known_rows(subject, sweeps.local), subject.model.shape
+    known, shape = known_rows(subject, sweeps.local), picture_shape(subject.model.shape)
     few, cloud = known[: max(1, sweeps.local // _SHARED)], PointCloud(known)
     spacing = float(other_nearest(known, torch.arange(min(200, len(known)))).median())
     sizes = [size for size in sweeps.sizes if size < 2 * max(shape[1:]) - 1]
+    smoothed = Family(
+        f"width of the smoothing, over {spacing:.3g}, the median distance of nearest data points",
+        sweeps.widths,
+        lambda width: Smoothed(cloud, width * spacing),
+    )
+    if len(subject.model.shape) > 3:  # patches are of images
+        return {"smoothed": smoothed}
     return {
-        "smoothed": Family(
-            f"width of the smoothing, over {spacing:.3g}, the median distance of nearest data points",
-            sweeps.widths,
-            lambda width: Smoothed(cloud, width * spacing),
-        ),
+        "smoothed": smoothed,
         "patches": Family("edge of the patches", sizes, lambda size: LocalCloud.patches(known, shape, size, False)),
         "shared patches": Family("edge of the patches", sizes, lambda size: LocalCloud.patches(few, shape, size)),
     }

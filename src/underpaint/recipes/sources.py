@@ -64,10 +64,11 @@ def open_data(
 
 
 def latents(source: Source, model: Model) -> Source:
-    """The rows that a model works on: the latents of images, or for a pixel model the images themselves."""
-    if model.autoencoder is None:
+    """The rows that a model works on: the latents of images, or a pixel model's images, in the range of its data."""
+    if model.autoencoder is None and (model.data_range, len(model.shape)) == ((-1, 1), 3):
         return source
-    return source.encoded(model.rows, model.shape, f"latents of {model.name}")
+    what = "states" if model.autoencoder is None else "latents"
+    return source.encoded(model.rows, model.shape, f"{what} of {model.name}")
 
 
 def seen(source: Source, features: str, model: Model | None = None, device: torch.device | None = None) -> Source:

@@ -187,7 +187,7 @@ def load_subject(
 def encode(model: Model, images: ImageData, progress: Progress = silent, batch: int = 64) -> Tensor:
     """Images as the model's rows [N, D], a batch at a time through a latent model's autoencoder."""
     if model.autoencoder is None:
-        return images.rows()
+        return model.rows(images.rows().unflatten(1, images.shape))
     parts = range(0, len(images), batch)
     advance = progress("encoding the data", len(parts))
     rows = []
