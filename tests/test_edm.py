@@ -50,7 +50,9 @@ class Predicts(torch.nn.Module):
         super().__init__()
         self.gaussian, self.family = gaussian, family
 
-    def forward(self, states: Tensor, noise: Tensor, labels: Tensor | None, augment_labels: Tensor | None) -> Tensor:
+    def forward(
+        self, states: Tensor, noise: Tensor, labels: Tensor | None = None, augment_labels: Tensor | None = None
+    ) -> Tensor:
         x = states.flatten(1)
         match self.family:
             case "VP":  # Song21: beta from 0.1 to 20, time 0 to 999
