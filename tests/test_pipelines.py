@@ -310,7 +310,8 @@ def test_the_scheduler_is_changed_before() -> None:
         run(teleported, "sd")
 
 
-def test_an_image_is_no_start() -> None:
+@pytest.mark.parametrize("strength", [0.5, 0.95, 1.0])
+def test_an_image_is_no_start(strength: float) -> None:
     for name in ("DDIM", "EulerDiscrete"):
         pipe = pipeline("sd", name)
         parts = {k: v for k, v in pipe.components.items() if k != "image_encoder"}
@@ -319,7 +320,7 @@ def test_an_image_is_no_start() -> None:
         teleported = teleport_pipeline(from_image, statistics("sd"), SKIP)
         given = {k: v for k, v in CALLS["sd"].items() if k not in ("height", "width")}
         with pytest.raises(ValueError, match="Teleport starts from noise"):
-            teleported(image=torch.zeros(1, 3, 16, 16), strength=0.5, num_inference_steps=STEPS, **given)
+            teleported(image=torch.zeros(1, 3, 16, 16), strength=strength, num_inference_steps=STEPS, **given)
 
 
 def test_auto_is_refused_for_packed_states() -> None:

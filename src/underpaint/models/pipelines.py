@@ -1,13 +1,18 @@
-"""Teleport for pipelines of diffusers: the call their user already writes, with the early steps in closed form."""
+"""Teleport for pipelines of diffusers: the call their user already writes, with the early steps in closed form.
+
+The first state that the network sees has to be where the jump lands. Pipelines put what they scale, double for guidance
+or pack before the network, and that does not come back to the scheduler: so it is the state among the network's
+arguments that jumps, and the first step checks by value that it was the state, and that nothing else jumped. Where the
+network does not show its state (it is scaled by the pipeline, or goes in beside an image on another axis), the call
+begins anew with one more step, from the first level, whose prediction is thrown away: its result is the landing.
+"""
 
 from __future__ import annotations
 
 import copy
 import functools
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from threading import get_ident
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -17,9 +22,10 @@ from ..noise import NoiseLevel
 from ..sampling.auto import SkipChoice, choose_skip
 from ..sampling.teleport import steps_above
 from ..theory.gaussian import Gaussian
+from .interpose import interposed
 from .load import load_model
 from .model import Condition
-from .record import BEGIN, denoising_networks
+from .record import BEGIN
 from .schedulers import initial_scale, scales_input, step_index, told_levels
 
 #: What a scheduler may keep one of for each call of the network, and of levels one more.
@@ -44,8 +50,9 @@ def teleport_pipeline(
     The rest of the scheduler's own grid follows (*saved*): ``num_inference_steps`` less the skipped ones are made. The
     initial noise is what it would have been, so that a seed still means its image. The networks are shared with
     ``pipe``, which is left as it is; the scheduler is a copy. Works with any pipeline that starts from noise and any
-    scheduler whose levels are known (see `told_levels`), whether or not it takes ``latents`` or callbacks. A step
-    of two calls, such as Heun's, is skipped whole.
+    scheduler whose levels are known (see `told_levels`), whether or not it takes ``latents`` or callbacks, and
+    whatever its networks are and are called. A step of two calls, such as Heun's, is skipped whole. Where the state
+    cannot be found in what the networks are given, a call makes one step more than that, for its landing.
 
     ``teleported.skip_choice`` is what ``"auto"`` chose, with its predicted and, if asked for, its measured error.
 
@@ -59,7 +66,8 @@ def teleport_pipeline(
 
     Raises:
         ValueError: the scheduler is of no known family; the skip is negative, or "auto" is asked of packed states; or,
-            when it is called, the skip leaves no step, the Gaussian does not fit, or the pipeline starts from an image.
+            when it is called, the skip leaves no step, the Gaussian does not fit, the pipeline starts from anything but
+            the noise of its first level, calls no network, or steps a second state with a copy of its scheduler.
     """
     scales_input(getattr(pipe, "scheduler", None))  # raises for a scheduler of no known family
     choice, reach = None, cast(Any, skip)
@@ -109,7 +117,12 @@ class _Jump:
 
     Attributes:
         pending: whether the next state to be seen still lies at ``here`` and belongs to ``there``.
+        running: whether the teleported pipeline is being called.
+        late: the first step's prediction is thrown away, and its result is the landing.
         scale: the scheduler's init_noise_sigma before its grid was cut.
+        shown: the states that networks were shown since, as they were before they jumped.
+        calls: of networks while the jump was pending.
+        mixed: the scheduler has put an image and noise together.
     """
 
     here: NoiseLevel
@@ -117,8 +130,10 @@ class _Jump:
 
     def __init__(self, scheduler: Any, gaussian: Gaussian, skip: float) -> None:
         self.scheduler, self.gaussian, self.skip = scheduler, gaussian, skip
-        self.pending = False
+        self.pending = self.running = self.late = self.mixed = False
         self.scale: float | None = None
+        self.shown: list[Tensor] = []
+        self.calls = 0
 
     def aim(self) -> None:
         """The scheduler has laid its grid: cut off the steps to skip."""
@@ -129,9 +144,15 @@ class _Jump:
         if skip >= len(starts):
             raise ValueError(f"skip must leave one of the {len(starts)} steps of this call to the network, got {skip}.")
         self.here, self.there = levels[0], levels[starts[skip]]
-        self.pending = skip > 0
+        self.pending, self.mixed, self.calls = skip > 0, False, 0
+        self.shown.clear()
         if self.pending:
-            _cut(getattr(self.scheduler, "layout", self.scheduler), starts[skip], skip)
+            layout = getattr(self.scheduler, "layout", self.scheduler)
+            first = layout.timesteps[:1]
+            _cut(layout, starts[skip], skip)
+            self.rest = layout.timesteps
+            if self.late:
+                layout.timesteps = torch.cat([first, layout.timesteps])
 
     def __call__(self, state: Tensor, scale: float = 1.0) -> Tensor:
         """The state where the jump lands, for one, times a scale, from where it starts."""
@@ -139,12 +160,95 @@ class _Jump:
         landed = self.gaussian.flow(rows_of(state, self.gaussian) / scale, self.here, self.there)
         return (scale * landed).to(state.dtype).view_as(state)
 
-    def seen(self, state: Tensor) -> Tensor:
-        """What the network would see of the state, or of several, had it made the jump."""
-        scheduler, scale = self.scheduler, 1.0
-        if scales_input(scheduler):
-            scale = float(scheduler.scale_model_input(torch.ones(1), scheduler.timesteps[0]))
-        return self(state, scale)
+    def seen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a network with the state among them where the jump lands: the first that is a state, or a
+        list of states; else the first that may begin with one."""
+        given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
+        for find in (_whole, _before):
+            for name, value in given.items():
+                parts = value if type(value) is list else [value]
+                places = [find(part, self.gaussian.dimension) for part in parts]
+                if places and None not in places:
+                    jumped = [self._jumped(part, place) for part, place in zip(parts, places, strict=True)]
+                    given[name] = jumped if type(value) is list else jumped[0]
+                    return tuple(given.pop(index) for index in range(len(args))), given
+        return args, kwargs
+
+    def _jumped(self, given: Tensor, place: Any) -> Tensor:
+        rows, scale = given[place].reshape(-1, self.gaussian.dimension), self._input_scale()
+        self.shown.append(rows.detach().float() / scale)
+        jumped = given.clone()
+        jumped[place] = self(rows, scale).view_as(given[place])
+        return jumped
+
+    def _input_scale(self) -> float:
+        """What the pipeline has multiplied the state with for the network."""
+        scheduler = self.scheduler
+        if not scales_input(scheduler):
+            return 1.0
+        index = getattr(scheduler, "_step_index", None)
+        scale = float(scheduler.scale_model_input(torch.ones(1), scheduler.timesteps[0]))
+        if hasattr(scheduler, "_step_index"):
+            scheduler._step_index = index
+        return scale
+
+    def check(self, sample: Tensor) -> None:
+        """Raise unless the first state that is stepped is noise; or, to begin anew, if the networks were not shown it
+        where the jump lands, or something else in its place."""
+        name = type(self.scheduler).__name__
+        if self.mixed:
+            raise ValueError(
+                "Teleport starts from noise; this pipeline starts from an image to which its scheduler added noise."
+            )
+        if self.calls == 0:
+            raise ValueError(
+                f"The scheduler, {name}, is stepped and no network of the pipeline was called before: what is not a "
+                "torch module among its parts cannot be shown where the jump lands."
+            )
+        rows = rows_of(sample.detach(), self.gaussian)
+        self._check_noise(rows)
+        if not self.late and not (self.shown and all(_same(shown, rows) for shown in self.shown)):
+            raise _NotShown
+
+    def _check_noise(self, rows: Tensor) -> None:
+        """Rows of unit noise times a scale have that mean square, but for a share sqrt(2/D)."""
+        scale = float(self.scale or 1.0)
+        excess = (rows / scale).square().mean(1) - 1
+        if float(excess.abs().max()) > 0.02 + 7 * (2 / rows.shape[1]) ** 0.5:
+            worst = float(excess[excess.abs().argmax()]) + 1
+            raise ValueError(
+                f"Teleport starts from noise of mean square {scale**2:.4g}; this pipeline starts from states of "
+                f"{worst * scale**2:.4g}, which are not the noise of its first level."
+            )
+
+
+class _NotShown(Exception):
+    """The networks were not shown the state that is stepped."""
+
+
+def _whole(given: Any, dimension: int) -> Any:
+    """All of an argument that may be one state of so many numbers, or rows of such; None if it may not."""
+    if not isinstance(given, Tensor) or not given.is_floating_point() or given.ndim < 2 or not len(given):
+        return None
+    return ... if dimension in (given.numel(), given[0].numel()) else None
+
+
+def _before(given: Any, dimension: int) -> Any:
+    """What an argument may begin with on its second axis, where a mask or an image goes in beside the state."""
+    if not isinstance(given, Tensor) or not given.is_floating_point() or given.ndim < 3 or not given.numel():
+        return None
+    rest = given[0, 0].numel()
+    return (
+        (slice(None), slice(dimension // rest)) if dimension % rest == 0 < dimension // rest < given.shape[1] else None
+    )
+
+
+def _same(shown: Tensor, rows: Tensor) -> bool:
+    """Whether rows that a network was shown are those of the state, once or several times, but for half precision."""
+    if len(shown) % len(rows):
+        return False
+    repeated = rows.float().repeat(len(shown) // len(rows), 1)
+    return bool((shown - repeated).abs().max() <= 0.02 * rows.abs().max())
 
 
 def _jumping(own: type, jump: _Jump) -> type:
@@ -159,21 +263,34 @@ def _jumping(own: type, jump: _Jump) -> type:
         if self is jump.scheduler:
             jump.aim()
 
-    def begin(self: Any, sample: Tensor, timestep: float | Tensor) -> Tensor:
-        return jump(sample) if self is jump.scheduler and jump.pending else sample
+    def begin(self: Any, sample: Tensor, timestep: float | Tensor) -> Tensor | None:
+        if not (self is jump.scheduler and jump.pending):
+            return sample
+        return None if jump.late else jump(sample)
 
     @functools.wraps(plain.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self is not jump.scheduler and jump.running:
+            raise ValueError(
+                "This pipeline steps a second state with a copy of its scheduler; teleport moves only one."
+            )
         if not (self is jump.scheduler and jump.pending):
             return plain.step(self, *args, **kwargs)
         given = signature.bind(self, *args, **kwargs)
         if step_index(self, given.arguments["timestep"]):
             raise ValueError("Teleport starts from noise; this pipeline starts from an image, in the middle of a grid.")
-        given.arguments["sample"] = jump(given.arguments["sample"])
+        jump.check(given.arguments["sample"])
+        landed = given.arguments["sample"] = jump(given.arguments["sample"])
         jump.pending = False
+        if jump.late:
+            getattr(self, "layout", self).timesteps = jump.rest
+            return stepped(landed, given.arguments.get("return_dict", True))
         return plain.step(*given.args, **given.kwargs)
 
     names: dict[str, Any] = {"set_timesteps": set_timesteps, "step": step, BEGIN: begin}
+    for name in ("add_noise", "scale_noise"):
+        if hasattr(plain, name):
+            names[name] = _mixing(getattr(plain, name), jump)
     whole: Any = getattr(plain, "init_noise_sigma", None)
     if isinstance(whole, property):  # it may ask the levels that are left, for which the noise is not drawn
         cut = jump.scheduler
@@ -181,6 +298,24 @@ def _jumping(own: type, jump: _Jump) -> type:
             lambda self: jump.scale if self is cut and jump.scale else whole.__get__(self)
         )
     return _disguised(plain, names)
+
+
+def _mixing(plain: Any, jump: _Jump) -> Any:
+    """A scheduler's way to put an image and noise together; done before the first step, it makes the start."""
+
+    @functools.wraps(plain)
+    def mix(self: Any, *args: Any, **kwargs: Any) -> Any:
+        jump.mixed = jump.mixed or (self is jump.scheduler and jump.pending)
+        return plain(self, *args, **kwargs)
+
+    return mix
+
+
+def stepped(state: Tensor, return_dict: bool) -> Any:
+    """A state as a scheduler's step gives it back, for those who take an estimate from it, too."""
+    from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
+
+    return DDIMSchedulerOutput(state, state) if return_dict else (state, state)
 
 
 def _teleported(own: type, jump: _Jump) -> type:
@@ -191,10 +326,49 @@ def _teleported(own: type, jump: _Jump) -> type:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.scheduler is not jump.scheduler:
             raise ValueError("The scheduler of a teleported pipeline was changed; change it before teleport_pipeline.")
-        with _jumped_inputs(self, jump):
-            return plain.__call__(self, *args, **kwargs)
+        jump.running = True
+        try:
+            return _call(plain, self, jump, args, kwargs)
+        finally:
+            jump.running = jump.pending = False
 
     return _disguised(plain, {"__call__": call})
+
+
+def _call(plain: Any, pipe: Any, jump: _Jump, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The pipeline's own call, made anew with the same random numbers if its networks do not show their state."""
+
+    def see(module: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
+        if jump.pending and not jump.late:
+            given, named = jump.seen(given, named)
+        jump.calls += 1
+        return module(*given, **named)
+
+    draws = _Draws([*args, *kwargs.values()])
+    with interposed(pipe, see):
+        try:
+            return plain.__call__(pipe, *args, **kwargs)
+        except _NotShown:
+            jump.late = True
+            draws.rewind()
+        return plain.__call__(pipe, *args, **kwargs)
+
+
+class _Draws:
+    """The random numbers that a call is about to draw: of generators among what it is given, and of torch."""
+
+    def __init__(self, given: Sequence[Any]) -> None:
+        flat = [part for value in given for part in (value if isinstance(value, tuple | list) else [value])]
+        self.own = [(part, part.get_state()) for part in flat if isinstance(part, torch.Generator)]
+        self.cpu = torch.get_rng_state()
+        self.gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+    def rewind(self) -> None:
+        for generator, state in self.own:
+            generator.set_state(state)
+        torch.set_rng_state(self.cpu)
+        if self.gpus:
+            torch.cuda.set_rng_state_all(self.gpus)
 
 
 def _disguised(plain: Any, names: dict[str, Any]) -> type:
@@ -206,28 +380,6 @@ def _disguised(plain: Any, names: dict[str, Any]) -> type:
 def _plain(own: type) -> Any:
     """A class before it was disguised: teleporting twice counts once."""
     return vars(own).get("_plain", own)
-
-
-@contextmanager
-def _jumped_inputs(pipe: Any, jump: _Jump) -> Iterator[None]:
-    """Pipelines put what they scale or double for guidance before the network, and that does not come back to the
-    scheduler: so it is the network's first argument that jumps. Another thread may be using the same network."""
-    thread = get_ident()
-
-    def see(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if not jump.pending or get_ident() != thread:
-            return None
-        if args:
-            return (jump.seen(args[0]), *args[1:]), kwargs
-        first = next(iter(inspect.signature(module.forward).parameters))
-        return args, {**kwargs, first: jump.seen(kwargs[first])}
-
-    hooks = [network.register_forward_pre_hook(see, with_kwargs=True) for network in denoising_networks(pipe)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def _starts(scheduler: Any) -> list[int]:

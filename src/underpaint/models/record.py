@@ -7,22 +7,27 @@ import inspect
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import get_ident
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..noise import NoiseLevel
+from ..sampling.solvers import ddim_step
 from ..sampling.trajectory import Trajectory
+from .guidance import guidance_halves
+from .interpose import first_tensor, interposed
 from .latent import LatentAutoencoder
 from .schedulers import scheduler_denoised, scheduler_levels, step_index, told_levels
 
-#: A method of schedulers whose step may begin elsewhere than at the sample that it is given, at a timestep: where.
+#: A method of schedulers whose step may begin elsewhere than at the sample that it is given, at a timestep: where; None
+#: if it is no step, but leads to where the first begins.
 BEGIN = "_underpaint_begin"
+#: Outputs of networks that are kept between two steps: some call theirs several times.
+_HEARD = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +40,8 @@ class Recording:
             scheduler has a state for each call of the network; see `scheduler_levels`.
         told: the N levels that the steps took the states for, which the timesteps told the network. They differ from
             those of the trajectory where a scheduler's stride misses its timesteps; see `told_levels`.
-        conditional, unconditional: the two predictions that guidance combined, as denoised images [N, B, D]; NaN at
-            steps without guidance, None if no step had any.
+        halves: the two predictions that guidance combined, as denoised images 2 x [N, B, D], NaN at steps without
+            guidance; None if no step had any; a sentence if they could not be told.
         timesteps: what the network was told of the N levels, [N].
         shape: of one state, (C, H, W); (tokens, channels) for the packed latents of Flux.
         output: what the pipeline returned.
@@ -44,8 +49,7 @@ class Recording:
 
     trajectory: Trajectory
     told: NoiseLevel
-    conditional: Tensor | None
-    unconditional: Tensor | None
+    halves: tuple[Tensor, Tensor] | str | None
     timesteps: Tensor
     shape: tuple[int, ...]
     output: Any
@@ -54,6 +58,21 @@ class Recording:
     def guided(self) -> Tensor:
         """The denoised images with guidance, [N, B, D]: those of the trajectory."""
         return self.trajectory.denoised
+
+    @property
+    def conditional(self) -> Tensor | None:
+        """The conditional half of guidance, [N, B, D]; None without guidance, ValueError if it could not be told."""
+        return self._half(0)
+
+    @property
+    def unconditional(self) -> Tensor | None:
+        """The unconditional half of guidance, [N, B, D]; None without guidance, ValueError if it could not be told."""
+        return self._half(1)
+
+    def _half(self, index: int) -> Tensor | None:
+        if isinstance(self.halves, str):
+            raise ValueError(f"This recording has no halves of guidance: {self.halves}.")
+        return None if self.halves is None else self.halves[index]
 
 
 def record(
@@ -66,11 +85,12 @@ def record(
 ) -> Recording:
     """Run ``pipe(*args, **kwargs)`` and record it; the pipeline computes, and returns, what it would without us.
 
-    While it runs, its scheduler's `step` and the output of its networks that take a time are watched; callbacks are
-    not needed, and stay the user's. Copies that it makes of its scheduler are not recorded. However it ends, also by
-    an exception, it is left as it was. What it predicts is turned into x0-hat before the scheduler clips it, by the
-    scheduler's prediction type; a learned variance is left out. Stochastic schedulers are recorded as they went. A
-    scheduler that carries states at other levels than the network is told is recorded as it does, with a warning.
+    While it runs, its scheduler's `step` is watched, and what its networks answer between two steps, whatever they are
+    called; callbacks are not needed, and stay the user's. Copies that it makes of its scheduler are not recorded.
+    However it ends, also by an exception, it is left as it was. What it predicts is turned into x0-hat before the
+    scheduler clips it, by the scheduler's prediction type, or that of its negative where the step goes that way; a
+    learned variance is left out. Stochastic schedulers are recorded as they went. A scheduler that carries states at
+    other levels than the network is told is recorded as it does, with a warning.
 
     Args:
         pipe: a pipeline of diffusers with a ``scheduler``.
@@ -82,7 +102,9 @@ def record(
     moment at the end; where the pipeline computes, one state and at most three outputs of the network.
 
     Raises:
-        ValueError: the pipeline has no scheduler, one whose levels are not known, or did not use it.
+        ValueError: the pipeline has no scheduler, one whose levels are not known, or did not use it; it stepped without
+            calling a network; or a step does not lead to the next level of the scheduler, as where parts of a state
+            have levels of their own.
     """
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}.")
@@ -99,27 +121,24 @@ def record(
 
 @contextmanager
 def _watching(pipe: Any, tape: _Tape) -> Iterator[None]:
-    """The tape hears networks through hooks and the scheduler through a subclass that the live object is given.
+    """The tape hears networks through views of them and the scheduler through a subclass that the live object is given.
 
     An attribute on the object would go along into copies and there step the original; the class of a copy steps the
     copy itself.
     """
     scheduler, own = tape.scheduler, type(tape.scheduler)
-    hooks = [network.register_forward_hook(tape.hear) for network in denoising_networks(pipe)]
+
+    def heard(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        output = module(*args, **kwargs)
+        tape.hear(output)
+        return output
+
     scheduler.__class__ = _recorded(own, tape)
     try:
-        yield
+        with interposed(pipe, heard):
+            yield
     finally:
         scheduler.__class__ = own
-        for hook in hooks:
-            hook.remove()
-
-
-def denoising_networks(pipe: Any) -> list[torch.nn.Module]:
-    """The pipeline's denoising networks: those modules that take a time."""
-    parts = getattr(pipe, "components", {}).values()
-    modules = [part for part in parts if isinstance(part, torch.nn.Module)]
-    return [module for module in modules if "timestep" in inspect.signature(module.forward).parameters]
 
 
 def _recorded(own: type, tape: _Tape) -> type:
@@ -134,8 +153,15 @@ def _recorded(own: type, tape: _Tape) -> type:
         given = signature.bind(self, *args, **kwargs).arguments
         sample, timestep = given["sample"], given["timestep"]
         state = getattr(self, BEGIN)(sample, timestep) if hasattr(self, BEGIN) else sample
+        if state is None:
+            tape.clear()
+            return plain(self, *args, **kwargs)
         tape.before(given["model_output"], timestep, state)
-        result = plain(self, *args, **kwargs)
+        try:
+            result = plain(self, *args, **kwargs)
+        except BaseException:  # the run ends, or begins anew
+            tape.clear()
+            raise
         tape.after(result[0])
         return result
 
@@ -148,13 +174,17 @@ class _Tape:
 
     def __init__(self, scheduler: Any, every: int, dtype: torch.dtype | None, device: torch.device) -> None:
         self.scheduler, self.every, self.dtype, self.device = scheduler, every, dtype, device
-        self.steps, self.thread = 0, get_ident()
         self.shape: tuple[int, ...] = ()
-        #: the network's outputs since the last step; no more are kept than it takes to see that they are not two
-        self.heard: deque[Tensor] = deque(maxlen=3)
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.steps, self.calls, self.sign = 0, 0, 1
+        #: the last outputs of networks since the last step
+        self.heard: deque[Tensor] = deque(maxlen=_HEARD)
         self.states: list[Tensor] = []
         self.denoised: list[Tensor] = []
-        self.halves: list[tuple[Tensor, Tensor] | None] = []
+        self.halves: list[tuple[Tensor, Tensor] | str | None] = []
         self.timesteps: list[float] = []
         self.levels: list[NoiseLevel] = []
         self.told: list[NoiseLevel] = []
@@ -164,50 +194,68 @@ class _Tape:
         """Whether the coming step is kept."""
         return self.steps % self.every == 0
 
-    def hear(self, module: torch.nn.Module, inputs: Any, output: Any) -> None:
-        """A network's forward hook. Another thread may be running a pipeline with the same network."""
-        if not isinstance(output, Tensor):
-            output = next(iter(output.values() if isinstance(output, Mapping) else output))
-        if self.keeps and isinstance(output, Tensor) and get_ident() == self.thread:
-            self.heard.append(output.detach().clone())
+    def hear(self, output: Any) -> None:
+        """A network has answered."""
+        self.calls += 1
+        tensor = first_tensor(output) if self.keeps else None
+        if tensor is not None:
+            self.heard.append(tensor.detach().clone())
 
     def before(self, output: Tensor, timestep: float | Tensor, sample: Tensor) -> None:
         """The scheduler is about to step with a model output from a sample."""
+        if self.calls == 0:
+            raise ValueError(
+                f"The scheduler, {type(self.scheduler).__name__}, is stepped and no network of the pipeline was called "
+                "since the step before: what is not a torch module among its parts cannot be heard, or recorded."
+            )
         index, levels = step_index(self.scheduler, timestep), scheduler_levels(self.scheduler)
         if self.steps == 0:
             self.shape = tuple(sample.shape[1:])
             self.batch = len(sample) // 2 if _doubled(output, sample, list(self.heard)) else len(sample)
-        if self.keeps:
-            self.timesteps.append(float(torch.as_tensor(timestep).flatten()[0]))
-            self.levels.append(levels[index])
+        self.kept, self.here, self.ahead = self.keeps, levels[index], levels[index + 1]
+        if self.kept:
             self.told.append(told_levels(self.scheduler)[index])
-            self._keep(output, sample)
-        self.ahead = levels[index + 1]
+            self._keep(output, timestep, sample)
         self.heard.clear()
+        self.calls = 0
         self.steps += 1
 
     def after(self, sample: Tensor) -> None:
         """The scheduler has stepped."""
         self.last = sample.detach()[: self.batch].clone()
+        if self.kept:
+            self._settle()
 
-    def _keep(self, output: Tensor, sample: Tensor) -> None:
+    def _keep(self, output: Tensor, timestep: float | Tensor, sample: Tensor) -> None:
+        """Keep what a step is given until it is seen where it leads."""
         if self._cut(output).shape != sample.shape:
             raise ValueError(
                 f"The model output {tuple(output.shape)} does not have the shape of the state {tuple(sample.shape)}; "
                 "such a pipeline cannot be recorded."
             )
-        state = self._rows(sample)
+        self.timesteps.append(float(torch.as_tensor(timestep).flatten()[0]))
+        self.levels.append(self.here)
+        self.pending = self._rows(sample), self._rows(output)
+        self.states.append(self._stored(self.pending[0], sample))
+        self.halves.append(guidance_halves(list(self.heard), self._cut(output)[: self.batch]))
 
-        def denoised(prediction: Tensor) -> Tensor:
-            rows = scheduler_denoised(self.scheduler, self._rows(prediction), state, self.told[-1])
-            return self._stored(rows, sample)
+    def _settle(self) -> None:
+        """Turn the predictions of the step just made into denoised images."""
+        state, output = self.pending
+        plain, negated = (self._denoised(sign * output, state) for sign in (1, -1))
+        if self.steps == 1:
+            self.sign = step_sign(state, self.last, plain, negated, self.told[-1], self.ahead)
+        denoised = plain if self.sign > 0 else negated
+        check_step(self.scheduler, state, self.last, denoised, self.told[-1], self.ahead)
+        self.denoised.append(self._stored(denoised, self.last))
+        halves = self.halves[-1]
+        if isinstance(halves, tuple):
+            first, second = (self._denoised(self.sign * half.to(state), state) for half in halves)
+            self.halves[-1] = self._stored(first, self.last), self._stored(second, self.last)
+        del self.pending
 
-        self.states.append(self._stored(state, sample))
-        self.denoised.append(denoised(output))
-        parts = [part for heard in self.heard for part in self._cut(heard).split(self.batch)]
-        parts = [part for part in parts if part.shape[1:] == sample.shape[1:]]
-        halves = _halves(parts, self._cut(output)[: self.batch])
-        self.halves.append(None if halves is None else (denoised(halves[0]), denoised(halves[1])))
+    def _denoised(self, prediction: Tensor, state: Tensor) -> Tensor:
+        return scheduler_denoised(self.scheduler, prediction, state, self.told[-1])
 
     def _cut(self, output: Tensor) -> Tensor:
         """A model output without what a pipeline may leave behind the prediction: a learned variance, image tokens."""
@@ -227,20 +275,59 @@ class _Tape:
                 f"The pipeline ended without a step of its {type(self.scheduler).__name__}: nothing to record."
             )
         final = self._stored(self.last.flatten(1), self.last)
-        guided = [part for part in self.halves if part is not None]
-        blank = torch.full_like(final, torch.nan)
-        conditional, unconditional = zip(*(part or (blank, blank) for part in self.halves), strict=True)
         level, told = NoiseLevel.join(*self.levels, self.ahead), NoiseLevel.join(*self.told)
         _warn_of_misses(self.scheduler, level[:-1], told)
         return Recording(
             trajectory=Trajectory(torch.stack([*self.states, final]), torch.stack(self.denoised), level, self.steps),
             told=told,
-            conditional=torch.stack(conditional) if guided else None,
-            unconditional=torch.stack(unconditional) if guided else None,
+            halves=self._halves(final),
             timesteps=torch.tensor(self.timesteps, dtype=torch.float64),
             shape=self.shape,
             output=output,
         )
+
+    def _halves(self, like: Tensor) -> tuple[Tensor, Tensor] | str | None:
+        untold = next((part for part in self.halves if isinstance(part, str)), None)
+        told = [part for part in self.halves if isinstance(part, tuple)]
+        if untold or not told:
+            return untold
+        blank = torch.full_like(like, torch.nan)
+        pairs = [part if isinstance(part, tuple) else (blank, blank) for part in self.halves]
+        conditional, unconditional = (torch.stack(parts) for parts in zip(*pairs, strict=True))
+        return conditional, unconditional
+
+
+def step_sign(
+    state: Tensor, after: Tensor, plain: Tensor, negated: Tensor, here: NoiseLevel, there: NoiseLevel
+) -> Literal[1, -1]:
+    """Whether a first step went by the prediction or by its negative, which some calls of `step` mean (LTX-Video's
+    with per_token_timesteps): -1 if the denoised images of the negative lead where it went, and those of the prediction
+    do not."""
+    forward, backward = (_gap(after, ddim_step(state, x0, here, there)) for x0 in (plain, negated))
+    return -1 if 3 * backward < forward else 1
+
+
+def check_step(
+    scheduler: Any, state: Tensor, after: Tensor, denoised: Tensor, here: NoiseLevel, there: NoiseLevel
+) -> None:
+    """Raise ValueError if a step of the Euler scheduler for flows, which is a straight line to the denoised image, did
+    not go there."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    stochastic = getattr(scheduler, "config", {}).get("stochastic_sampling")
+    if not isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or stochastic:
+        return
+    left = _gap(after, ddim_step(state, denoised, here, there))
+    allowed = 0.01 * _gap(after, state) + 2 * torch.finfo(after.dtype).eps * float(state.norm())
+    if left > allowed:
+        raise ValueError(
+            f"A step of this pipeline's {type(scheduler).__name__} does not lead from {here!r} to {there!r} by its "
+            "prediction: parts of the state are at levels of their own, or are replaced. Such a run cannot be recorded."
+        )
+
+
+def _gap(after: Tensor, expected: Tensor) -> float:
+    return float((after.flatten(1).to(expected) - expected).norm())
 
 
 def _warn_of_misses(scheduler: Any, level: NoiseLevel, told: NoiseLevel) -> None:
@@ -266,27 +353,6 @@ def _doubled(output: Tensor, sample: Tensor, heard: list[Tensor]) -> bool:
         return len(tensor) == len(sample) == 2 * half and torch.equal(tensor[:half], tensor[half:])
 
     return twice(sample) and twice(output) and any(len(h) == len(sample) and not twice(h) for h in heard)
-
-
-def _halves(parts: list[Tensor], guided: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The conditional and the unconditional one of two predictions, told by the guided output that was made of them.
-
-    It is (1 - w) unconditional + w conditional, up to a factor per row (guidance rescale): the unconditional is what
-    there is less of. None if it is no such combination, or not of two.
-    """
-    if len(parts) != 2:
-        return None
-    pair = torch.stack([part.flatten(1).to("cpu", torch.float64) for part in parts], -1)
-    target = guided.flatten(1).to("cpu", torch.float64).unsqueeze(-1)
-    if not bool(torch.isfinite(pair).all() & torch.isfinite(target).all()):
-        return None
-    weights = torch.linalg.lstsq(pair, target).solution
-    left = (target - pair @ weights).square().sum()
-    share = weights.sum((0, 2))
-    if left > 1e-3 * target.square().sum() or share.sum() <= 0:
-        return None
-    first, second = parts
-    return (second, first) if share[0] <= share[1] else (first, second)
 
 
 def decode(
