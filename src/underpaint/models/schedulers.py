@@ -192,6 +192,7 @@ def _walked(scheduler: Any, told: NoiseLevel) -> NoiseLevel:
 def _fresh(scheduler: Any) -> Any:
     """A copy at the beginning of its run, on the CPU, whose table is precise."""
     twin = copy.deepcopy(scheduler)
+    twin.__class__ = getattr(type(twin), "_plain", type(twin))  # of a teleported pipeline, that of its steps
     for name in ("alphas_cumprod", "final_alpha_cumprod", "initial_alpha_cumprod"):
         if hasattr(twin, name):
             setattr(twin, name, torch.as_tensor(getattr(twin, name)).to("cpu", torch.float64))
