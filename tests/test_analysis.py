@@ -143,7 +143,7 @@ def test_explained_variance(gaussian: Gaussian, trajectory: Trajectory):
 
 def test_gaussian_perturbations_move_by_the_gain(gaussian: Gaussian):
     level = EDM(0.0005, 20).grid(300)
-    run = sample(gaussian, initial_noise(range(3), 12, level[0], torch.float64), level)
+    run = sample(gaussian, initial_noise(range(3), 12, level[0], torch.float64), level, heun)
     result = perturb(gaussian, run, gaussian, [15, 150, 260], [0, 4, 11], 0.5, heun)
     torch.testing.assert_close(
         result.along, result.predicted.unsqueeze(-1).expand_as(result.along), rtol=0.03, atol=1e-3

@@ -63,7 +63,7 @@ def test_errors_on_a_mixture_are_foreseen(mixture: Mixture, summary: Gaussian, s
     predicted = predicted_error(mixture, summary, x, grid).mean(1)
     skips = [k for k in range(1, 40, 2) if 0.003 < predicted[k] < 0.05]
     assert len(skips) >= 3
-    measured = torch.stack([measured_error(mixture, summary, x, grid, k).mean() for k in skips])
+    measured = torch.stack([measured_error(mixture, summary, x, grid, k, heun).mean() for k in skips])
     assert_close(predicted[skips], measured, rtol=0.1, atol=0)
 
 

@@ -54,7 +54,9 @@ def test_pure_noise_still_has_an_image(kind, normal) -> None:
 
 @pytest.mark.parametrize("kind", ["eps", "score"])
 def test_noise_and_score_say_nothing_of_the_image_there(kind, normal) -> None:
-    assert not bool(torch.isfinite(to_denoised(normal(2, 3), normal(2, 3, seed=1), Flow()(1.0), kind)).any())
+    for level in (Flow()(1.0), NoiseLevel(torch.tensor([1.0, 1e-6]), 1.0)):
+        with pytest.raises(ValueError, match=r"At sigma/alpha = (inf|1e\+06) there is no signal, .* no estimate"):
+            to_denoised(normal(2, 3), normal(2, 3, seed=1), level, kind)
 
 
 @pytest.mark.parametrize("kind", DEFINITIONS)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from underpaint.noise import DDPM, EDM, NoiseLevel, Schedule
-from underpaint.sampling.solvers import SOLVERS, euler, find_solver, heun
+from underpaint.sampling.solvers import SOLVERS, dpmpp_2m, euler, find_solver, heun
 from underpaint.sampling.teleport import respend, steps_above, teleport
 from underpaint.sampling.trajectory import Solver, check_grid, sample
 from underpaint.theory.gaussian import Gaussian
@@ -43,9 +43,9 @@ def test_no_skip_is_plain_sampling(full: Gaussian, mixture: Mixture, name: str, 
     assert skipped.nfe == plain.nfe
 
 
-def test_heun_is_the_default(full: Gaussian, mixture: Mixture, normal) -> None:
+def test_the_default_is_that_of_sample(full: Gaussian, mixture: Mixture, normal) -> None:
     x, grid = 80 * normal(4, 6), EDM().grid(6)
-    assert torch.equal(teleport(full, mixture, x, grid, 2).x, teleport(full, mixture, x, grid, 2, heun).x)
+    assert torch.equal(teleport(full, mixture, x, grid, 2).x, teleport(full, mixture, x, grid, 2, dpmpp_2m).x)
 
 
 @pytest.mark.parametrize("solver", [euler, heun])
@@ -63,7 +63,7 @@ def test_on_gaussian_data_a_skip_leaves_only_the_error_of_the_tail(gaussian: Gau
 def test_saved_calls_in_the_protocol_of_wv24(full: Gaussian, normal, skip: int, calls: int) -> None:
     """Heun with 18 steps on the EDM grid: where a skip lands, and what is left to call."""
     grid = EDM().grid(18)
-    trajectory = teleport(full, full, 80 * normal(1, 6), grid, skip)
+    trajectory = teleport(full, full, 80 * normal(1, 6), grid, skip, heun)
     assert trajectory.nfe == calls
     landing = {0: 80, 2: 40.8, 4: 19.4, 5: 12.9, 6: 8.4, 7: 5.3, 8: 3.3, 10: 1.1}[skip]
     assert float(grid.sigma[skip]) == pytest.approx(landing, abs=0.06)

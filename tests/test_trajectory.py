@@ -66,9 +66,9 @@ def test_the_callback_sees_each_step_with_the_state_after_it(full: Gaussian, tra
     assert torch.equal(torch.stack([denoised for _, _, denoised in seen]), trajectory.denoised)
 
 
-def test_heun_is_the_default(full: Gaussian, trajectory: Trajectory) -> None:
+def test_the_default_is_dpm_solver_2m(full: Gaussian, trajectory: Trajectory) -> None:
     x, grid = trajectory.x[0], trajectory.level
-    assert torch.equal(sample(full, x, grid).x, sample(full, x, grid, heun).x)
+    assert torch.equal(sample(full, x, grid).x, sample(full, x, grid, dpmpp_2m).x)
 
 
 def test_no_graph_is_kept(normal) -> None:

@@ -15,6 +15,8 @@ from .noise import NoiseLevel
 
 Prediction = Literal["x0", "eps", "v", "flow", "score"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
+#: sigma/alpha above which eps - eps-hat, divided by alpha, is not an image: in float32, rounding alone is 3 % of it.
+_MOST_NOISE = 5e5
 
 
 def _unknown(kind: str) -> ValueError:
@@ -24,8 +26,11 @@ def _unknown(kind: str) -> ValueError:
 def to_denoised(output: Tensor, x: Tensor, level: NoiseLevel, kind: Prediction) -> Tensor:
     """The denoised x0 [B, D] that a network's output of the given kind stands for, at state x [B, D] and its level.
 
-    'eps' and 'score' leave x0 undetermined at alpha = 0 and give infinities there; 'x0', 'v' and 'flow' do not.
+    Raises:
+        ValueError: an unknown kind; or 'eps' or 'score' at a level without signal, where they say nothing of x0.
     """
+    if kind in ("eps", "score"):
+        _check_signal(level, kind)
     alpha, sigma = level.columns(x)
     match kind:
         case "x0":
@@ -39,6 +44,16 @@ def to_denoised(output: Tensor, x: Tensor, level: NoiseLevel, kind: Prediction) 
         case "score":
             return (x + sigma**2 * output) / alpha
     raise _unknown(kind)
+
+
+def _check_signal(level: NoiseLevel, kind: Prediction) -> None:
+    highest = float(level.ratio.max())
+    if highest > _MOST_NOISE:
+        raise ValueError(
+            f"At sigma/alpha = {highest:.3g} there is no signal, and a network that predicts {kind!r} has no estimate "
+            "of the image; begin at a lower level, for example with schedule.grid(steps, start=100.0), or teleport "
+            "past it."
+        )
 
 
 def from_denoised(denoised: Tensor, x: Tensor, level: NoiseLevel, kind: Prediction) -> Tensor:

@@ -36,7 +36,9 @@ def heun(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
     """Second order, two calls a step (one for a step to sigma = 0 or from alpha = 0): Karras22, algorithm 1, for any
     alpha.
 
-    The trapezoid in s~ is x' = x'_euler + alpha' (s~' - s~)(eps' - eps)/2.
+    The trapezoid in s~ is x' = x'_euler + alpha' (s~' - s~)(eps' - eps)/2. It is of use where steps in s~ are short
+    beside the width of the data or the level they end at: not on a first step from a level with little signal, from
+    s~ = 6000 to 10, say.
     """
     for here, there in pairwise(level):
         denoised = denoise(x, here)
