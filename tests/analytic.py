@@ -44,6 +44,8 @@ def subject(denoise: dict[int | None, Denoiser] | None = None, labelled: bool = 
         chosen = known[None if condition is None or int(condition[0]) == null else int(condition[0])]
         return chosen(states.flatten(1), SCHEDULE(time)).view_as(states)
 
-    model = Model(network, SCHEDULE, "x0", SHAPE, "analytic", classes=null or 0, null_class=null)
+    model = Model(
+        network, SCHEDULE, "x0", SHAPE, "analytic", classes=null or 0, null_class=null, notes={"data": "known"}
+    )
     images = ImageData(rows.view(-1, *SHAPE), "known", "400 known images", labels if labelled else None)
     return Subject(model, images, rows, gaussian, mixture, cloud, None, None, {"Gaussian": "of the data"})

@@ -68,7 +68,7 @@ def test_seeds():
         (["report", "--out", "taken"], "taken is a file"),
         (["report", "--seeds", "0-3"], "at least 8 seeds"),
         (["report", "--steps", "3"], "at least 12 steps"),
-        (["report", "--data", "empty"], "holds no images"),
+        (["report", "--data", "empty"], "no pictures that can be read"),
         (["report", "--data", "broken.npy"], "without pickles"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from underpaint.noise import DDPM, EDM, NoiseLevel
 from underpaint.recipes import compare as recipe
 from underpaint.recipes.compare import Comparison, Settings, compare, spread_levels, table, tables
 from underpaint.recipes.families import States, Sweep, Sweeps, known_rows
-from underpaint.recipes.subject import Subject
+from underpaint.recipes.subject import Subject, with_labels
 from underpaint.theory.cloud import PointCloud
 from underpaint.theory.gaussian import Gaussian
 from underpaint.theory.local import LocalCloud
@@ -88,6 +89,40 @@ def test_each_class_is_held_against_its_own_gaussian(run: Compare) -> None:
     for explained in found.classes.values():
         assert_close(explained["Gaussian of all"], torch.ones(5, dtype=torch.float64), rtol=0, atol=1e-5)
     assert run(subject(labelled=False), Sweeps((), (), local=0)).classes == {}
+
+
+def test_classes_of_other_data_are_joined_to_the_networks_by_name(
+    run: Compare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data's class 0 is the network's class 1, and the other way round; by number, both would fail."""
+    parts = subject().mixture.components
+    what = subject({None: subject().gaussian, 0: parts[1], 1: parts[0]})
+    other = replace(what, data=replace(what.data, name="a folder", classes={0: "Ankle_boot", 1: "bag"}))
+    monkeypatch.setattr(recipe, "known_classes", lambda name: {0: "bag", 1: "ankle boot"})
+    found = run(other, Sweeps((), (), local=0))
+    assert list(found.classes) == ["Ankle_boot", "bag"]
+    for explained in found.classes.values():
+        assert_close(explained["Gaussian of the class"], torch.ones(5, dtype=torch.float64), rtol=0, atol=1e-5)
+    assert found.setup["classes"] == "joined to the network's classes by name"
+    assert "joined to the network's classes by name" in tables(found)
+    half = replace(other, data=replace(other.data, classes={0: "ankle boot", 1: "shoe"}))
+    found = run(half, Sweeps((), (), local=0))
+    assert (list(found.classes), found.setup["classes"][-14:]) == (["ankle boot"], ", without shoe")
+    none = replace(other, data=replace(other.data, classes={0: "0", 1: "1"}))
+    found = run(none, Sweeps((), (), local=0))
+    assert found.setup["classes"].startswith("the network is asked without a class")
+    for explained in found.classes.values():
+        assert_close(explained["Gaussian of all"], torch.ones(5, dtype=torch.float64), rtol=0, atol=1e-5)
+
+
+def test_images_without_a_label_are_of_no_class(run: Compare) -> None:
+    what = subject()
+    assert what.data.labels is not None
+    labels = torch.where(torch.arange(len(what.data)) < 300, what.data.labels, -1)
+    found = run(replace(what, data=replace(what.data, labels=labels)), Sweeps((), (), local=0))
+    assert list(found.classes) == ["0", "1"]
+    images = replace(what.data, labels=labels)
+    assert with_labels(images).bincount().tolist() == [150, 150, 100]
 
 
 def test_mixtures_of_more_components_are_fitted_by_k_means(run: Compare) -> None:

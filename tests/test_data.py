@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from underpaint.data import datasets
+from underpaint.data import named
 from underpaint.data.datasets import load_data
 from underpaint.data.idx import read_idx
 from underpaint.data.store import gaussian_provenance, load_gaussian, save_gaussian
@@ -71,7 +71,7 @@ def test_folder_of_pictures_with_classes(tmp_path: Path):
         (tmp_path / kind).mkdir()
         Image.new("RGB", (12, 10), (value, value, value)).save(tmp_path / kind / "a.png")
     data = load_data(tmp_path, shape=(1, 8, 8))
-    assert data.classes == ("cats", "dogs")
+    assert data.classes == {0: "cats", 1: "dogs"}
     assert data.labels is not None
     assert data.labels.tolist() == [0, 1]
     assert data.images[:, 0, 0, 0].tolist() == [40, 200]
@@ -80,14 +80,17 @@ def test_folder_of_pictures_with_classes(tmp_path: Path):
 
 def test_picture_errors(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("no image")
-    with pytest.raises(ValueError, match="holds no images"):
+    with pytest.raises(ValueError, match=r"no pictures that can be read in the folder .* it holds 1 \.txt"):
         load_data(tmp_path)
     Image.new("L", (4, 4)).save(tmp_path / "a.png")
     Image.new("L", (5, 4)).save(tmp_path / "b.png")
-    with pytest.raises(ValueError, match="make all images of one size"):
-        load_data(tmp_path)
+    data = load_data(tmp_path)
+    assert (len(data), data.left_out) == (1, ("b.png: is 4x5, others 4x4; give a size",))
+    assert "not read: 1 .txt); 1 left out (the first: b.png: is 4x5" in data.source
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:30])
-    with pytest.raises(ValueError, match=r"b\.png cannot be read as an image"):
+    assert "b.png: cannot identify image file" in load_data(tmp_path).left_out[0]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ValueError, match=r"no pictures that can be read .* \(b\.png: cannot identify image file\)"):
         load_data(tmp_path)
 
 
@@ -105,9 +108,9 @@ def test_arrays(tmp_path: Path, channels: int):
 def test_array_errors(tmp_path: Path):
     path = tmp_path / "a.npy"
     for array, words in (
-        (np.full((2, 4, 4), np.nan), "holds NaN"),
-        (np.full((2, 4, 4), 3.0), r"outside \[-1, 1\]"),
-        (np.zeros((2, 4), np.uint8), r"expected \[N, H, W\]"),
+        (np.full((2, 4, 4), np.nan), r"None of the 2 items of a can be used \(row 0: largest value nan\)"),
+        (np.full((2, 4, 4), 3.0), r"lie in \[3, 3\], but images in \[-1, 1\]"),
+        (np.zeros((2, 4), np.uint8), r"rows of a\.npy of shape \(4,\); expected images"),
         (np.zeros((2, 4, 4), np.int32), "expected bytes or floating-point"),
     ):
         np.save(path, array)
@@ -124,12 +127,12 @@ def test_array_errors(tmp_path: Path):
 def test_unknown_names():
     with pytest.raises(ValueError, match="no data called 'mnust'"):
         load_data("mnust")
-    with pytest.raises(ValueError, match="Unknown split 'val'"):
+    with pytest.raises(ValueError, match="has the splits train, test, not 'val'"):
         load_data(split="val")
 
 
 def test_the_box_serves_without_a_data_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    monkeypatch.setattr(datasets, "SYSTEM_FOLDER", tmp_path)
+    monkeypatch.setattr(named, "SYSTEM_FOLDER", tmp_path)
     monkeypatch.delenv("UNDERPAINT_DATA", raising=False)
     data = load_data("fashion-mnist")
     assert (len(data), data.shape) == (10_000, (1, 28, 28))
@@ -151,10 +154,10 @@ def test_named_data_are_taken_from_the_environments_folder(
 
 @pytest.mark.data
 def test_boxed_sample_and_statistics_are_those_of_the_complete_set():
-    if not datasets._find_idx(datasets.SYSTEM_FOLDER / "fashion-mnist", "train"):
+    if not named.idx_files(named.SYSTEM_FOLDER / "fashion-mnist"):
         pytest.skip("the complete Fashion-MNIST (Debian: dataset-fashion-mnist) is not on this machine")
-    whole = load_data(datasets.SYSTEM_FOLDER / "fashion-mnist")
-    sample = datasets._load_idx(Path(datasets.assets.folder("fashion-mnist") or "") / "sample", "x", "train")
+    whole = load_data(named.SYSTEM_FOLDER / "fashion-mnist")
+    sample = load_data(Path(named.assets.folder("fashion-mnist") or "") / "sample")
     assert torch.equal(whole.images[:10_000], sample.images)
     fresh, boxed = Gaussian.fit(whole.batches()), load_gaussian("fashion-mnist")
     torch.testing.assert_close(boxed.eigenvalues, fresh.eigenvalues)

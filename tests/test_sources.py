@@ -18,8 +18,9 @@ import pytest
 import torch
 from PIL import Image
 
-from underpaint.data.sources import image_source, open_source
-from underpaint.data.stream import Source
+from underpaint.data.datasets import gather
+from underpaint.data.sources import open_source
+from underpaint.data.stream import Chunk, Source
 
 LABELS = [2, 0, 1, 2, 0, 1, 2]
 
@@ -208,7 +209,7 @@ def test_pictures_are_cropped_to_the_aspect_and_resized(tmp_path: Path) -> None:
         colours, torch.tensor([60.0, 120.0, 180.0])[:, None, None].expand(3, 2, 2), rtol=0.05, atol=0
     )
     assert "centre crop and Lanczos resize to 2x2, RGB" in source.handling
-    grey = open_source(tmp_path, size=(2, 2), channels=1)
+    grey = open_source(tmp_path, size=(2, 2), mode="L")
     assert grey.shape == (1, 2, 2)
     assert grey.read(0, 1).data.float().mean() == pytest.approx(0.299 * 60 + 0.587 * 120 + 0.114 * 180, rel=0.05)
     assert grey.identity != source.identity
@@ -275,7 +276,7 @@ def test_rows_that_are_not_finite_or_not_pixels_are_named(tmp_path: Path) -> Non
     np.save(tmp_path / "rows.npy", rows)
     chunk = open_source(tmp_path / "rows.npy").read(0, 4)
     assert (len(chunk.data), chunk.bad) == (3, ("row 1: largest value inf",))
-    np.save(tmp_path / "pixels.npy", rows.reshape(4, 2, 3))
+    np.save(tmp_path / "pixels.npy", (rows - [0, 0.5, 0, 0, 0, 0]).astype(np.float32).reshape(4, 2, 3))
     chunk = open_source(tmp_path / "pixels.npy").read(0, 4)
     assert (len(chunk.data), chunk.bad[1]) == (2, "row 3: largest value 40")
     np.save(tmp_path / "latents.npy", rows.reshape(4, 1, 2, 3)[:, [0] * 6][:, :, :, :2])
@@ -349,9 +350,13 @@ def test_an_array_whose_header_lies_about_its_length(tmp_path: Path, pictures: n
 
 
 def test_images_in_memory_keep_their_labels() -> None:
-    from underpaint.data.datasets import ImageData
+    images, labels = torch.arange(12, dtype=torch.uint8).reshape(3, 1, 2, 2), torch.tensor([1, 0, 1])
 
-    images = torch.arange(12, dtype=torch.uint8).reshape(3, 1, 2, 2)
-    source = image_source(ImageData(images, "small", "made here", torch.tensor([1, 0, 1]), ("a", "b")))
-    assert source.classes == {0: "a", 1: "b"}
-    assert torch.equal(source.read(1, 3).data, images[1:])
+    def read(start: int, stop: int) -> Chunk:
+        return Chunk(images[start:stop], labels[start:stop])
+
+    data = gather(Source("small", (1, 2, 2), 3, read, "", "", {0: "a", 1: "b"}, step=2, origin="images made here"))
+    assert (data.classes, data.source) == ({0: "a", 1: "b"}, "3 images made here")
+    assert torch.equal(data.images, images)
+    assert data.labels is not None
+    assert data.labels.tolist() == [1, 0, 1]

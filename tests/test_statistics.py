@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from underpaint.data.datasets import SYSTEM_FOLDER
+from underpaint.data.named import SYSTEM_FOLDER
 from underpaint.data.sources import open_source
 from underpaint.data.store import gaussian_provenance, load_gaussian, load_mixture, save_gaussian
 from underpaint.data.stream import Chunk, Source
@@ -559,6 +559,12 @@ def test_latents_are_what_the_model_encodes(tmp_path: Path, model: Model) -> Non
     assert_close(named.read(3, 7).values.flatten(1), expected[3:7])
     pixels = replace(model, autoencoder=None)
     assert latents(source, pixels) is source  # the rows of a pixel model are images
+
+
+def test_values_that_are_no_pixels_are_not_encoded(tmp_path: Path, model: Model) -> None:
+    np.save(tmp_path / "a.npy", np.linspace(-2, 3, 40 * 24, dtype=np.float32).reshape(40, 1, 8, 3)[:, [0, 0, 0]])
+    with pytest.raises(ValueError, match=r"values of a lie in \[-2, 3\], but the images of halves in \[-1, 1\]"):
+        latents(open_source(tmp_path / "a.npy"), model).read(0, 40)
 
 
 @pytest.mark.data

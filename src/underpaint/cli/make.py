@@ -131,8 +131,13 @@ def stats(
         Path | None, typer.Option("--out", "-o", help="The file to write. Default: stats.safetensors, or stats.npz.")
     ] = None,
     size: Annotated[str | None, typer.Option("--size", help="Crop and resize pictures: 64, or 64x48 (H x W).")] = None,
-    channels: Annotated[int | None, typer.Option("--channels", help="1 for grey, 3 for RGB.", min=1, max=3)] = None,
-    split: Annotated[str, typer.Option("--split", help="For data that have several.")] = "train",
+    mode: Annotated[
+        str | None, typer.Option("--mode", help="L (grey) or RGB. Default: RGB if some pictures are in colour.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Of data that have several.")] = "train",
+    column: Annotated[
+        str | None, typer.Option("--column", help="Of tables, or of tar shards with several pictures under one name.")
+    ] = None,
     encoder: Annotated[str | None, typer.Option("--latents", help="Of this model: statistics of its latents.")] = None,
     samples: Annotated[
         int | None, typer.Option("--samples", help="DATA is a model: of so many of its samples.")
@@ -166,7 +171,7 @@ def stats(
     from ..recipes.team import speaks
 
     settings = Settings(kind, rank, parse_memory(memory), classes, precise, strict, groups)
-    source = open_data(data, parse_size(size), channels, split, encoder, samples, features, device)
+    source = open_data(data, parse_size(size), mode, split, encoder, samples, features, device, column)
     plan = make_plan(source, settings)
     with progress_bars(quiet or as_json) as progress:
         if not quiet and speaks():

@@ -1,25 +1,35 @@
-"""One door to data of any size: pictures, arrays and tables, in files, shards and folders, as a `Source`."""
+"""The one door to data: pictures, arrays and tables, in files, shards and folders, as a `Source`.
+
+Everything that reads data comes through here, so that there is one set of rules; the book holds them, under "What is
+read".
+"""
 
 from __future__ import annotations
 
-import math
-import zipfile
-from collections.abc import Mapping, Sequence
-from itertools import accumulate
+import os
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from .datasets import ImageData, load_data
-from .idx import read_idx
-from .pictures import Geometry, picture_source
-from .stream import Chunk, Source, digest, usable
+from .arrays import array_source
+from .decode import PICTURES, Geometry
+from .idx import is_idx
+from .members import is_hidden
+from .named import idx_source, named_source
+from .pictures import folder_source, shard_source
+from .stream import Source
 from .tables import hub_source, parquet_source, saved_source
+
+#: What a folder is taken for by the endings of its files.
+_KINDS = {".tar": "tar", ".zip": "zip", ".parquet": "Parquet", ".npy": "array", ".npz": "array"}
+_KINDS |= dict.fromkeys(PICTURES, "picture")
 
 
 def open_source(
-    place: str | Path, size: tuple[int, int] | None = None, channels: int | None = None, split: str = "train"
+    place: str | Path,
+    size: tuple[int, int] | None = None,
+    mode: str | None = None,
+    split: str = "train",
+    column: str | None = None,
 ) -> Source:
     """Open data for a pass over them, whatever they are kept in.
 
@@ -27,146 +37,105 @@ def open_source(
     gzipped idx files).
 
     Args:
-        place: a folder of pictures (sub-folders are classes); .zip or .tar shards of pictures; a .npy or .npz array of
-            images or rows; an idx or .parquet file; a folder of one of these kinds of shards; a data set that
-            `datasets` saved, or "hf:owner/name" for one on the hub; a name or idx files that `load_data` knows.
-        size: (H, W) that pictures are centre-cropped and resized to; by default that of the first.
-        channels: 1 for grey, 3 for RGB; by default those of the first picture.
-        split: for data that have several.
+        place: a name in the box, or "fashion-mnist" (the complete set if it is found under $UNDERPAINT_DATA or the
+            system's data sets); a folder of pictures (sub-folders are classes); .zip or .tar shards of pictures; a .npy
+            or .npz array of images or rows; an idx or .parquet file; a folder of one of these kinds of files; a data
+            set that `datasets` saved, or "hf:owner/name" for one on the hub.
+        size: (H, W) that pictures are centre-cropped and resized to; by default that of most of them.
+        mode: "L" (grey) or "RGB"; by default RGB if some of the pictures are in colour.
+        split: of data that have several; data without splits are taken for training data.
+        column: of tables, and of tar shards with several pictures under one name.
 
     Raises:
-        ValueError: there is nothing there, nothing that can be read, or arrays of another shape than asked for.
+        ValueError: there is nothing there, nothing that can be read, files of several kinds, no such split or column,
+            or arrays of another shape than asked for.
     """
-    geometry, path = Geometry(size, channels), Path(place)
-    if str(place).startswith("hf:"):
-        return hub_source(str(place)[3:], split, geometry)
-    if path.is_dir() and any((path / name).is_file() for name in ("dataset_info.json", "dataset_dict.json")):
-        return saved_source(path, split, geometry)
-    shards = _shards(path)
-    kind = shards[0].suffix.lower() if shards else ""
-    if kind in (".zip", ".tar") or (path.is_dir() and not kind and not any(path.glob("*-idx3-ubyte*"))):
-        return picture_source(path, shards, geometry)
-    if kind == ".parquet":
-        return parquet_source(path, shards, geometry)
-    source = _arrays(path, shards) if kind else image_source(load_data(place, split))
-    wanted = (channels or source.shape[0], *(size or source.shape[1:]))
-    if (size or channels) and source.shape != wanted:
+    geometry, path = Geometry(size, mode), Path(place)
+    source = _opened(str(place), path, geometry, split, column)
+    wanted = ({"L": 1, "RGB": 3}[mode] if mode else source.shape[0], *(size or source.shape[1:]))
+    if (size or mode) and source.shape != wanted:
         raise ValueError(f"{place} holds items of shape {source.shape}, not {wanted}; arrays are not resized.")
     return source
 
 
-def _shards(path: Path) -> list[Path]:
-    """The file itself, or the files of one kind in a folder."""
-    kinds = (".tar", ".zip", ".parquet", ".npy")
-    if path.is_file():
-        if path.suffix.lower() not in (*kinds, ".npz") and not _is_idx(path):
-            raise ValueError(
-                f"{path} is of no kind that is read here: {', '.join(kinds)}, .npz and idx files (unpack compressed "
-                "tar files)."
-            )
-        return [path]
-    found = (sorted(path.glob(f"*{kind}")) for kind in kinds) if path.is_dir() else ()
-    return next((files for files in found if files), [])
+def _opened(name: str, path: Path, geometry: Geometry, split: str, column: str | None) -> Source:
+    if name.startswith("hf:"):
+        return hub_source(name[3:], split, geometry, column)
+    if path.is_dir() and any((path / note).is_file() for note in ("dataset_info.json", "dataset_dict.json")):
+        return saved_source(path, split, geometry, column)
+    aside: Counter[str] = Counter()
+    if (named := named_source(name, split)) is not None:
+        kind, files = "", list[Path]()
+    else:
+        kind, files = _contents(path, aside) if path.is_dir() else (_kind_of(path), [path])
+    if kind == "Parquet":
+        return parquet_source(path, files, split, geometry, column)
+    if kind in ("tar", "zip"):
+        return shard_source(path, files, geometry, split, column, aside)
+    if column is not None:
+        raise ValueError(f"{name} has no columns; leave out {column!r}.")
+    if named is not None:
+        return named
+    if kind == "idx":
+        return idx_source(path, path.name, split) if path.is_dir() else array_source(path, files, split)
+    if kind == "array":
+        return array_source(path, files, split)
+    return folder_source(path, files, geometry, split, aside)
 
 
-def _is_idx(path: Path) -> bool:
-    return "idx" in path.name and (path.name.endswith("ubyte") or path.suffix == ".gz")
-
-
-def image_source(data: ImageData) -> Source:
-    """Images that are in memory."""
-
-    def read(start: int, stop: int) -> Chunk:
-        return Chunk(data.images[start:stop], None if data.labels is None else data.labels[start:stop])
-
-    labels = [] if data.labels is None else data.labels.unique().tolist()
-    classes = {n: data.classes[n] if n < len(data.classes) else str(n) for n in labels}
-    identity = digest(data.name, data.source, tuple(data.images.shape))
-    return Source(data.name, data.shape, len(data), read, identity, f"{data.source}; in [-1, 1]", classes)
-
-
-def _arrays(path: Path, shards: Sequence[Path]) -> Source:
-    """Arrays [N, D], [N, H, W], [N, H, W, 1 or 3] or [N, C, H, W], one after the other, of bytes or floats."""
-    loaded = [_load(shard) for shard in shards]
-    parts, labels = [_channels_first(array["images"], shard) for array, shard in zip(loaded, shards, strict=True)], None
-    shape, kind = parts[0].shape[1:], parts[0].dtype
-    for part, shard in zip(parts, shards, strict=True):
-        if part.shape[1:] != shape or part.dtype != kind:
-            raise ValueError(f"{shard} holds {part.dtype} {part.shape[1:]}, {shards[0]} {kind} {shape}.")
-    ends = [0, *accumulate(len(part) for part in parts)]
-    if "labels" in loaded[0]:
-        labels = torch.tensor(loaded[0]["labels"]).long()
-        if labels.shape != (ends[-1],):
-            raise ValueError(f"{path} holds labels of shape {tuple(labels.shape)} for {ends[-1]} items.")
-    # pictures are known by their axes; anything else, such as latents, may take any value
-    bounded = kind.kind == "f" and (loaded[0]["images"].ndim == 3 or loaded[0]["images"].shape[-1] in (1, 3))
-
-    def read(start: int, stop: int) -> Chunk:
-        import numpy
-
-        pieces = [part[max(0, start - first) : max(0, stop - first)] for part, first in zip(parts, ends, strict=False)]
-        data = torch.from_numpy(numpy.concatenate([piece for piece in pieces if len(piece)]))
-        return usable(data, None if labels is None else labels[start:stop], start, 1 + 1e-3 if bounded else None)
-
-    classes = {} if labels is None else {n: str(n) for n in labels.unique().tolist()}
-    identity = digest([(shard.name, shard.stat().st_size) for shard in shards])
-    handling = "bytes b as b/127.5 - 1 in [-1, 1]" if kind == "uint8" else "numbers as they are"
-    shape = tuple(int(n) for n in shape)
-    return Source(path.stem, shape, ends[-1], read, identity, handling, classes)
-
-
-def _load(path: Path) -> Mapping[str, Any]:
-    """ "images" and perhaps "labels", memory-mapped where they can be; no pickle is opened."""
-    import numpy
-
-    if _is_idx(path):
-        labels = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
-        found = {"images": read_idx(path).numpy()}
-        return found | ({"labels": read_idx(labels).numpy()} if labels != path and labels.is_file() else {})
-    try:
-        if path.suffix.lower() == ".npy":
-            return {"images": numpy.load(path, mmap_mode="r", allow_pickle=False)}
-        with zipfile.ZipFile(path) as archive:
-            arrays = {info.filename.removesuffix(".npy"): _member(path, archive, info) for info in archive.infolist()}
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as an array without pickles: {error}") from error
-    images = [name for name in arrays if name == "images"] or [name for name in arrays if name != "labels"]
-    if len(images) != 1:
-        raise ValueError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected an array called 'images'.")
-    return {"images": arrays[images[0]]} | ({"labels": arrays["labels"]} if "labels" in arrays else {})
-
-
-def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
-    """An array of an .npz file: mapped where it is stored as it is, else unpacked into memory."""
-    import numpy
-
-    with archive.open(info) as file:
-        version = numpy.lib.format.read_magic(file)
-        read = numpy.lib.format.read_array_header_1_0 if version == (1, 0) else numpy.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
-        header = file.tell()
-    if dtype.hasobject:
-        raise ValueError(f"{info.filename} holds Python objects")
-    if dtype.itemsize * math.prod(shape) + header != info.file_size:
-        raise ValueError(f"{info.filename} is not as long as its header says")
-    if info.compress_type != zipfile.ZIP_STORED or not shape:
-        with archive.open(info) as file:
-            return numpy.lib.format.read_array(file, allow_pickle=False)
-    with path.open("rb") as raw:
-        raw.seek(info.header_offset + 26)
-        lengths = int.from_bytes(raw.read(2), "little") + int.from_bytes(raw.read(2), "little")
-    offset = info.header_offset + 30 + lengths + header
-    return numpy.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
-
-
-def _channels_first(array: Any, path: Path) -> Any:
-    if array.ndim not in (2, 3, 4) or not array.size:
+def _kind_of(path: Path) -> str:
+    if not path.is_file():
         raise ValueError(
-            f"{path} holds an array of shape {array.shape}; expected rows [N, D], images [N, H, W] or [N, H, W, C], or "
-            "latents [N, C, H, W]."
+            f"There are no data called {str(path)!r}: give 'fashion-mnist', a folder of images, a file of arrays, "
+            "shards or tables, or hf:owner/name."
         )
-    if (array.dtype != "uint8" and array.dtype.kind != "f") or not array.dtype.isnative:
-        raise ValueError(f"{path} holds {array.dtype}, expected bytes or floating-point values.")
-    if array.ndim == 3:
-        return array[:, None]
-    return array.transpose(0, 3, 1, 2) if array.ndim == 4 and array.shape[3] in (1, 3) else array
+    kind = "idx" if is_idx(path) else _KINDS.get(path.suffix.lower())
+    if kind is None or kind == "picture":
+        raise ValueError(
+            f"{path} is of no kind that is read here: .npy, .npz, .parquet, .tar, .zip and idx files, or a folder of "
+            "pictures (unpack compressed tar files)."
+        )
+    return kind
+
+
+def _contents(folder: Path, aside: Counter[str]) -> tuple[str, list[Path]]:
+    """What a folder holds: one kind of files, in order; others, which are no data, are counted in ``aside``.
+
+    Raises:
+        ValueError: there are data of several kinds.
+    """
+    found: dict[str, list[Path]] = {}
+    for file in _walk(folder):
+        inside = file.relative_to(folder).as_posix()
+        kind = "idx" if is_idx(file) else _KINDS.get(file.suffix.lower())
+        if is_hidden(inside):
+            aside["hidden"] += 1
+        elif kind is not None:
+            found.setdefault(kind, []).append(file)
+        elif inside != "dataset.json":
+            aside[file.suffix.lower() or "no ending"] += 1
+    if len(found) > 1:
+        listed = ", ".join(f"{len(files):,} {kind} ({files[0].name})" for kind, files in sorted(found.items()))
+        raise ValueError(f"{folder} holds files of several kinds: {listed}; give a folder of one kind, or one file.")
+    if not found:
+        others = ", ".join(f"{count:,} {kind}" for kind, count in sorted(aside.items()))
+        raise ValueError(
+            f"There are no pictures that can be read in the folder {folder}, and no arrays or shards; it holds "
+            f"{others or 'nothing'} (looked for {', '.join(sorted(_KINDS))} and idx files)."
+        )
+    ((kind, files),) = found.items()
+    return kind, files
+
+
+def _walk(folder: Path) -> list[Path]:
+    """All files below a folder, sorted; links are followed, to no folder twice."""
+    files: list[Path] = []
+    been: set[str] = set()
+    for here, below, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(here)
+        if real in been:
+            below.clear()
+            continue
+        been.add(real)
+        files += [path for name in names if (path := Path(here, name)).is_file()]
+    return sorted(files)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+#: How bytes are taken, in words.
+BYTES = "bytes b as b/127.5 - 1 in [-1, 1]"
+#: Pixels may lie so far outside [-1, 1], by rounding.
+SLACK = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +42,8 @@ class Source:
         handling: what is done to the items, and what range their values lie in, in words.
         step: how many items may be read at once; fewer than the usual thousands where each takes long to make.
         space: name of the feature space, where the items are features.
+        origin: what the items are, in words that follow their number.
+        taken: what was chosen among the data and done to them, where it was not the only choice; part of ``handling``.
         identity: changes when the items do (their names, sizes and handling; contents are not read for it), so that
             work is resumed on the same data only.
     """
@@ -50,6 +57,14 @@ class Source:
     classes: Mapping[int, str] = field(default_factory=dict)
     step: int = 8192
     space: str = ""
+    origin: str = "items"
+    taken: str = ""
+
+    def noted(self, *words: str) -> Source:
+        """The same source with more words on what was taken; empty ones are passed over."""
+        said = [word for word in words if word]
+        taken, handling = "; ".join([*filter(None, [self.taken]), *said]), "; ".join([*said, self.handling])
+        return replace(self, taken=taken, handling=handling)
 
     @property
     def dimension(self) -> int:
@@ -83,13 +98,23 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:32]
 
 
-def usable(data: Tensor, labels: Tensor | None, start: int, largest: float | None = None) -> Chunk:
-    """The rows without NaN and infinities (and within +-``largest``), the others named by their number."""
-    if not data.is_floating_point():
+def usable(data: Tensor, labels: Tensor | None, places: Sequence[int], largest: float | None = None) -> Chunk:
+    """The rows without NaN and infinities (and within +-``largest``); ``places`` has the numbers by which others are
+    named."""
+    if not data.is_floating_point() or not len(data):
         return Chunk(data, labels)
     peak = data.flatten(1).abs().amax(1)
     good = peak.isfinite() if largest is None else peak <= largest
     if bool(good.all()):
         return Chunk(data, labels)
-    bad = [f"row {start + i}: largest value {peak[i]:.4g}" for i in (~good).nonzero().flatten().tolist()]
+    bad = [f"row {places[i]}: largest value {peak[i]:.4g}" for i in (~good).nonzero().flatten().tolist()]
     return Chunk(data[good], None if labels is None else labels[good], tuple(bad))
+
+
+def check_range(low: float, high: float, where: object, model: str = "") -> None:
+    """Refuse values that are no pixels in [-1, 1]."""
+    if low < -1 - SLACK or high > 1 + SLACK:
+        whose = f"the images of {model}" if model else "images"
+        raise ValueError(
+            f"The values of {where} lie in [{low:.4g}, {high:.4g}], but {whose} in [-1, 1]; scale them, or give bytes."
+        )

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from matplotlib import colormaps
+from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from ..recipes.compare import Comparison
@@ -69,15 +70,18 @@ def sweeps(result: Comparison) -> Figure:
 def classes(result: Comparison) -> Figure:
     """What Gaussians and points of a class explain of the network on that class, by level."""
     kinds = list(next(iter(result.classes.values())))
+    # about 0, which the mean alone explains: a denoiser that does worse than it stands out
+    low = min(float(values.min()) for explained in result.classes.values() for values in explained.values())
+    scale = TwoSlopeNorm(0, vmin=min(low, -0.05), vmax=1)
     figure, axes = new_figure(10.5, 1.3 + 0.24 * len(result.classes), len(kinds), sharey=True)
     for panel, kind in zip(axes, kinds, strict=True):
         values = torch.stack([explained[kind] for explained in result.classes.values()])
-        image = panel.imshow(values.numpy(), cmap="magma", vmin=0, vmax=1, aspect="auto")
+        image = panel.imshow(values.numpy(), cmap="RdBu", norm=scale, aspect="auto")
         panel.set(title=kind, xlabel="σ/α")
         panel.set_xticks(range(len(result.level)), [f"{float(r):.3g}" for r in result.level.ratio], rotation=60)
         panel.set_yticks(range(len(result.classes)), list(result.classes))
         panel.grid(False)
-    figure.colorbar(image, ax=axes, label="explained variance")
+    figure.colorbar(image, ax=axes, label="explained variance (red: less than by the mean)")
     return figure
 
 

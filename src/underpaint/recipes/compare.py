@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from ..analysis.summary import Summary
+from ..data.labels import join_by_name
+from ..data.named import known_classes
 from ..noise import NoiseLevel
 from ..sampling.solvers import find_solver
 from ..theory.cloud import PointCloud
@@ -81,8 +83,9 @@ def compare(settings: Settings, progress: Progress = silent) -> Comparison:
     sweeps, calibrated = sweep(subject, settings.sweeps, noised, progress)
     denoisers = {**subject.analytic(), **calibrated}
     explained = measure_states(states, denoisers, progress)
-    classes = measure_classes(subject, level, settings.images // 4, progress)
-    setup = describe(settings, subject, time.monotonic() - began)
+    conditions, joined = network_classes(subject)
+    classes = measure_classes(subject, conditions, level, settings.images // 4, progress)
+    setup = describe(settings, subject, time.monotonic() - began) | {"classes": joined}
     signal = {name: (part.network - mean).double().square().mean((1, 2)) for name, part in states.items()}
     return Comparison(setup, level, explained, signal, sweeps, classes)
 
@@ -106,29 +109,60 @@ def measure_states(
     return {name: {kind: measured(part, d) for kind, d in denoisers.items()} for name, part in states.items()}
 
 
+def network_classes(subject: Subject) -> tuple[dict[int, int | None], str]:
+    """For each class of the data the network's label of it, None where the network is asked without; and a sentence.
+
+    The model's own data have its own labels. Classes of other data are joined to these by name; those whose name is not
+    among them are left out. Where no names are in common, the network is asked without a class.
+    """
+    labels, model, data = subject.data.labels, subject.model, subject.data
+    known = [] if labels is None else labels[labels >= 0].unique().tolist()
+    if not known or not model.classes:
+        return dict.fromkeys(known), "the network takes no classes" if known else "the data have no classes"
+    own = str(model.notes.get("data"))
+    if own == data.name:
+        missing = [label for label in known if label >= model.classes]
+        said = f"; the network knows no {', '.join(map(str, missing))}" if missing else ""
+        return {label: label for label in known if label < model.classes}, f"the network's own classes{said}"
+    joined = join_by_name({n: data.classes.get(n, str(n)) for n in known}, known_classes(own))
+    if not joined:
+        return dict.fromkeys(known), (
+            f"the network is asked without a class: none of its classes is known to be called as those of {data.name}"
+        )
+    left = [data.classes.get(n, str(n)) for n in known if n not in joined]
+    return dict(joined), "joined to the network's classes by name" + (f", without {', '.join(left)}" if left else "")
+
+
 def measure_classes(
-    subject: Subject, level: NoiseLevel, count: int, progress: Progress = silent
+    subject: Subject,
+    conditions: Mapping[int, int | None],
+    level: NoiseLevel,
+    count: int,
+    progress: Progress = silent,
 ) -> dict[str, dict[str, Tensor]]:
-    """Each class on its own: the network, for that class if it takes labels, against Gaussians and the class's points.
+    """Each class on its own: the network, for the label that ``conditions`` gives, against Gaussians and the class's
+    points.
 
     Empty where there are no labels; the first twenty where there are more.
     """
     labels, model = subject.data.labels, subject.model
     if labels is None:
         return {}
-    known = labels.unique().tolist()
-    advance = progress("classes", len(known[:_CLASSES]))
+    known = labels[labels >= 0].unique().tolist()
+    chosen = [label for label in known if label in conditions][:_CLASSES]
+    advance = progress("classes", len(chosen))
     result = {}
-    for index, label in enumerate(known[:_CLASSES]):
-        rows = subject.rows[labels == label]
-        network = model.conditional(label) if model.classes >= len(known) else subject.denoise
+    for label in chosen:
+        rows, index = subject.rows[labels == label], known.index(label)
+        theirs = conditions[label]
+        network = subject.denoise if theirs is None else model.conditional(theirs)
         states = States.noised(rows, level, network, subject.gaussian.mean, count)
         denoisers: dict[str, Denoiser] = {
             "Gaussian of all": subject.gaussian,
             "Gaussian of the class": subject.mixture.components[index],
             "exact, of the class": PointCloud(rows),
         }
-        name = subject.data.classes[label] if subject.data.classes else str(label)
+        name = subject.data.classes.get(label, str(label))
         result[name] = {kind: states.explained(denoise).mean(1) for kind, denoise in denoisers.items()}
         advance()
     return result
@@ -158,7 +192,8 @@ def tables(result: Comparison) -> str:
     if result.classes:
         kinds = list(next(iter(result.classes.values())))
         values = [torch.stack([rows[kind].mean() for kind in kinds]) for rows in result.classes.values()]
-        parts.append(table("classes, mean over levels", "", list(result.classes), kinds, torch.stack(values)))
+        title = f"classes, mean over levels ({result.setup['classes']})"
+        parts.append(table(title, "", list(result.classes), kinds, torch.stack(values)))
     return "\n\n".join(parts)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..data.sources import open_source
-from ..data.stream import Chunk, Source
+from ..data.stream import Chunk, Source, check_range
 from ..metrics.spaces import find_features, width
 from ..models.load import load_model
 from ..models.model import Model
@@ -36,12 +36,13 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 def open_data(
     place: str | Path,
     size: tuple[int, int] | None = None,
-    channels: int | None = None,
+    mode: str | None = None,
     split: str = "train",
     encoder: str | None = None,
     samples: int | None = None,
     features: str | None = None,
     device: str | None = None,
+    column: str | None = None,
 ) -> Source:
     """A source as `open_source` opens it; or, with ``encoder``, what this model makes of pictures brought to its size;
     or, with ``samples``, so many samples of the model ``place``; or, with ``features``, those of the pictures in this
@@ -53,14 +54,15 @@ def open_data(
         if samples is not None:
             model = load_model(place, device=there)
             return seen(own_samples(model, samples), features, model, there)
-        return seen(open_source(place, size, channels, split), features, device=there)
+        return seen(open_source(place, size, mode, split, column), features, device=there)
     if samples is not None:
         return own_samples(load_model(place, device=there), samples)
     if encoder is None:
-        return open_source(place, size, channels, split)
+        return open_source(place, size, mode, split, column)
     model = load_model(encoder, device=there)
     channels, height, width = model.image_shape
-    return latents(open_source(place, (height, width), channels, split), model)
+    fitting = {1: "L", 3: "RGB"}.get(channels)
+    return latents(open_source(place, (height, width), fitting, split, column), model)
 
 
 def latents(source: Source, model: Model) -> Source:
@@ -68,7 +70,12 @@ def latents(source: Source, model: Model) -> Source:
     if model.autoencoder is None and (model.data_range, len(model.shape)) == ((-1, 1), 3):
         return source
     what = "states" if model.autoencoder is None else "latents"
-    return source.encoded(model.rows, model.shape, f"{what} of {model.name}")
+
+    def encode(images: Tensor) -> Tensor:
+        check_range(float(images.min()), float(images.max()), source.name, model.name)
+        return model.rows(images)
+
+    return source.encoded(encode, model.shape, f"{what} of {model.name}")
 
 
 def seen(source: Source, features: str, model: Model | None = None, device: torch.device | None = None) -> Source:
@@ -76,6 +83,8 @@ def seen(source: Source, features: str, model: Model | None = None, device: torc
     space = find_features(features, source.shape if model is None else model.image_shape, device)
 
     def encode(values: Tensor) -> Tensor:
+        if model is None:
+            check_range(float(values.min()), float(values.max()), source.name)
         images = values if model is None else 2 * model.images(values.flatten(1)) - 1
         return space.extract(images.flatten(1))
 

@@ -167,7 +167,7 @@ def load_subject(
     else:
         gaussian, fitted = Gaussian.fit(rows, rank=largest_rank(rows)), images.source
     advance()
-    labels = images.labels if images.labels is not None else cluster(rows, components)
+    labels = with_labels(images) if images.labels is not None else cluster(rows, components)
     kind = "classes" if images.labels is not None else "k-means clusters"
     smallest = int(labels.unique(return_counts=True)[1].min())
     # too few rows leave directions without variance, of which a mixture would be certain
@@ -195,6 +195,12 @@ def encode(model: Model, images: ImageData, progress: Progress = silent, batch: 
         rows.append(model.rows(images.rows(slice(start, start + batch)).unflatten(1, images.shape)))
         advance()
     return torch.cat(rows)
+
+
+def with_labels(images: ImageData) -> Tensor:
+    """Labels [N] for a mixture: images without one are a component of their own, after all others."""
+    labels = images.labels if images.labels is not None else torch.empty(0, dtype=torch.long)
+    return torch.where(labels < 0, labels.max() + 1, labels)
 
 
 def largest_rank(rows: Tensor, limit: int = 4096) -> int | None:

@@ -93,7 +93,7 @@ class Desk:
         if not numbers or assets.folder(data) is None:
             return numbers
         known = self.keep(("classes", name), lambda: load_data(data, shape=model.image_shape).classes)
-        return list(known) if len(known) == model.classes else numbers
+        return list(known.values()) if len(known) == model.classes else numbers
 
     def place(self, name: Any) -> str:
         if not isinstance(name, str) or name not in self.places:

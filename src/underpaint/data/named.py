@@ -1,0 +1,87 @@
+"""Data that have a name: those in the box, complete sets of the system, and the idx files of the MNIST family."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from .. import assets
+from .arrays import array_source
+from .idx import is_idx
+from .splits import check_split, choose_files, plain_split, split_of
+from .stream import Source
+
+#: Where complete data sets are looked for, by name, before the sample in the box is taken.
+SYSTEM_FOLDER = Path("/usr/share/datasets")
+_FASHION = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+
+
+def named_source(name: str, split: str) -> Source | None:
+    """Data by name, or None where there are none of this name.
+
+    Raises:
+        ValueError: the split is not here.
+    """
+    boxed = assets.folder(name)
+    if boxed is not None and (array := boxed / "sample" / "images.npz").is_file():
+        if plain_split(split) != "train":
+            raise ValueError(f"The box holds training images of {name} alone; training/scenes.py draws others.")
+        return replace(array_source(array, [array]), name=name, origin=f"training images of {name} in the box")
+    return _fashion(name, split, boxed) if name == "fashion-mnist" else None
+
+
+def known_classes(name: str) -> Mapping[int, str]:
+    """Names of the classes of data that have a name, such as those that a model was trained on; empty for others."""
+    source = named_source(name, "train")
+    return {} if source is None else source.classes
+
+
+def _fashion(name: str, split: str, boxed: Path | None) -> Source:
+    check_split(name, split, ("train", "test"))
+    classes = dict(enumerate(_FASHION))
+    chosen = os.environ.get("UNDERPAINT_DATA")
+    roots = [Path(chosen), SYSTEM_FOLDER] if chosen else [SYSTEM_FOLDER]
+    for folder in (root / name for root in roots):
+        if plain_split(split) in idx_splits(idx_files(folder)):
+            return replace(idx_source(folder, name, split), classes=classes)
+    if plain_split(split) != "train" or boxed is None:
+        raise ValueError(
+            f"The {split} split of {name} is not in the box: install the Debian package dataset-fashion-mnist, or put "
+            f"the idx files into a folder {name} and set UNDERPAINT_DATA to the folder above it."
+        )
+    source = idx_source(boxed / "sample", name, split)
+    return replace(source, classes=classes, origin=f"training images of {name} in the box")
+
+
+def idx_files(folder: Path) -> list[Path]:
+    """The idx files of images in a folder; of a file that is there plain and gzipped, the plain one."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in sorted(folder.iterdir()) if is_idx(path) and "labels-idx1" not in path.name]
+    return [path for path in found if path.suffix != ".gz" or path.with_suffix("") not in found]
+
+
+def idx_splits(files: Sequence[Path]) -> set[str]:
+    """The splits that a folder's idx files name."""
+    return {found for file in files if (found := split_of(file.name))}
+
+
+def idx_source(folder: Path, name: str, split: str) -> Source:
+    """The images and labels of a split.
+
+    Raises:
+        ValueError: there is no such split, several files are of it, or one is damaged.
+    """
+    files, word = choose_files(idx_files(folder), folder, split)
+    if len(files) > 1:
+        listed = ", ".join(file.name for file in files[:5])
+        raise ValueError(f"{folder} holds several files of images ({listed}); give one of them.")
+    source = array_source(files[0], files)
+    if len(source.shape) != 3:
+        raise ValueError(
+            f"{files[0]} holds an array of shape {source.count, *source.shape}, expected images [N, H, W]."
+        )
+    origin = f"{plain_split(split)} images of {name} (idx files)"
+    return replace(source.noted(word), name=name, origin=origin)
