@@ -562,7 +562,7 @@ def test_latents_are_what_the_model_encodes(tmp_path: Path, model: Model) -> Non
 
 
 def test_values_that_are_no_pixels_are_not_encoded(tmp_path: Path, model: Model) -> None:
-    np.save(tmp_path / "a.npy", np.linspace(-2, 3, 40 * 24, dtype=np.float32).reshape(40, 1, 8, 3)[:, [0, 0, 0]])
+    np.save(tmp_path / "a.npy", np.linspace(-2, 3, 40 * 72, dtype=np.float32).reshape(40, 3, 8, 3)[..., [0, 0, 1, 2]])
     with pytest.raises(ValueError, match=r"values of a lie in \[-2, 3\], but the images of halves in \[-1, 1\]"):
         latents(open_source(tmp_path / "a.npy"), model).read(0, 40)
 
