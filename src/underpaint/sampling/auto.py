@@ -80,8 +80,9 @@ def choose_skip(
         denoise: the network, with its condition and guidance.
         level: the grid [N+1]; its last step is never skipped.
         tolerance: in standard deviations of the data.
-        measure: also sample with and without the jump, by ``solver`` (that of `sample` unless given), and shorten it until
-            the measured error is within the tolerance, too. It holds what the solver gets wrong in the jumped steps.
+        measure: also sample with and without the jump, by ``solver`` (that of `sample` unless given), and shorten it
+            until the measured error is within the tolerance, too. It holds what the solver gets wrong in the steps that
+            are jumped.
 
     Raises:
         ValueError: the tolerance is not positive, or the grid is none.
