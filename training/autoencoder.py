@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from loop import train
+from loop import add_options, mixed_precision, read_settings, train
 from scenes import FONT, Painter, pictures
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
@@ -61,30 +61,30 @@ def signal_to_noise(autoencoder: AutoencoderKL, painter: Painter, count: int = 5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=35.0, help="training time, counted over all resumed parts")
+    add_options(parser, minutes=35.0, rate=2e-3, batch=32)
     parser.add_argument("--size", type=int, default=48)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--font", type=Path, default=FONT)
     args = parser.parse_args()
+    settings = read_settings(args)
 
-    torch.manual_seed(args.seed)
     painter = Painter(args.size, args.font)
-    autoencoder = build_autoencoder(args.size).to(memory_format=torch.channels_last)
+    autoencoder = build_autoencoder(args.size).to(settings.device, memory_format=torch.channels_last)
 
     def loss(generator: torch.Generator) -> Tensor:
-        seed = int(torch.randint(HELD_OUT, (), generator=generator))
-        images = to_network(pictures(painter, args.batch, seed))
-        latent = autoencoder.encode(images).latent_dist
-        noise = torch.randn(latent.mean.shape, generator=generator)
-        decoded = autoencoder.decode(latent.mean + latent.std * noise).sample
-        pull = latent.kl().sum() / latent.mean.numel()
-        return mse_loss(decoded, images) + 0.2 * l1_loss(decoded, images) + PULL * pull
+        place = generator.device
+        seed = int(torch.randint(HELD_OUT, (), generator=generator, device=place))
+        images = to_network(pictures(painter, settings.batch, seed)).to(place)
+        with mixed_precision(place):
+            latent = autoencoder.encode(images).latent_dist
+        mean, variance = latent.mean.float(), latent.var.float()
+        noise = torch.randn(mean.shape, generator=generator, device=place)
+        with mixed_precision(place):
+            decoded = autoencoder.decode(mean + variance.sqrt() * noise).sample
+        pull = 0.5 * (mean.square() + variance - 1 - variance.log()).mean()
+        return mse_loss(decoded.float(), images) + 0.2 * l1_loss(decoded.float(), images) + PULL * pull
 
-    note = {"batch": args.batch, "size": args.size, "pull": PULL}
-    train(autoencoder, loss, args.out, args.minutes, args.rate, args.seed, note=note)
+    train(autoencoder, loss, args.out, settings, {"size": args.size, "pull": PULL})
+    autoencoder.cpu()
     print(f"held-out scenes: {signal_to_noise(autoencoder, painter):.2f} dB", flush=True)
     autoencoder.save_pretrained(args.out / "vae")
 

@@ -1,9 +1,10 @@
 """Train the Fashion-MNIST denoiser that ships with underpaint: a small diffusers U-Net on 2x2 pixel-unshuffled images.
 
-    python training/denoiser.py --data FOLDER --out runs/fashion --minutes 90
+    python training/denoiser.py --data FOLDER --out runs/fashion --minutes 120 --start OLD/unet
 
 The network predicts v on the DDPM linear schedule. Class labels are dropped for part of the batch, so that one network
-serves unconditional and guided sampling (label 10 is "no class").
+serves unconditional and guided sampling (label 10 is "no class"). A complete run that is asked for another --width
+writes the average of that width.
 """
 
 from __future__ import annotations
@@ -13,74 +14,102 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
-from loop import train
-from torch.nn.functional import mse_loss, pixel_unshuffle
+from loop import Loss, add_options, mixed_precision, read_settings, train
+from objective import Levels, Targets, relative_error, training_levels
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
-from underpaint.data.idx import read_idx
+from underpaint.data.datasets import ImageData, load_data
 from underpaint.noise import DDPM
 
 NO_CLASS = 10
+SIZE = 28
 
 
-def build_network(width: tuple[int, int] = (64, 96)) -> UNet2DModel:
-    """Two resolutions (14x14, 7x7), one block each, attention at 7x7; in and out are 2x2 pixel blocks as channels."""
+def build_network(width: tuple[int, int] = (64, 96), depth: int = 2) -> UNet2DModel:
+    """Two resolutions (14x14, 7x7), attention in the middle; in and out are 2x2 pixel blocks as channels."""
     return UNet2DModel(
         sample_size=14,
         in_channels=4,
         out_channels=4,
-        layers_per_block=1,
+        layers_per_block=depth,
         block_out_channels=width,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
         norm_num_groups=16,
         attention_head_dim=32,
         num_class_embeds=NO_CLASS + 1,
     )
 
 
-def batch_loss(network, images, labels, alpha, sigma, generator, drop: float) -> torch.Tensor:
-    """Mean squared error of v = alpha eps - sigma x0, times stratified over the batch, labels dropped with rate
-    `drop`."""
-    count = len(images)
-    stratum = (torch.arange(count) + torch.rand(count, generator=generator)) / count
-    t = (stratum * len(alpha)).long().clamp(max=len(alpha) - 1)
-    a, s = alpha[t].view(-1, 1, 1, 1), sigma[t].view(-1, 1, 1, 1)
-    noise = torch.randn(images.shape, generator=generator)
-    kept = torch.rand(count, generator=generator) >= drop
-    noisy = (a * images + s * noise).contiguous(memory_format=torch.channels_last)
-    prediction = network(noisy, t, class_labels=torch.where(kept, labels, NO_CLASS)).sample
-    return mse_loss(prediction, a * noise - s * images)
+def grow(old: UNet2DModel, new: UNet2DModel) -> None:
+    """Give a network of two layers a block the weights of one of one layer: blocks that are new begin as the identity.
+
+    Attention of the old network outside the middle is left behind.
+    """
+    target, source = new.state_dict(), old.state_dict()
+    renamed = {}
+    for name, value in source.items():
+        if "attentions" in name and not name.startswith("mid_block"):
+            continue
+        # up blocks: the second of two residual blocks takes the last skip, now that of the third
+        renamed[name.replace("resnets.1.", "resnets.2.") if name.startswith("up_blocks") else name] = value
+    for name, value in target.items():
+        if name in renamed:
+            target[name] = renamed[name]
+        elif name.endswith(("conv2.weight", "conv2.bias", "conv_shortcut.bias")):
+            target[name] = torch.zeros_like(value)
+        elif name.endswith("conv_shortcut.weight"):
+            target[name] = torch.zeros_like(value)
+            target[name][:, : len(value), 0, 0] = torch.eye(len(value))
+    new.load_state_dict(target)
+
+
+def denoising_loss(network: UNet2DModel, data: ImageData, levels: Levels, count: int, drop: float, device: str) -> Loss:
+    """The loss of ``count`` images at levels of their own, with a share ``drop`` of the labels replaced."""
+    assert data.labels is not None
+    rows, labels = data.rows().to(device), data.labels.to(device)
+    targets, scale = Targets(rows, labels, NO_CLASS), levels.scale.to(device)
+    place = rows.device
+
+    def loss(generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(len(rows), (count,), generator=generator, device=place)
+        t = levels.draw(count, generator)
+        level, clean = levels.level[t.cpu()], rows[chosen]
+        alpha, sigma = level.columns(clean)
+        noisy = alpha * clean + sigma * torch.randn(clean.shape, generator=generator, device=place)
+        dropped = torch.rand(count, generator=generator, device=place) < drop
+        label = torch.where(dropped, NO_CLASS, labels[chosen])
+        blocks = pixel_unshuffle(noisy.view(-1, 1, SIZE, SIZE), 2).contiguous(memory_format=torch.channels_last)
+        with mixed_precision(place):
+            velocity = network(blocks, t, class_labels=label).sample
+        denoised = alpha * noisy - sigma * pixel_shuffle(velocity.float(), 2).flatten(1)
+        return relative_error(denoised, targets(clean, noisy, level, label), scale[t])
+
+    return loss
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=90.0, help="training time, counted over all resumed parts")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--drop", type=float, default=0.4, help="share of labels replaced by 'no class'")
-    parser.add_argument("--seed", type=int, default=0)
+    add_options(parser, minutes=120.0, rate=1.8e-3, batch=128)
+    parser.add_argument("--data", default="fashion-mnist", help="as `underpaint stats` takes it")
+    parser.add_argument("--start", type=Path, help="folder of a UNet2DModel to go on from, of this form or shallower")
+    parser.add_argument("--drop", type=float, default=0.5, help="share of labels replaced by 'no class'")
     args = parser.parse_args()
+    settings = read_settings(args)
 
-    images = pixel_unshuffle(read_idx(args.data / "train-images-idx3-ubyte.gz").unsqueeze(1).float() / 127.5 - 1, 2)
-    labels = read_idx(args.data / "train-labels-idx1-ubyte.gz").long()
-    torch.manual_seed(args.seed)
-    network = build_network().to(memory_format=torch.channels_last)
-    level = DDPM("linear")(torch.arange(1000))
-    alpha, sigma = level.alpha.float(), level.sigma.float()
-    order = torch.empty(0, dtype=torch.long)
-
-    def loss(generator: torch.Generator) -> torch.Tensor:
-        nonlocal order
-        if len(order) < args.batch:
-            order = torch.randperm(len(images), generator=generator)
-        rows, order = order[: args.batch], order[args.batch :]
-        return batch_loss(network, images[rows], labels[rows], alpha, sigma, generator, args.drop)
-
-    note = {"batch": args.batch, "drop": args.drop}
-    train(network, loss, args.out, args.minutes, args.rate, args.seed, note=note)
-    network.save_pretrained(args.out / "network")
+    data = load_data(args.data)
+    spectrum = torch.linalg.eigvalsh(torch.cov(data.rows().T).double()).clamp(min=0)
+    levels = training_levels(DDPM("linear")(torch.arange(1000)), spectrum)
+    network = build_network()
+    if args.start:
+        grow(UNet2DModel.from_pretrained(args.start, torch_dtype=torch.float32), network)
+    network = network.to(settings.device, memory_format=torch.channels_last)
+    print(f"{len(data):,} images, {sum(p.numel() for p in network.parameters()):,} parameters", flush=True)
+    loss = denoising_loss(network, data, levels, settings.batch, args.drop, settings.device)
+    note = {"drop": args.drop, "start": str(args.start) if args.start else None, "data": data.source}
+    train(network, loss, args.out, settings, note)
+    network.cpu().save_pretrained(args.out / "network")
 
 
 if __name__ == "__main__":

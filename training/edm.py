@@ -1,76 +1,144 @@
-"""Train a small EDM network (DDPM++ form, unconditional) on images of your own, such as CIFAR-10 decoded to an .npz.
+"""Train a small EDM network (DDPM++ form) on images of your own, class-conditional where they carry labels.
 
-    python training/edm.py --data cifar10.npz --out runs/cifar10 --minutes 60
+    python training/edm.py --data cifar10.npz --out runs/cifar10 --minutes 240
 
-Noise and weighting are those of Karras et al. 2022, Table 1: ln(sigma) is normal, and the loss has equal weight at all
-sigmas for a network that knows nothing yet. The result, here ``runs/cifar10/cifar10.safetensors``, is what `underpaint
-convert` makes of NVIDIA's own checkpoints, and is loaded in the same way.
+``--data`` is what `underpaint stats` takes, or an .npz of JPEG bytes (arrays ``train_bytes``, ``train_offsets``,
+``train_labels``, ``classes``: image i is bytes[offsets[i]:offsets[i + 1]]). Labels are dropped for part of the batch,
+so that one network serves unconditional and guided sampling; half of all images are mirrored. The preconditioning is
+that of Karras et al. 2022; levels and weights are those of `objective`. The result, here
+``runs/cifar10/cifar10.safetensors``, is what `underpaint convert` makes of NVIDIA's own checkpoints, and is loaded in
+the same way.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from loop import train
+from loop import Loss, add_options, mixed_precision, read_settings, train
+from objective import Levels, Targets, relative_error, training_levels
+from PIL import Image
+from torch import Tensor, nn
 
-from underpaint.data.datasets import load_data
+from underpaint.data.datasets import ImageData, load_data
 from underpaint.files import replacing
 from underpaint.models.edm import build_edm
+from underpaint.noise import EDM, spaced_ratios
 from underpaint.recipes.convert import convert
+from underpaint.theory.gaussian import Gaussian
 
-P_MEAN, P_STD, SIGMA_DATA = -1.2, 1.2, 0.5
+SIGMA_DATA = 0.5
+#: sigma above which the target is exact: below it, the mean over CIFAR-10 is the image itself.
+EXACT_FROM = 4.0
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="as `underpaint stats` takes it: a folder, a .npy or an .npz")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=60.0, help="training time, counted over all resumed parts")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument(
-        "--channels", type=int, default=32, help="of the finest level; the two below have twice as many"
+def load_jpegs(path: Path, split: str = "train") -> ImageData:
+    """Images and labels of an archive of JPEG bytes; see above."""
+    archive = np.load(path, allow_pickle=False)
+    data, ends = archive[f"{split}_bytes"], archive[f"{split}_offsets"]
+    parts = (data[start:end].tobytes() for start, end in pairwise(ends.tolist()))
+    images = np.stack([np.asarray(Image.open(io.BytesIO(part)).convert("RGB")) for part in parts])
+    return ImageData(
+        torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+        path.stem,
+        f"{len(images):,} {split} images of {path.name} (JPEG)",
+        torch.from_numpy(archive[f"{split}_labels"]).long(),
+        tuple(str(name) for name in archive["classes"]),
     )
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
 
-    data = load_data(args.data)
+
+def load_pictures(source: str) -> ImageData:
+    """Training images from an archive of JPEG bytes, or from anywhere that `load_data` knows."""
+    path = Path(source)
+    if path.suffix == ".npz" and path.is_file() and "train_bytes" in np.load(path, allow_pickle=False):
+        return load_jpegs(path)
+    return load_data(source)
+
+
+def network_config(data: ImageData, args: argparse.Namespace) -> dict[str, Any]:
+    """The keywords that `build_edm` takes."""
     channels, size, width = data.shape
     if size != width:
         raise SystemExit(f"The network takes square pictures, got {size}x{width}.")
-    config = {
+    classes = 0 if data.labels is None or args.unconditional else int(data.labels.max()) + 1
+    return {
         "class_name": "EDMPrecond",
         "model_type": "SongUNet",
         "img_resolution": size,
         "img_channels": channels,
+        "label_dim": classes,
+        "label_dropout": args.drop if classes else 0.0,
         "model_channels": args.channels,
-        "channel_mult": [1, 2, 2],
-        "num_blocks": 1,
+        "channel_mult": args.mult,
+        "num_blocks": args.blocks,
         "attn_resolutions": [size // 4],
         "dropout": 0.0,
         "sigma_data": SIGMA_DATA,
     }
-    torch.manual_seed(args.seed)
-    network = build_edm(config)
+
+
+def with_mirrors(images: Tensor) -> Tensor:
+    """Images [N, C, H, W] and, after them, their mirror images, as rows [2N, D]."""
+    return torch.cat([images, images.flip(-1)]).flatten(1)
+
+
+def denoising_loss(
+    network: nn.Module, rows: Tensor, labels: Tensor, null: int, shape: tuple[int, int, int], levels: Levels,
+    count: int, drop: float,
+) -> Loss:  # fmt: skip
+    """The loss of ``count`` images of rows [N, D] at levels of their own; ``null`` is the label of any class."""
+    targets, place = Targets(rows, labels, null, EXACT_FROM), rows.device
+
+    def loss(generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(len(rows), (count,), generator=generator, device=place)
+        index = levels.draw(count, generator)
+        level, sigma = levels.level[index.cpu()], levels.level.sigma.to(place, torch.float32)[index]
+        clean = rows[chosen].float() / 127.5 - 1 if rows.dtype == torch.uint8 else rows[chosen]
+        noisy = clean + sigma[:, None] * torch.randn(clean.shape, generator=generator, device=place)
+        dropped = torch.rand(count, generator=generator, device=place) < drop
+        label = torch.where(dropped, null, labels[chosen])
+        with mixed_precision(place):
+            denoised = network(noisy.unflatten(1, shape), sigma, label).flatten(1)
+        return relative_error(denoised, targets(clean, noisy, level, label), levels.scale.to(place)[index])
+
+    return loss
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_options(parser, minutes=240.0, rate=1.5e-3, batch=128)
+    parser.add_argument("--data", required=True, help="see above")
+    parser.add_argument("--unconditional", action="store_true", help="leave labels aside")
+    parser.add_argument("--drop", type=float, default=0.3, help="share of labels replaced by 'any class'")
+    parser.add_argument("--channels", type=int, default=32, help="of the finest level, a multiple of 32")
+    parser.add_argument("--mult", type=int, nargs="+", default=[1, 2, 3], help="channels of each level, as multiples")
+    parser.add_argument("--blocks", type=int, default=2, help="residual blocks a level")
+    args = parser.parse_args()
+    settings = read_settings(args)
+
+    data = load_pictures(args.data)
+    config = network_config(data, args)
+    network = build_edm(
+        config
+    ).eval()  # labels are dropped below, from a generator that a resumed training goes on with
+    network = network.to(settings.device, memory_format=torch.channels_last)
     print(f"{len(data):,} pictures, {sum(p.numel() for p in network.parameters()):,} parameters", flush=True)
-
-    def loss(generator: torch.Generator) -> torch.Tensor:
-        rows = torch.randint(len(data), (args.batch,), generator=generator)
-        mirrored = torch.rand(args.batch, 1, 1, 1, generator=generator) < 0.5
-        clean = data.rows(rows).unflatten(1, data.shape)
-        clean = torch.where(mirrored, clean.flip(-1), clean)
-        sigma = (P_MEAN + P_STD * torch.randn(args.batch, generator=generator)).exp()
-        weight = 1 / sigma**2 + 1 / SIGMA_DATA**2
-        noisy = clean + sigma.view(-1, 1, 1, 1) * torch.randn(clean.shape, generator=generator)
-        squares = (network(noisy, sigma) - clean).square()
-        return (weight * squares.flatten(1).mean(1)).mean()
-
-    train(network, loss, args.out, args.minutes, args.rate, args.seed, note={"batch": args.batch, "data": data.source})
+    sigma = spaced_ratios(1000, 80.0, 0.002).flip(0)
+    levels = training_levels(EDM()(sigma), Gaussian.fit(data.batches()).eigenvalues)
+    rows, null = with_mirrors(data.images).to(settings.device), config["label_dim"]
+    labels = torch.zeros(len(data), dtype=torch.long) if data.labels is None or not null else data.labels
+    labels = labels.repeat(2).to(settings.device)
+    drop = args.drop if null else 0.0
+    loss = denoising_loss(network, rows, labels, null, data.shape, levels, settings.batch, drop)
+    train(network, loss, args.out, settings, {"drop": drop, "data": data.source, "config": config})
     state = args.out / "state.pt"
     with replacing(state) as temporary:
-        torch.save(network.state_dict(), temporary)
+        torch.save(network.cpu().state_dict(), temporary)
     print(convert(state, args.out / f"{args.out.name}.safetensors", config))
 
 

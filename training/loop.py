@@ -1,91 +1,246 @@
-"""The training loop that the scripts share: a budget in minutes, cosine rate, weight average, checkpoint and resume."""
+"""The training loop that the scripts share: a budget of wall time, cosine rate, averages of the weights, checkpoint and
+resume, on a CPU or a GPU."""
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
+from average import WIDTHS, State, exponent, keep_copies, kept_share, reconstruct
 from torch import Tensor, nn
 
 from underpaint.files import replacing, write_text
 
 SAVE_SECONDS = 240
+#: How often over a whole training the averages are copied.
+COPIES = 32
+
+Loss = Callable[[torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long and how fast to train.
+
+    Args:
+        minutes: wall time, counted over all resumed parts.
+        rate: the highest learning rate, after ``warmup`` steps; a half cosine brings it to zero.
+        batch: examples in one call of the loss.
+        clip: bound on the norm of the gradient.
+        width: of the average that the network holds in the end; see `average`.
+        until: end as a time of day HH:MM (UTC) in place of ``minutes``, which are then what was spent and what is left.
+    """
+
+    minutes: float
+    rate: float
+    batch: int
+    seed: int = 0
+    warmup: int = 200
+    clip: float = 1.0
+    width: float = WIDTHS[0]
+    device: str = "cpu"
+    until: str | None = None
+
+
+def add_options(parser: argparse.ArgumentParser, minutes: float, rate: float, batch: int) -> None:
+    """The options that `Settings` stand for; `read_settings` reads them."""
+    parser.add_argument("--out", type=Path, required=True, help="folder of checkpoint and result")
+    parser.add_argument("--minutes", type=float, default=minutes, help="wall time, counted over all resumed parts")
+    parser.add_argument("--until", help="end as a time of day HH:MM (UTC), in place of --minutes")
+    parser.add_argument("--rate", type=float, default=rate, help="highest learning rate")
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--width", type=float, default=WIDTHS[0], help="of the weight average that is written")
+    parser.add_argument("--device", default=None, help="cpu or cuda; by default a GPU if there is one")
+    parser.add_argument("--threads", type=int, default=None, help="of a CPU")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def read_settings(args: argparse.Namespace) -> Settings:
+    """Settings from the options of `add_options`; says which device was picked, and seeds what builds the network."""
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"on {device} ({name})", flush=True)
+    torch.manual_seed(args.seed)
+    given = {name: getattr(args, name) for name in ("minutes", "rate", "batch", "seed", "width", "until")}
+    return Settings(**given, device=device)
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """For the network's call alone: bfloat16 on a GPU; on a CPU it was no faster and stays off."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def rate_at(settings: Settings, step: int, used: float) -> float:
+    """Learning rate of a step, of which the first is 0, when a share ``used`` of the time is over."""
+    return settings.rate * min(1.0, (step + 1) / settings.warmup) * 0.5 * (1 + math.cos(math.pi * min(used, 1.0)))
+
+
+def minutes_until(clock_time: str, now: datetime | None = None) -> float:
+    """Minutes from now to the next time of day HH:MM (UTC)."""
+    now = now or datetime.now(timezone.utc)
+    hour, minute = map(int, clock_time.split(":"))
+    end = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    return ((end if end > now else end + timedelta(days=1)) - now).total_seconds() / 60
 
 
 def train(
     network: nn.Module,
-    loss: Callable[[torch.Generator], Tensor],
+    loss: Loss,
     out: Path,
-    minutes: float,
-    rate: float,
-    seed: int = 0,
-    warmup: int = 200,
-    clip: float = 1.0,
+    settings: Settings,
     note: dict[str, Any] | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
-    """Minimise ``loss(generator)``, which draws its own batch, for a time counted over all resumed parts.
+    """Minimise ``loss(generator)``, which draws its batch from that generator and from nowhere else.
 
     The learning rate follows the share of the time that is used up, so that an interrupted run that is started again
-    ends as planned. At the end the network holds its weight average, and ``out/training.json`` says what was done.
+    ends as planned. At the end the network holds its average of ``settings.width``, and ``out/training.json`` says what
+    was done. A run that is complete is not trained further, so that another width can be asked for.
     """
     out.mkdir(parents=True, exist_ok=True)
-    checkpoint = out / "checkpoint.pt"
-    generator = torch.Generator().manual_seed(seed)
-    average = copy.deepcopy(network.state_dict())
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.0, betas=(0.9, 0.99))
-    step, spent, losses = 0, 0.0, []
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        average, step, spent, losses = state["average"], state["step"], state["spent"], state["losses"]
-        generator.set_state(state["generator"])
-        print(f"resumed at step {step}, {spent / 60:.1f} minutes spent", flush=True)
-
-    def save() -> None:
-        state = {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-        state |= {"step": step, "spent": spent, "losses": losses, "generator": generator.get_state()}
-        with replacing(checkpoint) as temporary:
-            torch.save(state, temporary)
-
-    last_save, running = time.monotonic(), []
-    while spent < 60 * minutes:
-        start = time.monotonic()
-        used = spent / (60 * minutes)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * used))
-        value = loss(generator)
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), clip)
-        optimizer.step()
-        step += 1
-        with torch.no_grad():
-            for name, new in network.state_dict().items():
-                if new.is_floating_point():
-                    average[name].lerp_(new, 1 - average_decay(step))
-        running.append(value.item())
-        spent += time.monotonic() - start
-        if step % 100 == 0:
-            losses.append([step, spent, sum(running) / len(running)])
-            print(f"step {step} minutes {spent / 60:.1f} loss {losses[-1][2]:.5f}", flush=True)
-            running.clear()
-        if time.monotonic() - last_save > SAVE_SECONDS:
-            save()
-            last_save = time.monotonic()
-    save()
-    network.load_state_dict(average)
-    record = {"steps": step, "minutes": spent / 60, "rate": rate, "seed": seed, "losses": losses, **(note or {})}
+    network.to(settings.device)
+    run = Run(network, settings, out)
+    run.resume()
+    total = run.spent + 60 * minutes_until(settings.until) if settings.until else 60 * settings.minutes
+    last = last_save = clock()
+    while run.spent < total:
+        run.advance(loss, run.spent / total)
+        now = clock()
+        run.spent, last = run.spent + now - last, now
+        if run.step % 100 == 0:
+            run.log()
+        if run.spent * COPIES >= total * (run.copies + 1):
+            run.copy()
+        if now - last_save > SAVE_SECONDS:
+            run.save()
+            last_save = now
+    if not run.step:
+        raise ValueError(f"Nothing was trained in {settings.minutes:g} minutes, and {out} holds no checkpoint.")
+    run.finish()
+    network.load_state_dict(reconstruct(run.averages_folder, settings.width))
+    record = asdict(settings) | run.summary() | (note or {})
     write_text(out / "training.json", json.dumps(record))
     return record
 
 
-def average_decay(step: int) -> float:
-    """The average forgets over a tenth of the steps so far: short at first, long at the end."""
-    return min(0.9995, 1 - 10 / (step + 20))
+@dataclass(eq=False)
+class Run:
+    """Network, optimiser, averages and counts of one training, as its checkpoint holds them.
+
+    ``losses`` has rows of step, seconds spent, and the mean loss since the row before; ``saved`` is the step of the
+    checkpoint.
+    """
+
+    network: nn.Module
+    settings: Settings
+    out: Path
+    step: int = 0
+    saved: int = 0
+    copies: int = 0
+    spent: float = 0.0
+    losses: list[list[float]] = field(default_factory=list)
+    running: list[Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        parameters = self.network.parameters()
+        fused = self.settings.device == "cuda"
+        self.optimizer = torch.optim.AdamW(
+            parameters, lr=self.settings.rate, weight_decay=0.0, betas=(0.9, 0.99), fused=fused
+        )
+        self.generator = torch.Generator(self.settings.device).manual_seed(self.settings.seed)
+        self.averages: dict[float, State] = {width: copy.deepcopy(self.network.state_dict()) for width in WIDTHS}
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.out / "checkpoint.pt"
+
+    @property
+    def averages_folder(self) -> Path:
+        return self.out / "averages"
+
+    def advance(self, loss: Loss, used: float) -> None:
+        """One step of the optimiser and of the averages."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate_at(self.settings, self.step, used)
+        value = loss(self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.step += 1
+        self.running.append(value.detach())
+        self._average()
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        new = {name: tensor for name, tensor in self.network.state_dict().items() if tensor.is_floating_point()}
+        for width, average in self.averages.items():
+            old = [average[name] for name in new]
+            torch._foreach_lerp_(old, list(new.values()), 1 - kept_share(self.step, exponent(width)))
+
+    def log(self) -> None:
+        """One line on the last steps."""
+        step, spent, _ = self.losses[-1] if self.losses else (0, 0.0, 0.0)
+        pace = (self.step - step) * self.settings.batch / max(self.spent - spent, 1e-9)
+        self.losses.append([self.step, self.spent, float(torch.stack(self.running).mean())])
+        self.running.clear()
+        print(
+            f"step {self.step} minutes {self.spent / 60:.1f} images {self.step * self.settings.batch} at {pace:.0f}/s "
+            f"loss {self.losses[-1][2]:.5f}",
+            flush=True,
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What was done so far."""
+        images = self.step * self.settings.batch
+        pace = images / self.spent if self.spent else 0.0
+        counts = {"steps": self.step, "images": images, "minutes": self.spent / 60, "images_per_second": round(pace, 1)}
+        return {**counts, "torch": str(torch.__version__), "losses": self.losses}
+
+    def copy(self) -> None:
+        keep_copies(self.averages_folder, self.step, self.averages)
+        self.copies += 1
+
+    def finish(self) -> None:
+        """Copy the last averages and save, unless nothing was trained since that was done."""
+        if self.saved != self.step:
+            keep_copies(self.averages_folder, self.step, self.averages)
+            self.save()
+
+    def save(self) -> None:
+        state: dict[str, Any] = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+        state |= {"averages": self.averages, "generator": self.generator.get_state(), "running": self.running}
+        state |= {"step": self.step, "copies": self.copies, "spent": self.spent, "losses": self.losses}
+        with replacing(self.checkpoint) as temporary:
+            torch.save(state, temporary)
+        self.saved = self.step
+
+    def resume(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        if not self.checkpoint.exists():
+            return
+        state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        for width, average in state["averages"].items():
+            self.averages[width] = {name: tensor.to(self.settings.device) for name, tensor in average.items()}
+        self.running = [value.to(self.settings.device) for value in state["running"]]
+        for name in ("step", "copies", "spent", "losses"):
+            setattr(self, name, state[name])
+        self.saved = self.step
+        for path in self.averages_folder.glob("*.safetensors"):
+            if int(path.stem.split("-")[0]) > self.step:
+                path.unlink()  # of steps that are taken again
+        print(f"resumed at step {self.step}, {self.spent / 60:.1f} minutes spent", flush=True)

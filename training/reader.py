@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from loop import train
+from loop import add_options, read_settings, train
 from scenes import FONT, NAMES, Painter, Scene, draw_scene
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, cross_entropy, interpolate
@@ -56,32 +56,33 @@ def spoil(images: Tensor, generator: torch.Generator) -> Tensor:
     """The second half blurred by two pixels and made noisy."""
     half = len(images) // 2
     blurred = interpolate(avg_pool2d(images[half:], 2), scale_factor=2, mode="bilinear")
-    return torch.cat([images[:half], blurred + 0.1 * torch.randn(blurred.shape, generator=generator)])
+    return torch.cat(
+        [images[:half], blurred + 0.1 * torch.randn(blurred.shape, generator=generator, device=blurred.device)]
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=8.0, help="training time, counted over all resumed parts")
+    add_options(parser, minutes=8.0, rate=3e-3, batch=64)
     parser.add_argument("--size", type=int, default=48)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=3e-3)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--font", type=Path, default=FONT)
     args = parser.parse_args()
+    settings = read_settings(args)
 
-    torch.manual_seed(args.seed)
     painter = Painter(args.size, args.font)
     network = SceneReader(len(NAMES))
     weight = torch.full((1 + len(NAMES),), WEIGHT)
     weight[0] = 1.0
+    weight = weight.to(settings.device)
 
     def loss(generator: torch.Generator) -> Tensor:
-        images, classes, _ = draw(painter, args.batch, int(torch.randint(HELD_OUT, (), generator=generator)))
+        place = generator.device
+        seed = int(torch.randint(HELD_OUT, (), generator=generator, device=place))
+        images, classes, _ = (part.to(place) for part in draw(painter, settings.batch, seed))
         return cross_entropy(network(spoil(images, generator)), classes, weight)
 
-    record = train(network, loss, args.out, args.minutes, args.rate, args.seed, note={"batch": args.batch})
-    network.eval()
+    record = train(network, loss, args.out, settings)
+    network.cpu().eval()
     reader = Reader(network, NAMES, "emoji-reader-64")
     splits = {}
     for split, seed in (("train", HELD_OUT + 10), ("test", HELD_OUT)):

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from autoencoder import HELD_OUT, to_network
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from loop import train
+from loop import add_options, mixed_precision, read_settings, train
 from scenes import COLOUR_NAMES, FONT, NAMES, SPARSE, Painter, scenes
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
@@ -135,15 +135,12 @@ class TextToImage(nn.Module):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--autoencoder", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=75.0, help="training time, counted over all resumed parts")
+    add_options(parser, minutes=75.0, rate=1e-3, batch=32)
     parser.add_argument("--scenes", type=int, default=50_000)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--rate", type=float, default=1e-3)
     parser.add_argument("--drop", type=float, default=0.12, help="share of captions replaced by the empty one")
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--font", type=Path, default=FONT)
     args = parser.parse_args()
+    settings = read_settings(args)
     args.out.mkdir(parents=True, exist_ok=True)
 
     autoencoder = AutoencoderKL.from_pretrained(args.autoencoder).eval()
@@ -154,35 +151,39 @@ def main() -> None:
     scale = autoencoder.config["scaling_factor"]
     print(f"scaling factor {scale:.4f}, mean of the latents {[round(float(c), 3) for c in means.mean((0, 2, 3))]}")
 
-    torch.manual_seed(args.seed)
+    torch.manual_seed(settings.seed)
     tokenizer = keep_tokenizer(args.out / "tokenizer", captions[:20_000] + list(NAMES) + list(COLOUR_NAMES))
     tokens = tokenizer(captions, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
     ids: Tensor = tokens["input_ids"]
     empty = tokenizer("", padding="max_length", max_length=TOKENS, return_tensors="pt")["input_ids"]
     network = TextToImage(build_text_encoder(tokenizer), build_unet(latents.shape[-1]))
-    network = network.to(memory_format=torch.channels_last)
+    network = network.to(settings.device, memory_format=torch.channels_last)
     print(f"{len(tokenizer)} tokens, {sum(p.numel() for p in network.parameters()):,} parameters", flush=True)
     level = DDPM.stable_diffusion()(torch.arange(1000))
-    alpha, sigma = level.alpha.float(), level.sigma.float()
+    place = torch.device(settings.device)
+    alpha, sigma = level.alpha.to(place, torch.float32), level.sigma.to(place, torch.float32)
+    kept, ids, empty = latents.to(place), ids.to(place), empty.to(place)
 
     # scenes are drawn evenly and kept; what the network sees of them has the shares of SPARSE
     share = torch.tensor(SPARSE) / torch.bincount(counts, minlength=4)[1:]
-    weight = share[counts - 1]
+    weight = share[counts - 1].to(place)
 
     def loss(generator: torch.Generator) -> Tensor:
-        rows = torch.multinomial(weight, args.batch, generator=generator)
-        mean, deviation = latents[rows].float().unbind(1)
-        clean = scale * (mean + deviation * torch.randn(mean.shape, generator=generator))
-        stratum = (torch.arange(args.batch) + torch.rand(args.batch, generator=generator)) / args.batch
-        t = (stratum * len(alpha)).long().clamp(max=len(alpha) - 1)
+        count = settings.batch
+        rows = torch.multinomial(weight, count, generator=generator)
+        mean, deviation = kept[rows].float().unbind(1)
+        clean = scale * (mean + deviation * torch.randn(mean.shape, generator=generator, device=place))
+        stratum = torch.arange(count, device=place) + torch.rand(count, generator=generator, device=place)
+        t = (stratum / count * len(alpha)).long().clamp(max=len(alpha) - 1)
         a, s = alpha[t].view(-1, 1, 1, 1), sigma[t].view(-1, 1, 1, 1)
-        noise = torch.randn(clean.shape, generator=generator)
-        dropped = torch.rand(args.batch, 1, generator=generator) < args.drop
-        prediction = network(a * clean + s * noise, t, torch.where(dropped, empty, ids[rows]))
-        return mse_loss(prediction, a * noise - s * clean)
+        noise = torch.randn(clean.shape, generator=generator, device=place)
+        dropped = torch.rand(count, 1, generator=generator, device=place) < args.drop
+        with mixed_precision(place):
+            prediction = network(a * clean + s * noise, t, torch.where(dropped, empty, ids[rows]))
+        return mse_loss(prediction.float(), a * noise - s * clean)
 
-    note = {"batch": args.batch, "drop": args.drop, "scenes": args.scenes}
-    train(network, loss, args.out, args.minutes, args.rate, args.seed, note=note)
+    train(network, loss, args.out, settings, {"drop": args.drop, "scenes": args.scenes})
+    network.cpu()
     scheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
