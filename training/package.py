@@ -21,6 +21,7 @@ from rich.progress import track
 from safetensors.torch import load_file
 
 from underpaint import assets
+from underpaint.analysis.agreement import along
 from underpaint.data.datasets import ImageData, load_data
 from underpaint.data.store import save_gaussian
 from underpaint.files import replacing, write_tensors, write_text
@@ -30,10 +31,14 @@ from underpaint.models.model import Model
 from underpaint.noise import NoiseLevel
 from underpaint.sampling.solvers import dpmpp_2m
 from underpaint.sampling.trajectory import initial_noise, sample
+from underpaint.theory.cloud import PointCloud
 from underpaint.theory.gaussian import Gaussian
 from underpaint.theory.mixture import Mixture
 
 NAME = "fashion-mnist"
+BOX = Path(assets.__file__).parent / NAME
+FACTS = ("steps", "images", "minutes", "images_per_second", "batch", "rate", "drop", "width", "seed")
+HIGH_NOISE = 10.0
 CARD_TIMES = (20, 100, 200, 300, 400, 600, 800, 999)
 
 
@@ -103,10 +108,10 @@ def generate(model: Model, count: int, steps: int, batch: int = 250) -> torch.Te
     return torch.cat(parts).clamp(-1, 1)
 
 
-def distances(model: Model, home: Path, train: ImageData, test: ImageData, count: int, steps: int) -> dict[str, float]:
+def distances(model: Model, train: ImageData, test: ImageData, count: int, steps: int) -> dict[str, float]:
     """Fréchet distance to the test split of the network's, a Gaussian's, a 10-class mixture's samples, and train
     images."""
-    features = load_features(home / "classifier")
+    features = load_features(BOX / "classifier")
     reference = features.statistics(test.rows())
     rows, generator = train.rows(), torch.Generator().manual_seed(0)
     assert train.labels is not None
@@ -119,10 +124,25 @@ def distances(model: Model, home: Path, train: ImageData, test: ImageData, count
     return {name: features.score(x, reference).value for name, x in sources.items()}
 
 
+def explained_at_high_noise(model: Model, train: ImageData, count: int = 64, steps: int = 50) -> dict[str, float]:
+    """Share of the variance of the network's denoised image about the data mean that the exact score and the Gaussian
+    explain, along ``count`` of its own trajectories, over all levels of sigma/alpha >= 10 together."""
+    level, rows = model.schedule.grid(steps), train.rows()
+    high = int((level.ratio >= HIGH_NOISE).sum())
+    path = sample(model, initial_noise(range(count), model.dimension, level[0]), level[: high + 1], dpmpp_2m)
+    cloud = PointCloud(rows)
+    about = (path.denoised - cloud.mean).double().square().sum()
+    left = {
+        name: (path.denoised - along(path, analytic)).double().square().sum()
+        for name, analytic in (("exact", cloud), ("gaussian", Gaussian.fit(rows)))
+    }
+    return {name: float(1 - error / about) for name, error in left.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path(assets.__file__).parent / NAME)
+    parser.add_argument("--out", type=Path, default=BOX, help="by default the box")
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--no-card", action="store_true", help="only the files; the card keeps what it says")
@@ -133,8 +153,7 @@ def main() -> None:
     if len(train) != 60_000:
         raise SystemExit(f"The complete training split is needed, found {len(train)} images.")
     notes = {"name": NAME, "data": NAME, "pixel_unshuffle": 2, "null_class": 10, "range": [-1, 1]}
-    notes["training"] = {k: record[k] for k in ("steps", "minutes", "batch", "rate", "drop", "seed")}
-    notes["training"]["images"] = record["steps"] * record["batch"]
+    notes["training"] = {k: record[k] for k in FACTS}
     write_weights(args.run, args.out, notes)
     write_sample(train, args.out)
     provenance = {"data": NAME, "split": "train", "count": len(train), "range": [-1, 1], "shape": list(train.shape)}
@@ -144,8 +163,9 @@ def main() -> None:
     model = load_pixel_model(args.out)
     measured = {
         "loss": loss_by_time(model, test),
-        "frechet": distances(model, args.out, train, test, args.samples, args.steps),
-        "features": load_features(args.out / "classifier").name,
+        "explained": explained_at_high_noise(model, train),
+        "frechet": distances(model, train, test, args.samples, args.steps),
+        "features": load_features(BOX / "classifier").name,
         "samples": args.samples,
         "steps": args.steps,
     }
