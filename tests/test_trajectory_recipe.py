@@ -23,9 +23,10 @@ from underpaint.analysis import geometry
 from underpaint.cli import app
 from underpaint.figures.geometry import write_survey
 from underpaint.files import read_tensors, write_tensors
+from underpaint.models.fingerprint import fingerprint
 from underpaint.recipes.ask import Ask, Case, Sampler, Theory
 from underpaint.recipes.results import to_json
-from underpaint.recipes.trajectory import LAGS, MEASURES, Survey, prepare_all, survey, table, weights_digest
+from underpaint.recipes.trajectory import LAGS, MEASURES, Survey, prepare_all, survey, table
 from underpaint.sampling.trajectory import initial_noise
 
 APPLE = Case("an apple", 3.0)
@@ -149,11 +150,11 @@ def test_a_chunk_of_other_settings_under_the_same_name_is_not_taken(tmp_path: Pa
 def test_other_weights_are_another_model(tmp_path: Path):
     linear = torch.nn.Linear(3, 3)
     model = replace(latent_model(), network=linear)
-    before = weights_digest(model)
-    assert before == weights_digest(replace(model, batch=7))
+    before = fingerprint(model)
+    assert before == fingerprint(replace(model, batch=7))
     with torch.no_grad():
         linear.weight[0, 0] += 1e-3
-    assert weights_digest(model) != before
+    assert fingerprint(model) != before
 
 
 def test_a_killed_run_continues_and_loses_nothing(tmp_path: Path):

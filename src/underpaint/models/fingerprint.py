@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -35,12 +34,7 @@ def fingerprint(model: Model) -> str:
     tensors |= {"null": model.null_condition, "held": model.held}
     weights = digest({name: value for name, value in tensors.items() if isinstance(value, Tensor)})
     held = "" if model.held is None or isinstance(model.held, Tensor) else f" held {model.held!r}"
-    return weights + held + (f" answers {answers(model)}" if _is_wrapped(model) else "")
-
-
-def _is_wrapped(model: Model) -> bool:
-    network = model.network.func if isinstance(model.network, partial) else model.network
-    return isinstance(network, Wrapped) or not isinstance(network, nn.Module)
+    return weights + held + (f" answers {answers(model)}" if isinstance(model.network, Wrapped) else "")
 
 
 def answers(model: Model) -> str:

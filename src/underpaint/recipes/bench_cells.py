@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..metrics.features import FeatureSet
 from ..metrics.frechet import Statistics
+from ..models.fingerprint import digest, fingerprint
 from ..noise import NoiseLevel
 from ..sampling.exponential import EXPONENTIALS, named_exponential
 from ..sampling.fitted import Calibration
@@ -27,7 +28,7 @@ from ..sampling.trajectory import Solver, initial_noise, sample
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .ask import Case, Sampler, describe, find_denoiser, in_turn, network_calls
-from .chunks import chunk_name, digest, gaussian_tensors, kept, weights_digest
+from .chunks import chunk_name, gaussian_tensors, kept
 from .peers import FAMILIES, GRIDS, grids, lay, lay_default, peer, steps_of
 
 #: Families of ours: from the first level; after a jump; and as a calibration has planned it.
@@ -273,7 +274,7 @@ class Workbench:
 
     @cached_property
     def _weights(self) -> str:
-        return weights_digest(self.sampler.model)
+        return fingerprint(self.sampler.model)
 
     @cached_property
     def _statistics(self) -> list[str]:

@@ -9,11 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..files import read_tensor_metadata, read_tensors, write_tensors
-from ..models.model import Model
 from ..theory.gaussian import Gaussian
 
 
@@ -41,26 +39,9 @@ def chunk_name(words: str, seeds: Sequence[int], settings: Mapping[str, Any]) ->
     return f"{readable}-seeds-{seeds[0]}-{seeds[-1]}-{mark}.safetensors"
 
 
-def weights_digest(model: Model) -> str:
-    """What identifies a model's weights, wherever they were loaded from; a network that is no module has none."""
-    parts = {"network": model.network, "embed": model.embed, "autoencoder": model.autoencoder}
-    modules = {name: part.state_dict() for name, part in parts.items() if isinstance(part, nn.Module)}
-    named = {f"{part} {name}": value for part, state in modules.items() for name, value in state.items()}
-    return digest({name: value for name, value in named.items() if isinstance(value, Tensor)})
-
-
 def gaussian_tensors(gaussian: Gaussian) -> dict[str, Tensor]:
     """The tensors that make up a Gaussian, whatever its basis is made of."""
     covariance, basis = gaussian.covariance, cast(Any, gaussian.covariance.basis)
     parts = {"basis": basis} if isinstance(basis, Tensor) else vars(basis)
     parts = {name: part for name, part in parts.items() if isinstance(part, Tensor)}
     return {"mean": gaussian.mean, "values": covariance.eigenvalues, "rest": covariance.spectrum[-1:], **parts}
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of names, types, shapes and every byte."""
-    total = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..data.sources import open_source
 from ..data.stream import Chunk, Source, check_range
 from ..metrics.spaces import find_features, width
+from ..models.fingerprint import fingerprint
 from ..models.load import load_model
 from ..models.model import Model
 from ..sampling.solvers import find_solver
@@ -101,4 +102,4 @@ def own_samples(model: Model, count: int, steps: int = 25, solver: str = "dpmpp-
         return Chunk(torch.cat([sample(model, x, level, solve, every=steps).final for x in noise]))
 
     how = f"samples of {model.name}, seeds 0 to {count - 1}, {steps} steps of {solver}"
-    return Source(model.name, model.shape, count, read, how, how, step=256)
+    return Source(model.name, model.shape, count, read, f"{how}; {fingerprint(model)}", how, step=256)

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from ..analysis import geometry
 from ..analysis.summary import Summary
+from ..models.fingerprint import digest, fingerprint as known_model
 from ..models.model import Condition
 from ..noise import NoiseLevel
 from ..sampling.trajectory import Trajectory, initial_noise, sample
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .ask import Ask, Case, Sampler, cases, describe, find_denoiser, name_condition, network_calls, prepare
-from .chunks import chunk_name, digest, gaussian_tensors, kept, weights_digest
+from .chunks import chunk_name, gaussian_tensors, kept
 from .progress import Progress, silent
 from .results import quantity
 
@@ -113,7 +114,7 @@ def survey(
     parts = [tuple(seeds[start : start + chunk]) for start in range(0, len(seeds), chunk)]
     rows = []
     for sampler, listed in prepared:
-        weights = weights_digest(sampler.model)
+        weights = known_model(sampler.model)
         for case in listed:
             advance, stored = progress(f"{sampler.model.name}, {case}"[:34], len(parts)), []
             for part in parts:
