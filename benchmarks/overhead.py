@@ -18,13 +18,13 @@ from timing import seconds
 from torch import Tensor
 
 import underpaint as up
-from underpaint.recipes.ask import Case, find_denoiser
-from underpaint.recipes.peers import peer
+from underpaint.models.peers import peer
+from underpaint.recipes.shared.request import Conditioning, find_denoiser
 from underpaint.sampling.exponential import named_exponential
 from underpaint.sampling.fitted import LOOK_BACK, TERMS, fitted_exponential
-from underpaint.sampling.trajectory import Solver
+from underpaint.sampling.solvers import Solver
 
-CASES = (("fashion-mnist", Case()), ("emoji-scenes", Case("a fox on a blue background", 3.0)))
+CASES = (("fashion-mnist", Conditioning()), ("emoji-scenes", Conditioning("a fox on a blue background", 3.0)))
 SHOWN = ("exponential-1", "exponential-1c", "exponential-2c", "exponential-3c")
 
 
@@ -35,7 +35,7 @@ def solvers(gaussian: up.Gaussian, steps: int) -> dict[str, Solver]:
     return ours | {"calibrated": fitted, "DPM-Solver++ 2M": peer("DPM-Solver++ 2M")}
 
 
-def measure(name: str, case: Case, batches: Sequence[int], steps: int) -> None:
+def measure(name: str, case: Conditioning, batches: Sequence[int], steps: int) -> None:
     model, gaussian = up.load_model(name), up.load_gaussian(name)
     network, level = find_denoiser(model, case), model.schedule.grid(steps)
     known = solvers(gaussian, steps)

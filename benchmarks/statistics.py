@@ -23,8 +23,8 @@ from timing import seconds
 
 from underpaint.data.sources import open_source
 from underpaint.data.stream import Source
-from underpaint.recipes.plan import Settings, make_plan
-from underpaint.recipes.statistics import Tally, take_statistics
+from underpaint.recipes.statistics.memory_plan import Settings, make_plan
+from underpaint.recipes.statistics.statistics import Tally, take_statistics
 from underpaint.theory.covariance import Covariance
 from underpaint.theory.moments import LowRank, Sketch, column_sums
 

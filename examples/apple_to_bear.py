@@ -10,15 +10,15 @@ last; `underpaint map` draws the same, with more numbers.
 import matplotlib.pyplot as plt
 
 from underpaint.figures.pictures import show
-from underpaint.recipes.ask import Ask, prepare
-from underpaint.recipes.map import Chart, map_around
+from underpaint.recipes.map import MapSettings, map_around
+from underpaint.recipes.shared.request import Request, prepare
 
 MODEL = "emoji-scenes"
 
 apple, bear = "a red apple on a blue background", "a teddy bear on a blue background"
-ask = Ask(MODEL, (apple,), guidance=(1.5,), seeds=(14,), steps=16, solver="dpmpp-2m")
-chart = Chart(along=("x0:1", "x0:2", "random"), span=0.4, points=5, toward=bear)
-result = map_around(prepare(ask), ask, chart)
+request = Request(MODEL, (apple,), guidance=(1.5,), seeds=(14,), steps=16, solver="dpmpp-2m")
+chart = MapSettings(along=("x0:1", "x0:2", "random"), span=0.4, points=5, toward=bear)
+result = map_around(prepare(request), request, chart)
 
 moves = [f"{float(offset):+.1f}" for offset in result.offset]
 figure, (grid, strips) = plt.subplots(2, 1, figsize=(6, 9.4), layout="constrained", height_ratios=(5, 3))

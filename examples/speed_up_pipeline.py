@@ -13,15 +13,15 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, StableDiffusio
 import underpaint as up
 from underpaint import assets
 from underpaint.figures.pictures import show
-from underpaint.recipes.ask import Ask
 from underpaint.recipes.calibrate import calibrate_model
+from underpaint.recipes.shared.request import Request
 
 MODEL = "emoji-scenes"
 STEPS, GUIDANCE = 5, 3.0
 
 known = ("a cat on a purple background", "a lemon on a blue background", "a rocket on a grey background")
-ask = Ask(MODEL, known, (GUIDANCE,), seeds=range(6))
-calibration = calibrate_model(ask, calls=(STEPS,), held_out=range(100, 103), fine=40, effort=8)
+request = Request(MODEL, known, (GUIDANCE,), seeds=range(6))
+calibration = calibrate_model(request, calls=(STEPS,), held_out=range(100, 103), fine=40, effort=8)
 
 pipe = StableDiffusionPipeline.from_pretrained(assets.folder(MODEL))
 pipe.set_progress_bar_config(disable=True)

@@ -14,9 +14,9 @@ from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
+from imports import FILES, PACKAGE, imports_of
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from test_architecture import FILES, PACKAGE, imports_of
 
 from underpaint import __version__, assets
 

@@ -19,7 +19,7 @@ from docstrings import comment_above  # mkdocs looks beside this file
 
 import underpaint
 from underpaint.cli import app
-from underpaint.recipes.box import inventory
+from underpaint.recipes.inventory import inventory
 
 #: Marks of Markdown and HTML, as themselves.
 _MEANS_ITSELF = {mark: f"&#{ord(mark)};" for mark in "|*_[]<>&"}

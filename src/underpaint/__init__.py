@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
+    from .calibration.calibrate import calibrate as calibrate
+    from .calibration.statistics import fit_from_model as fit_from_model, fit_from_samples as fit_from_samples
     from .data.datasets import load_data as load_data
     from .data.store import load_gaussian as load_gaussian, save_gaussian as save_gaussian
     from .models.adapters import (
@@ -26,8 +28,6 @@ if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
     from .models.wrap import wrap as wrap
     from .noise import DDPM as DDPM, EDM as EDM, Flow as Flow, NoiseLevel as NoiseLevel, Schedule as Schedule
     from .prediction import from_denoised as from_denoised, to_denoised as to_denoised
-    from .recipes.calibrate import calibrate as calibrate
-    from .recipes.fit import fit_from_model as fit_from_model, fit_from_samples as fit_from_samples
     from .sampling.auto import SkipChoice as SkipChoice, choose_skip as choose_skip
     from .sampling.exponential import gaussian_exponential as gaussian_exponential
     from .sampling.fitted import (
@@ -53,10 +53,12 @@ if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
     from .theory.mixture import Mixture as Mixture
     from .theory.moments import Moments as Moments
 
-__version__ = "0.1.0"
+from .version import __version__ as __version__
 
 #: module -> the public names that it gives
 _PUBLIC = {
+    "calibration.calibrate": ("calibrate",),
+    "calibration.statistics": ("fit_from_model", "fit_from_samples"),
     "data.datasets": ("load_data",),
     "data.store": ("load_gaussian", "save_gaussian"),
     "models.adapters": ("from_azula", "from_denoising_diffusion", "from_flow_matching", "from_k_diffusion"),
@@ -69,8 +71,6 @@ _PUBLIC = {
     "models.wrap": ("wrap",),
     "noise": ("DDPM", "EDM", "Flow", "NoiseLevel", "Schedule"),
     "prediction": ("from_denoised", "to_denoised"),
-    "recipes.calibrate": ("calibrate",),
-    "recipes.fit": ("fit_from_model", "fit_from_samples"),
     "sampling.auto": ("SkipChoice", "choose_skip"),
     "sampling.exponential": ("gaussian_exponential",),
     "sampling.fitted": ("Calibration", "read_calibration", "write_calibration"),

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from ..noise import NoiseLevel
-from ..sampling.trajectory import Solver, Trajectory, sample
+from ..sampling.solvers import Solver
+from ..sampling.trajectory import Trajectory, sample
 from ..theory import modes
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian

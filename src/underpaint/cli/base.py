@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from .. import __version__
+from ..version import __version__
 
 app = typer.Typer(
     name="underpaint",

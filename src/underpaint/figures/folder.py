@@ -11,7 +11,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from ..files import replacing, write_text
-from ..recipes.results import to_json
+from ..recipes.shared.results import to_json
 from .style import RC
 
 

@@ -11,8 +11,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ..recipes.ask import name_condition
 from ..recipes.map import Map
+from ..recipes.shared.request import name_condition
 from .folder import write_result
 from .perturbation import image_inch, sample_words
 from .pictures import show

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..analysis.summary import Summary
-from ..recipes.ask import Case
 from ..recipes.perturb import Perturbed
+from ..recipes.shared.request import Conditioning
 from .folder import write_result
 from .pictures import show
 from .style import COLOURS, MODES, QUIET, band, new_figure, noise_axis, styled
@@ -61,7 +61,7 @@ def _words(result: Perturbed, index: int) -> str:
 
 def sample_words(setup: Mapping[str, Any]) -> str:
     """The model, case and first seed of a result, in short lines."""
-    case = Case(setup["condition"], setup["guidance"], setup["negative"])
+    case = Conditioning(setup["condition"], setup["guidance"], setup["negative"])
     return textwrap.fill(f"{setup['model']}, {case}, seed {setup['seeds'][0]}", 90)
 
 

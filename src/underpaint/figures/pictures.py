@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..recipes.report import Report
-from ..recipes.subject import Subject
+from ..recipes.report.report import Report
+from ..recipes.shared.model_and_data import ModelAndData
 from .style import COLOURS, new_figure, styled
 
 INCH = 0.62
@@ -47,7 +47,9 @@ def show(
         label.set_color((colours or {}).get(label.get_text(), "black"))
 
 
-def _grid_figure(rows: int, columns: int, subject: Subject, panels: int = 1, extra: float = 1.3) -> tuple[Figure, Any]:
+def _grid_figure(
+    rows: int, columns: int, subject: ModelAndData, panels: int = 1, extra: float = 1.3
+) -> tuple[Figure, Any]:
     return new_figure(columns * INCH + extra, panels * (rows * INCH + 0.35), rows=panels)
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..noise import NoiseLevel
 from ..sampling.exponential import Ending, gaussian_exponential
 from ..sampling.fitted import Calibration, Plan, read_calibration, write_calibration
-from ..sampling.trajectory import Solver, Step
+from ..sampling.solvers import Solver, Step
 from ..theory.gaussian import Gaussian
 from .diffusers import read_scheduler, time_unit
 from .pipelines import rows_of
@@ -122,7 +122,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
                 "pixels as the pipeline carries them, or to the model with fit_from_model."
             )
         if not isinstance(gaussian, Gaussian):
-            from .. import load_gaussian
+            from ..data.store import load_gaussian
 
             gaussian = load_gaussian(gaussian)
         scheduler = cls(
@@ -154,7 +154,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
 
     def save_pretrained(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write ``scheduler_config.json`` and, beside it, the Gaussian and the calibration."""
-        from .. import save_gaussian
+        from ..data.store import save_gaussian
 
         save_gaussian(Path(save_directory, GAUSSIAN_FILE), self.gaussian)
         if self.calibration is not None:

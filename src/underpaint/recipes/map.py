@@ -13,14 +13,14 @@ from ..analysis.manifold import denoise_around, find_direction, kept
 from ..analysis.perturbation import carry_on
 from ..models.model import Condition
 from ..noise import NoiseLevel
+from ..progress import Progress, silent
 from ..theory.denoiser import Denoiser
-from .ask import Ask, Case, Sampler, as_condition, describe, find_denoiser, only
-from .progress import Progress, silent
-from .results import picture, quantity
+from .shared.request import Conditioning, Request, Sampler, as_condition, describe, find_denoiser, only
+from .shared.results import picture, quantity
 
 
 @dataclass(frozen=True)
-class Chart:
+class MapSettings:
     """What to map.
 
     Attributes:
@@ -96,7 +96,9 @@ class Map:
     grid: Tensor | None = picture()
 
 
-def map_around(sampler: Sampler, ask: Ask, chart: Chart | None = None, progress: Progress = silent) -> Map:
+def map_around(
+    sampler: Sampler, request: Request, chart: MapSettings | None = None, progress: Progress = silent
+) -> Map:
     """Sample the first seed, and look around: ``strips`` [direction, point, C, H, W], ``grid`` [second axis, first
     axis, C, H, W] (None with one direction and nothing to blend into).
 
@@ -105,13 +107,13 @@ def map_around(sampler: Sampler, ask: Ask, chart: Chart | None = None, progress:
     Raises:
         ValueError: several seeds or conditions, an unknown direction, or no such step.
     """
-    chart = chart or Chart()
-    case, count = only(ask, sampler), len(sampler.level) - 1
+    chart = chart or MapSettings()
+    case, count = only(request, sampler), len(sampler.level) - 1
     step = chart.step(count)
-    if len(ask.seeds) != 1:
-        raise ValueError(f"A map is of one sample; give one seed, got {len(ask.seeds)}.")
+    if len(request.seeds) != 1:
+        raise ValueError(f"A map is of one sample; give one seed, got {len(request.seeds)}.")
     denoise = find_denoiser(sampler.model, case)
-    run = sampler.sample(denoise, ask.seeds, progress)
+    run = sampler.sample(denoise, request.seeds, progress)
     directions = [find_direction(text, run, sampler.theory.everything) for text in chart.along]
     rows = torch.stack([d.rows[0] for d in directions])
     advance = progress("map", (count - step) * (1 if len(rows) == 1 and chart.toward is None else 2))
@@ -133,7 +135,7 @@ def map_around(sampler: Sampler, ask: Ask, chart: Chart | None = None, progress:
     theory, words = sampler.theory.nearest(case)
     noised = sampler.model.schedule.level(chart.ratio)
     return Map(
-        setup=describe(sampler, case, ask.seeds) | {"toward": toward, "expected from": words},
+        setup=describe(sampler, case, request.seeds) | {"toward": toward, "expected from": words},
         directions=tuple(d.name for d in directions),
         share={d.name: float(d.share[0]) for d in directions if d.share is not None},
         step=step,
@@ -149,14 +151,14 @@ def map_around(sampler: Sampler, ask: Ask, chart: Chart | None = None, progress:
     )
 
 
-def _blend(sampler: Sampler, case: Case, toward: Condition, weights: Tensor) -> Denoiser:
+def _blend(sampler: Sampler, case: Conditioning, toward: Condition, weights: Tensor) -> Denoiser:
     """(1 - s) D_a + s D_b, with one weight s for each row of the batch, [B, 1]."""
     here = find_denoiser(sampler.model, case)
-    there = find_denoiser(sampler.model, Case(toward, case.guidance, case.negative))
+    there = find_denoiser(sampler.model, Conditioning(toward, case.guidance, case.negative))
     return lambda x, level: torch.lerp(here(x, level), there(x, level), weights)
 
 
-def _look(denoise: Denoiser, x: Tensor, rows: Tensor, chart: Chart, level: NoiseLevel) -> Look:
+def _look(denoise: Denoiser, x: Tensor, rows: Tensor, chart: MapSettings, level: NoiseLevel) -> Look:
     """Move a sample x [1, D] along directions [K, D], noise it to the level and denoise it."""
     moves, middle = chart.offsets.to(x) * x.norm(), chart.points // 2
     points = x + moves[:, None] * rows.unsqueeze(1)

@@ -21,12 +21,12 @@ from ..analysis.perturbation import (
 from ..analysis.summary import Summary
 from ..models.model import Model
 from ..noise import NoiseLevel
+from ..progress import Progress, silent
 from ..sampling.trajectory import Trajectory
 from ..theory.denoiser import Denoiser
-from .ask import Ask, Case, Sampler, describe, find_denoiser, only
-from .progress import Progress, silent
-from .results import picture, quantity
-from .subject import find_judges
+from .shared.model_and_data import find_quality_measures
+from .shared.request import Conditioning, Request, Sampler, describe, find_denoiser, only
+from .shared.results import picture, quantity
 
 #: images [..., C, H, W] in [0, 1], and others to compare with -> dissimilarity [...]
 Dissimilarity = Callable[[Tensor, Tensor], Tensor]
@@ -89,7 +89,7 @@ class Perturbed:
     images: Tensor = picture()
 
 
-def perturb(sampler: Sampler, ask: Ask, nudges: Nudges | None = None, progress: Progress = silent) -> Perturbed:
+def perturb(sampler: Sampler, request: Request, nudges: Nudges | None = None, progress: Progress = silent) -> Perturbed:
     """Sample the seeds; nudge them along each direction, at each step, by each magnitude; sample on and compare.
 
     ``images`` are those of the first seed, [direction, step, magnitude, C, H, W]. Memory: the trajectories, and the
@@ -99,9 +99,9 @@ def perturb(sampler: Sampler, ask: Ask, nudges: Nudges | None = None, progress: 
         ValueError: several conditions, an unknown direction, or steps beyond the grid.
     """
     nudges = nudges or Nudges()
-    case, count = only(ask, sampler), len(sampler.level) - 1
+    case, count = only(request, sampler), len(sampler.level) - 1
     steps, magnitudes = nudges.steps(count), tuple(sorted({m for m in nudges.magnitudes if m}))
-    run = sampler.sample(find_denoiser(sampler.model, case), ask.seeds, progress)
+    run = sampler.sample(find_denoiser(sampler.model, case), request.seeds, progress)
     directions = [find_direction(text, run, sampler.theory.everything) for text in nudges.along]
     size = torch.tensor(magnitudes, dtype=torch.float64)[:, None] * _unit_length(run, steps, nudges.unit).unsqueeze(1)
     features, dissimilarity = find_features(sampler.model)
@@ -109,7 +109,7 @@ def perturb(sampler: Sampler, ask: Ask, nudges: Nudges | None = None, progress: 
     theory, words = sampler.theory.nearest(case)
     predicted = theory and _predict(sampler, theory, directions, steps)
     return Perturbed(
-        setup=describe(sampler, case, ask.seeds) | {"predicted from": words},
+        setup=describe(sampler, case, request.seeds) | {"predicted from": words},
         level=sampler.level[torch.tensor(steps)],
         step=steps,
         magnitude=magnitudes,
@@ -137,7 +137,7 @@ def _unit_length(run: Trajectory, steps: Sequence[int], unit: str) -> Tensor:
 
 def _respond(
     sampler: Sampler,
-    case: Case,
+    case: Conditioning,
     run: Trajectory,
     directions: Sequence[Direction],
     steps: Sequence[int],
@@ -179,7 +179,7 @@ def _predict(
 def find_features(model: Model) -> tuple[str, Dissimilarity]:
     """A name and a dissimilarity of images: in the features of the box's classifier of the model's data, where there is
     one, else in multi-scale gradients."""
-    space = find_judges(assets.folder(str(model.notes.get("data"))))[0]
+    space = find_quality_measures(assets.folder(str(model.notes.get("data"))))[0]
     if space is None or tuple(space.shape) != model.image_shape:
         return "1 - cosine of image gradients, mean over scales", gradient_dissimilarity
 

@@ -12,12 +12,12 @@ from torch import Tensor
 from ..analysis.retrieval import closeness, nearest, other_nearest, ranks
 from ..analysis.summary import Summary
 from ..noise import NoiseLevel
+from ..progress import Progress, silent
 from ..sampling.solvers import find_solver
 from ..sampling.trajectory import Trajectory
-from .ask import Case
-from .progress import Progress, silent
-from .results import picture, quantity
-from .subject import Subject, load_subject
+from .shared.model_and_data import ModelAndData, load_model_and_data
+from .shared.request import Conditioning
+from .shared.results import picture, quantity
 
 #: A sample whose nearest data point is nearer than this share of the distance to the second is a copy of it.
 #: Source: Yoon et al. 2023, "Diffusion probabilistic models generalize when they fail to memorize".
@@ -104,10 +104,10 @@ def retrieve(settings: Settings, progress: Progress = silent) -> Retrieval:
     """Sample, look up the nearest training images on the way, and check final images for copies.
 
     Raises:
-        ValueError: as `load_subject`, or data of fewer than three images.
+        ValueError: as `load_model_and_data`, or data of fewer than three images.
     """
     began = time.monotonic()
-    subject = load_subject(settings.model, settings.data, case=Case(settings.label), progress=progress)
+    subject = load_model_and_data(settings.model, settings.data, case=Conditioning(settings.label), progress=progress)
     if len(subject.rows) < 3:
         raise ValueError(f"A second nearest image needs at least 3 images, got {len(subject.rows)}.")
     grid, solver = subject.model.schedule.grid(settings.steps), find_solver(settings.solver)
@@ -169,7 +169,7 @@ def remember(rows: Tensor, distance: Tensor, seeds: tuple[int, ...]) -> Memory:
     )
 
 
-def describe(settings: Settings, subject: Subject, seconds: float) -> dict[str, Any]:
+def describe(settings: Settings, subject: ModelAndData, seconds: float) -> dict[str, Any]:
     """Who, what, and from which data, in JSON types."""
     return subject.described(settings.solver, settings.steps) | {
         "seeds": list(settings.every_seed),

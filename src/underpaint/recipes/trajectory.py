@@ -22,13 +22,23 @@ from ..analysis.summary import Summary
 from ..models.fingerprint import digest, fingerprint as known_model
 from ..models.model import Condition
 from ..noise import NoiseLevel
+from ..progress import Progress, silent
 from ..sampling.trajectory import Trajectory, initial_noise, sample
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
-from .ask import Ask, Case, Sampler, cases, describe, find_denoiser, name_condition, network_calls, prepare
-from .chunks import chunk_name, gaussian_tensors, kept
-from .progress import Progress, silent
-from .results import quantity
+from .shared.checkpoints import checkpoint_name, gaussian_tensors, load_or_make
+from .shared.request import (
+    Conditioning,
+    Request,
+    Sampler,
+    cases,
+    describe,
+    find_denoiser,
+    name_condition,
+    network_calls,
+    prepare,
+)
+from .shared.results import quantity
 
 LAGS = (1, 2, 5, 10)
 #: A Gaussian's state holds while its distance from the network's, squared, is at most this share of |x_t|^2.
@@ -64,8 +74,8 @@ class Row:
     curves: Mapping[str, Summary] = quantity("the measure of that name before its mean or maximum, by level")
 
     @property
-    def case(self) -> Case:
-        return Case(self.setup["condition"], self.setup["guidance"], self.setup["negative"])
+    def case(self) -> Conditioning:
+        return Conditioning(self.setup["condition"], self.setup["guidance"], self.setup["negative"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,23 +86,23 @@ class Survey:
     units: Mapping[str, str]
 
 
-def prepare_all(asks: Sequence[Ask]) -> list[tuple[Sampler, tuple[Case, ...]]]:
+def prepare_all(asks: Sequence[Request]) -> list[tuple[Sampler, tuple[Conditioning, ...]]]:
     """Load each model with its cases: of the conditions asked for, those of its kind.
 
     Raises:
         ValueError: as `prepare`; a condition that no model takes, or statistics given for several models at once.
     """
-    if len(asks) > 1 and any(ask.statistics for ask in asks):
+    if len(asks) > 1 and any(request.statistics for request in asks):
         raise ValueError("Statistics are those of one model's states; give --gaussian with one --model at a time.")
-    loaded = [(sampler, cases(ask, sampler.model)) for ask in asks for sampler in [prepare(ask)]]
+    loaded = [(sampler, cases(request, sampler.model)) for request in asks for sampler in [prepare(request)]]
     taken = {case.condition for _, listed in loaded for case in listed}
-    for condition in {condition for ask in asks for condition in ask.conditions} - taken:
-        raise ValueError(f"None of {', '.join(ask.model for ask in asks)} takes {name_condition(condition)!r}.")
+    for condition in {condition for request in asks for condition in request.conditions} - taken:
+        raise ValueError(f"None of {', '.join(request.model for request in asks)} takes {name_condition(condition)!r}.")
     return loaded
 
 
 def survey(
-    prepared: Sequence[tuple[Sampler, Sequence[Case]]],
+    prepared: Sequence[tuple[Sampler, Sequence[Conditioning]]],
     seeds: Sequence[int],
     folder: str | Path,
     chunk: int = 16,
@@ -125,7 +135,7 @@ def survey(
 
 
 def _chunk(
-    sampler: Sampler, case: Case, seeds: tuple[int, ...], weights: str, folder: Path, states: bool
+    sampler: Sampler, case: Conditioning, seeds: tuple[int, ...], weights: str, folder: Path, states: bool
 ) -> dict[str, Tensor]:
     """A chunk from disk, or from the network and then on disk."""
     settings = fingerprint(sampler, case, seeds, weights) | {"states": states}
@@ -140,7 +150,7 @@ def _chunk(
         stored = measure(run, paths) | {"nfe": torch.tensor(run.nfe * network_calls(sampler.model, case))}
         return stored | ({"x": run.x, "denoised": run.denoised} if states else {})
 
-    return kept(folder / chunk_name(f"{sampler.model.name} {case}", seeds, settings), settings, make)
+    return load_or_make(folder / checkpoint_name(f"{sampler.model.name} {case}", seeds, settings), settings, make)
 
 
 def measure(run: Trajectory, paths: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -198,7 +208,7 @@ def table(survey: Survey) -> str:
     return text.getvalue()
 
 
-def fingerprint(sampler: Sampler, case: Case, seeds: Sequence[int], weights: str) -> dict[str, Any]:
+def fingerprint(sampler: Sampler, case: Conditioning, seeds: Sequence[int], weights: str) -> dict[str, Any]:
     """Everything that a chunk's numbers depend on, in JSON types: settings, weights, levels and statistics."""
     theory, level = sampler.theory, sampler.level
     known: dict[Condition | None, Gaussian | None] = {None: theory.everything}

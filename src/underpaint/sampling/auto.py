@@ -23,8 +23,9 @@ from torch import Tensor
 from ..noise import NoiseLevel
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
+from .solvers import Solver
 from .teleport import teleport
-from .trajectory import Solver, check_grid, initial_noise, sample
+from .trajectory import check_grid, initial_noise, sample
 
 
 @dataclass(frozen=True, eq=False)

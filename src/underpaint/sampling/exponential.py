@@ -30,7 +30,7 @@ from torch import Tensor
 from ..noise import NoiseLevel
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
-from .trajectory import Solver, Step
+from .solvers import Solver, Step
 
 _NODES = 24
 

@@ -6,7 +6,7 @@ Between two calls a step follows the Gaussian's flow, and adds what the latest c
 
 D_j and G_j are the images that the denoiser and the Gaussian saw in state j, less mu; psi, and the newest level's
 S = alpha^2 Sigma / (alpha^2 Sigma + sigma^2), are functions of Sigma. For data of that Gaussian there is nothing to
-add; where S vanishes, a step is one of a linear multistep method. What a, b, c, d are is for `recipes.calibrate`.
+add; where S vanishes, a step is one of a linear multistep method. What a, b, c, d are is for `calibration`.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from ..theory import modes
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .exponential import EXPONENTIALS, named_exponential
-from .solvers import find_solver
-from .trajectory import Solver, Step, check_grid
+from .solvers import Solver, Step, find_solver
+from .trajectory import check_grid
 
 #: Calls that a step looks back on, and coefficients for each of them.
 LOOK_BACK, TERMS = 3, 4

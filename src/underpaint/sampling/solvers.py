@@ -15,7 +15,11 @@ from torch import Tensor
 
 from ..noise import NoiseLevel
 from ..theory.denoiser import Denoiser
-from .trajectory import Solver, Step
+
+#: One step of a solver: the state after it, and the denoised image at the state before it.
+Step = tuple[Tensor, Tensor]
+#: solver(denoise, x, level) yields one Step for each interval of the grid.
+Solver = Callable[[Denoiser, Tensor, NoiseLevel], Iterator[Step]]
 
 
 def ddim_step(x: Tensor, denoised: Tensor, here: NoiseLevel, there: NoiseLevel) -> Tensor:

@@ -13,7 +13,8 @@ from torch import Tensor
 from ..noise import NoiseLevel, Schedule
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
-from .trajectory import Callback, Solver, Trajectory, check_grid, sample
+from .solvers import Solver
+from .trajectory import Callback, Trajectory, check_grid, sample
 
 
 def teleport(

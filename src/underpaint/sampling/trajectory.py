@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,11 +10,8 @@ from torch import Tensor
 
 from ..noise import NoiseLevel
 from ..theory.denoiser import Denoiser
+from .solvers import Solver, dpmpp_2m
 
-#: One step of a solver: the state after it, and the denoised image at the state before it.
-Step = tuple[Tensor, Tensor]
-#: solver(denoise, x, level) yields one Step for each interval of the grid.
-Solver = Callable[[Denoiser, Tensor, NoiseLevel], Iterator[Step]]
 #: callback(index, x, denoised) after step `index` (from 0), with the state after it.
 Callback = Callable[[int, Tensor, Tensor], None]
 
@@ -93,8 +90,6 @@ def sample(
     Raises:
         ValueError: x is not [B, D], the grid is not decreasing in noise, or a state becomes NaN or infinite.
     """
-    from .solvers import dpmpp_2m
-
     check_grid(level)
     if x.ndim != 2:
         raise ValueError(f"Expected start states [B, D], got a tensor of shape {tuple(x.shape)}.")

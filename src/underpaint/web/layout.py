@@ -7,12 +7,12 @@ from typing import Any
 
 import gradio as gr
 
-from ..recipes.explore import SCHEDULES
+from ..recipes.explorer.painting import SCHEDULES
 from .checks import DIRECTIONS, MAX_POINTS, MAX_SEEDS, MAX_STEPS
-from .desk import Desk
 from .page import PROMPT, Page
+from .server_state import ServerState
+from .tabs.fewer_calls import LEVELS
 from .tabs.painting import OWN
-from .tabs.saving import LEVELS
 
 _TITLE = """# underpaint
 A diffusion model begins with noise and takes it away, step by step, until a picture stands. Much of what it does on
@@ -64,9 +64,9 @@ nothing but the training images and ends in one of them. **Try:** look where the
 something new."""
 
 
-def build(desk: Desk) -> tuple[gr.Blocks, Page]:
+def build(server_state: ServerState) -> tuple[gr.Blocks, Page]:
     """The page for the models on a desk."""
-    page = Page(desk)
+    page = Page(server_state)
     with gr.Blocks(title="underpaint", analytics_enabled=False) as blocks:
         gr.Markdown(_TITLE)
         with gr.Accordion("Words used here", open=False):
@@ -115,10 +115,10 @@ def _connect(page: Page, blocks: gr.Blocks) -> None:
 
 def _subject(page: Page) -> None:
     """What every tab is about."""
-    add, first = page.controls, page.desk.first
+    add, first = page.controls, page.server_state.first
     boxed = first == "emoji-scenes"
     with gr.Row():
-        add["model"] = gr.Dropdown(list(page.desk.places), value=first, label="Model", scale=1, min_width=200)
+        add["model"] = gr.Dropdown(list(page.server_state.places), value=first, label="Model", scale=1, min_width=200)
         add["prompt"] = gr.Dropdown(
             [PROMPT],
             value=PROMPT if boxed else "",

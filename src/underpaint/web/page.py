@@ -12,9 +12,9 @@ from typing import Any
 import gradio as gr
 
 from .. import assets
-from ..recipes.progress import silent
+from ..progress import silent
 from .checks import Values
-from .desk import Desk, Stopped, watched
+from .server_state import ServerState, Stopped, watched
 from .show import Answer, View
 from .tabs import TABS
 
@@ -27,8 +27,8 @@ _LOG = logging.getLogger(__name__)
 class Page:
     """The controls by name, the answers by tab, and how the one reaches the other."""
 
-    def __init__(self, desk: Desk) -> None:
-        self.desk = desk
+    def __init__(self, server_state: ServerState) -> None:
+        self.server_state = server_state
         self.controls: dict[str, Any] = {}
         self.answers: dict[str, list[gr.HTML]] = {}
         self.buttons: dict[str, tuple[gr.Button, gr.Button]] = {}
@@ -52,7 +52,7 @@ class Page:
     @property
     def opens(self) -> bool:
         """Whether the page begins with answers: for a model in the box, which is small."""
-        return assets.folder(self.desk.places[self.desk.first]) is not None
+        return assets.folder(self.server_state.places[self.server_state.first]) is not None
 
     @property
     def inputs(self) -> set[Any]:
@@ -65,7 +65,9 @@ class Page:
     def opening(self, tab: str) -> Answer:
         """A tab's answer to the controls as they stand at first: the same for everybody, so it is made once."""
         defaults = {name: control.value for name, control in self.controls.items()}
-        return self.desk.keep(("opening", tab), lambda: self.desk.work(lambda: TABS[tab](self.desk, defaults, silent)))
+        return self.server_state.keep(
+            ("opening", tab), lambda: self.server_state.work(lambda: TABS[tab](self.server_state, defaults, silent))
+        )
 
     def opened(self, tab: str, files: bool = False) -> View:
         """The view, or the files, of that answer."""
@@ -73,7 +75,7 @@ class Page:
             answer = self.opening(tab)
             if not files:
                 return answer.view
-            return self.desk.keep(("opening files", tab), lambda: self.desk.work(answer.files))
+            return self.server_state.keep(("opening files", tab), lambda: self.server_state.work(answer.files))
 
     def running(self, tab: str) -> Callable[..., Iterator[tuple[View, View]]]:
         """The work of a tab, with progress, which Stop or leaving the page ends: its view, then its files."""
@@ -82,11 +84,11 @@ class Page:
             def tell(done: int, total: int, what: str) -> None:
                 progress((done, total), desc=what)
 
-            with sentences(), self.desk.run(_visitor(request), tab) as stopped:
+            with sentences(), self.server_state.run(_visitor(request), tab) as stopped:
                 values = self.values(given)
-                answer = self.desk.work(lambda: TABS[tab](self.desk, values, watched(stopped, tell)))
+                answer = self.server_state.work(lambda: TABS[tab](self.server_state, values, watched(stopped, tell)))
                 yield answer.view, {}
-                yield gr.skip(), self.desk.work(answer.files)
+                yield gr.skip(), self.server_state.work(answer.files)
 
         return run
 
@@ -95,24 +97,24 @@ class Page:
 
         def run(given: dict[Any, Any]) -> View:
             with sentences():
-                answer = TABS[tab](self.desk, self.values(given), silent)
+                answer = TABS[tab](self.server_state, self.values(given), silent)
                 return answer.files() if files else answer.view
 
         return run
 
     def stopping(self, tab: str) -> Callable[..., None]:
         def stop(request: gr.Request) -> None:
-            self.desk.stop(_visitor(request), tab)
+            self.server_state.stop(_visitor(request), tab)
 
         return stop
 
     def leaving(self, request: gr.Request) -> None:
-        self.desk.stop(_visitor(request))
+        self.server_state.stop(_visitor(request))
 
     def fitting(self, name: str) -> list[Any]:
         """Prompt, class, guidance and what to blend into, as the chosen model takes them."""
         with sentences():
-            model, names = self.desk.model(name), self.desk.class_names(name)
+            model, names = self.server_state.model(name), self.server_state.class_names(name)
         takes, prompts = model.embed is not None, list(model.notes.get("prompts", []))
         labels = [
             (f"{label}: {shown}" if shown != str(label) else shown, str(label)) for label, shown in enumerate(names)

@@ -6,31 +6,31 @@ import dataclasses
 import inspect
 from typing import Any
 
-from .. import __version__
-from ..recipes.ask import Ask, name_condition
+from ..recipes.shared.request import Request, name_condition
+from ..version import __version__
 
 _SCRIPT = '''"""Made by `underpaint explore` {version}: {what}."""
 
 {imports}
 
-ask = {ask}
-sampler = prepare(ask)
+request = {request}
+sampler = prepare(request)
 result = {call}
 write_result(result, {{"{name}": {figure}(result)}}, "{name}")
 '''
 
 
-def write_script(name: str, ask: Ask, recipe: Any, figure: Any, options: Any = None) -> str:
+def write_script(name: str, request: Request, recipe: Any, figure: Any, options: Any = None) -> str:
     """A script that asks a recipe the same thing and writes its figure and numbers into the folder ``name``.
 
     Args:
-        ask: with the model as the page names it; a folder's path is not told.
+        request: with the model as the page names it; a folder's path is not told.
         recipe, figure: functions of the library.
         options: the recipe's own dataclass.
     """
     arguments = ["sampler"]
-    if "ask" in inspect.signature(recipe).parameters:
-        arguments.append("ask")
+    if "request" in inspect.signature(recipe).parameters:
+        arguments.append("request")
     names = [recipe.__name__]
     if options is not None:
         arguments.append(constructor(options))
@@ -38,14 +38,14 @@ def write_script(name: str, ask: Ask, recipe: Any, figure: Any, options: Any = N
     imports = (
         f"from {figure.__module__} import {figure.__name__}",
         "from underpaint.figures.folder import write_result",
-        "from underpaint.recipes.ask import Ask, prepare",
+        "from underpaint.recipes.shared.request import Request, prepare",
         f"from {recipe.__module__} import {', '.join(sorted(names))}",
     )
     return _SCRIPT.format(
         version=__version__,
-        what=_describe(ask),
+        what=_describe(request),
         imports="\n".join(sorted(imports)),
-        ask=constructor(ask),
+        request=constructor(request),
         call=f"{recipe.__name__}({', '.join(arguments)})",
         name=name,
         figure=figure.__name__,
@@ -63,7 +63,7 @@ def constructor(value: Any) -> str:
     return f"{type(value).__name__}({inside})"
 
 
-def _describe(ask: Ask) -> str:
+def _describe(request: Request) -> str:
     """The question in a few words that fit into a docstring."""
-    condition = name_condition(ask.conditions[0] if ask.conditions else None)
-    return f"{ask.model}, {condition}, seed {ask.seeds[0]}".replace('"', "'").replace("\\", "/")
+    condition = name_condition(request.conditions[0] if request.conditions else None)
+    return f"{request.model}, {condition}, seed {request.seeds[0]}".replace('"', "'").replace("\\", "/")

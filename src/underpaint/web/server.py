@@ -11,9 +11,9 @@ from typing import Any
 
 import gradio as gr
 
-from .desk import Desk
 from .layout import build
 from .page import Page
+from .server_state import ServerState
 
 _STYLE = Path(__file__).parent / "page.css"
 #: The browser is told to load nothing from elsewhere; gradio's own page needs inline and compiled scripts.
@@ -65,7 +65,7 @@ def refused(scope: Message) -> tuple[int, bytes] | None:
     return (413, b"This message is too long.") if int(length) > _LONGEST else None
 
 
-def start(desk: Desk, port: int | None = None, share: bool = False) -> tuple[gr.Blocks, str]:
+def start(server_state: ServerState, port: int | None = None, share: bool = False) -> tuple[gr.Blocks, str]:
     """Serve the page at 127.0.0.1 in the background, and begin with the first answers; the page and its address.
 
     Args:
@@ -77,7 +77,7 @@ def start(desk: Desk, port: int | None = None, share: bool = False) -> tuple[gr.
     """
     from starlette.middleware import Middleware
 
-    blocks, page = build(desk)
+    blocks, page = build(server_state)
     blocks.queue(max_size=64)
     wanted: dict[str, Any] = {
         "server_name": "127.0.0.1",
@@ -129,6 +129,6 @@ def serve(
     say: Callable[[str], None],
 ) -> None:
     """Serve until interrupted; ``say`` is told the address."""
-    blocks, address = start(Desk(folders, statistics), port, share)
+    blocks, address = start(ServerState(folders, statistics), port, share)
     say(address)
     blocks.block_thread()

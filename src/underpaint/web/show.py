@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..analysis.summary import Summary
-from ..recipes.results import to_json
+from ..recipes.shared.results import to_json
 
 View = dict[str, Any]
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ...recipes.progress import Progress
+from ...progress import Progress
 from ..checks import Values
-from ..desk import Desk
+from ..server_state import ServerState
 from ..show import Answer
-from .around import map_tab, perturb_tab, retrieve_tab
+from .fewer_calls import solvers_tab, teleport_tab
+from .neighbourhood import map_tab, perturb_tab, retrieve_tab
 from .painting import features_tab, paint_tab, theory_tab
-from .saving import solvers_tab, teleport_tab
 
 #: tab(desk, values, progress) -> what the page shows
-Tab = Callable[[Desk, Values, Progress], Answer]
+Tab = Callable[[ServerState, Values, Progress], Answer]
 
 TABS: dict[str, Tab] = {
     "Paint": paint_tab,

@@ -6,10 +6,11 @@ import math
 
 import torch
 
-from ...figures import explore as figures
-from ...figures.explore import band_names, level_names
+from ...figures import explorer as figures
+from ...figures.explorer import band_names, level_names
 from ...figures.style import ACCENT, COLOURS, MODES, QUIET
-from ...recipes.explore import (
+from ...progress import Progress
+from ...recipes.explorer.painting import (
     SCHEDULES,
     Bands,
     ClosedForms,
@@ -19,20 +20,19 @@ from ...recipes.explore import (
     paint,
     paint_by_theory,
 )
-from ...recipes.progress import Progress
 from .. import show
 from ..checks import Values, chosen, number
-from ..desk import Desk
 from ..script import write_script
+from ..server_state import ServerState
 from ..show import Answer, View
 
 OWN = "the model's own"
 
 
-def paint_tab(desk: Desk, values: Values, progress: Progress) -> Answer:
+def paint_tab(server_state: ServerState, values: Values, progress: Progress) -> Answer:
     """The film of one sample."""
-    ask, sampler = desk.ask(values)
-    result = paint(sampler, ask, progress)
+    request, sampler = server_state.request(values)
+    result = paint(sampler, request, progress)
     frames = {
         "state xₜ: picture and noise": result.states,
         "change Δx in this step, stretched": result.changes,
@@ -50,7 +50,7 @@ def paint_tab(desk: Desk, values: Values, progress: Progress) -> Answer:
     steps = len(result.states) - 1
     captions = [f"step {i} of {steps}, σ/α = {ratio}" for i, ratio in enumerate(level_names(result.level))]
     film = show.film(frames, captions, start=round(0.6 * steps), chart=path, **bars)
-    script = write_script("painting", ask, paint, figures.painting)
+    script = write_script("painting", request, paint, figures.painting)
     return show.answer("painting", _painted(result), result, figures.painting, script, film=film)
 
 
@@ -79,14 +79,14 @@ def _painted(result: Painting) -> list[str]:
     ]
 
 
-def theory_tab(desk: Desk, values: Values, progress: Progress) -> Answer:
+def theory_tab(server_state: ServerState, values: Values, progress: Progress) -> Answer:
     """Closed forms along a schedule; of the data as a whole, whatever is to be painted."""
-    ask, sampler = desk.ask({**values, "prompt": "", "label": ""})
+    request, sampler = server_state.request({**values, "prompt": "", "label": ""})
     schedule = chosen(values["schedule"], "schedule", (OWN, *SCHEDULES))
     variance = 10 ** number(values["variance"], "power of ten of λ", -6, 6)
     curves = Curves(None if schedule == OWN else schedule, variance, number(values["at"], "time", 0, 1))
     result = closed_forms(sampler, curves)
-    script = write_script("theory", ask, closed_forms, figures.closed_form_curves, curves)
+    script = write_script("theory", request, closed_forms, figures.closed_form_curves, curves)
     return show.answer(
         "theory", _told(result), result, figures.closed_form_curves, script, charts=_curve_charts(result)
     )
@@ -148,10 +148,10 @@ def _data_charts(result: ClosedForms) -> list[View]:
     ]  # fmt: skip
 
 
-def features_tab(desk: Desk, values: Values, progress: Progress) -> Answer:
+def features_tab(server_state: ServerState, values: Values, progress: Progress) -> Answer:
     """What emerges when: the Gaussian alone."""
-    ask, sampler = desk.ask(values)
-    result = paint_by_theory(sampler, ask)
+    request, sampler = server_state.request(values)
+    result = paint_by_theory(sampler, request)
     ratios = level_names(result.level)
     components = zip(result.component, result.variance.tolist(), strict=True)
     captions = [
@@ -164,5 +164,5 @@ def features_tab(desk: Desk, values: Values, progress: Progress) -> Answer:
         "Below each estimate is the component that emerges just then, of √λ nearest to σ/α: outlines first, details "
         "later. The picture is not as good as the network's, for a Gaussian knows no more than mean and covariance."
     ]
-    script = write_script("features", ask, paint_by_theory, figures.features)
+    script = write_script("features", request, paint_by_theory, figures.features)
     return show.answer("features", words, result, figures.features, script, grids=[view])

@@ -1,0 +1,89 @@
+"""Fitting the Gaussian exponential integrator to a denoiser: where to call it, and what to make of each call.
+
+Both are found along a fine solution. What was fitted is held against plain solvers on further seeds; where one of these
+does better, the plan is that solver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from ..noise import NoiseLevel, Schedule
+from ..progress import Progress, silent
+from ..sampling.fitted import LOOK_BACK, TERMS, Calibration, Plan, fingerprint
+from ..theory.denoiser import Denoiser
+from ..theory.gaussian import Gaussian
+from .fit import Fit, Run
+from .levels import shortest_path, step_losses
+from .search import guesses, search
+from .selection import PlanSelector
+from .solution import FineSolution, solve_finely
+
+#: Seeds whose fine solutions say what a step loses.
+_DRAWN = 32
+
+
+def calibrate(
+    denoise: Denoiser,
+    gaussian: Gaussian,
+    schedule: Schedule,
+    calls: Sequence[int] = (5, 6, 8, 10, 14, 20),
+    seeds: Sequence[int] = range(32),
+    held_out: Sequence[int] = range(1000, 1016),
+    fine: int = 250,
+    effort: int = 150,
+    progress: Progress = silent,
+) -> Calibration:
+    """Fit plans to a denoiser.
+
+    Args:
+        denoise: the network, with its condition and guidance.
+        gaussian: statistics of its data, of any form.
+        schedule: the network's own.
+        calls: numbers of calls to plan for.
+        seeds: noise of the trajectories that plans are fitted to.
+        held_out: seeds of others, on which they are judged.
+        fine: steps of the fine solution; levels are chosen among its own.
+        effort: calls on each seed that the search for the levels of a plan may take, once it has tried its guesses.
+        progress: told of the fine solution and of each plan.
+
+    Raises:
+        ValueError: no seeds, seeds in both sets, or numbers of calls that are no plan.
+    """
+    wanted = sorted(set(calls))
+    if not wanted or wanted[0] < 2 or wanted[-1] > fine - 2:
+        raise ValueError(f"Plans need 2 to {fine - 2} calls, got {', '.join(map(str, calls)) or 'none'}.")
+    if not seeds or not held_out or set(seeds) & set(held_out):
+        raise ValueError(
+            f"Plans are fitted to some seeds and judged on others; got {len(seeds)} to fit to and {len(held_out)} held "
+            f"out, {len(set(seeds) & set(held_out))} of them in both."
+        )
+    solution = solve_finely(denoise, gaussian, schedule, seeds, fine, progress)
+    unseen = solve_finely(denoise, gaussian, schedule, held_out, fine, progress)
+    judge = PlanSelector(denoise, gaussian, schedule, solution, unseen)
+    losses = step_losses(_some(solution), gaussian.covariance.variances, wanted[0])
+    advance = progress("plans", len(wanted))
+    fit, plans = Fit(denoise, gaussian, solution), list[Plan]()
+    best: Run | None = None
+    for count in wanted:
+        shortest = shortest_path(losses, count)
+        best = search(fit, guesses(solution.level, gaussian, count, best, shortest), effort)
+        plans.append(judge.choose(_plan(best, solution.level), shortest, best.loss))
+        advance()
+    about = {"seeds": list(seeds), "held_out": list(held_out), "fine": fine, "effort": effort}
+    return Calibration(tuple(plans), about | {"gaussian": fingerprint(gaussian)})
+
+
+def _plan(run: Run, level: NoiseLevel) -> Plan:
+    coefficients = torch.zeros(len(run.path), LOOK_BACK, TERMS, dtype=torch.float64)
+    for step, fitted in zip(coefficients, run.coefficients, strict=True):
+        step.view(-1)[: len(fitted)] = fitted
+    return Plan(NoiseLevel.join(level[0], level[torch.tensor(run.path)], NoiseLevel.clean()), coefficients)
+
+
+def _some(solution: FineSolution) -> FineSolution:
+    states, seen = solution.states[:, :_DRAWN], solution.seen[:, :_DRAWN]
+    return replace(solution, states=states, seen=seen, seeds=solution.seeds[:_DRAWN])

@@ -1,0 +1,156 @@
+"""The statistics of a model where its data are not at hand: from its denoiser at high noise, and from its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..noise import NoiseLevel
+from ..sampling.solvers import Solver
+from ..sampling.trajectory import initial_noise, sample
+from ..theory.covariance import Covariance
+from ..theory.denoiser import Denoiser
+from ..theory.gaussian import Gaussian
+from ..theory.moments import Full, LowRank, Sums
+
+#: Columns beyond the rank that the subspace iteration carries, so that the last of the rank converge too.
+_SPARE = 8
+#: Random vectors for the trace.
+_PROBES = 8
+
+#: A symmetric operator on columns [D, K], float64.
+Product = Callable[[Tensor], Tensor]
+
+
+def fit_from_model(
+    denoise: Denoiser,
+    dimension: int,
+    level: NoiseLevel,
+    rank: int = 64,
+    *,
+    points: int = 4,
+    sweeps: int = 4,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Gaussian:
+    """Mean and leading covariance of what a denoiser was trained on, from its Jacobian at one level of high noise.
+
+    For Gaussian data J = alpha Sigma (alpha^2 Sigma + sigma^2)^-1, symmetric, and an eigenvalue j of alpha J belongs to
+    the variance (sigma/alpha)^2 j/(1 - j). The leading ones are found by randomised subspace iteration with products
+    J v = [D(x + sigma v) - D(x - sigma v)]/(2 sigma), averaged over random states x; the variance of the other
+    directions is their mean, from the trace (Hutchinson, outside the subspace). From the average D' over pairs
+    alpha m +- sigma eps, the mean is D' + (alpha/sigma)^2 Sigma (D' - m), which for a Gaussian is exact for any m.
+
+    At any noise, data have the covariance (sigma^2/alpha) E[J] + Cov[D]; the higher the noise, the less of it is in the
+    second term, for which the Gaussian's is taken. Too high, and small variances drown in rounding: j is
+    lambda/(lambda + (sigma/alpha)^2). A class or a prompt is fitted by its own denoiser, `Model.conditional`.
+    Source: Halko, Martinsson & Tropp 2011 (subspace iteration).
+
+    Args:
+        dimension: D.
+        level: alpha > 0, and sigma/alpha several times the largest standard deviation of the data.
+        rank: directions to find.
+        points: pairs of states to average over.
+        sweeps: iterations of the subspace.
+
+    Calls: 2 points (sweeps (rank + 8) + 10) rows. Memory: a few [rank + 8, D].
+
+    Raises:
+        ValueError: the level has no signal or no noise, the rank does not fit, or the noise is too low: the denoiser
+            hands on a direction of the state undiminished.
+    """
+    if not (level.alpha.ndim == 0 and level.alpha > 0 and level.sigma > 0):
+        raise ValueError(f"The statistics are taken at one level with alpha > 0 and sigma > 0, got {level!r}.")
+    if not 1 <= rank <= dimension:
+        raise ValueError(f"rank must lie between 1 and the dimension {dimension}, got {rank}.")
+    alpha, sigma = float(level.alpha), float(level.sigma)
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(points, dimension, generator=generator, dtype=dtype).to(device)
+
+    def average(centre: Tensor) -> Tensor:
+        states = torch.cat([alpha * centre + sigma * noise, alpha * centre - sigma * noise])
+        return denoise(states, level).mean(0)
+
+    def product(columns: Tensor) -> Tensor:
+        """alpha J V for V [D, K] in float64, one state at a time."""
+        steps, moved = sigma * columns.T.to(noise), torch.zeros_like(columns)
+        for eps in noise:
+            state = alpha * centre + sigma * eps
+            moved += (denoise(state + steps, level) - denoise(state - steps, level)).T.to(moved)
+        return alpha / (2 * sigma * points) * moved
+
+    with torch.no_grad():
+        centre = average(torch.zeros_like(noise[0]))
+        shares, basis = _leading(product, dimension, min(rank + _SPARE, dimension), sweeps, generator)
+        rest = _rest(product, basis, generator)
+        if not float(shares.max()) < 1:
+            raise ValueError(
+                f"At sigma/alpha = {sigma / alpha:.3g} the denoiser keeps {float(shares.max()):.3g} of a direction of "
+                "the state, not less than 1: take a level of more noise."
+            )
+        variances = (sigma / alpha) ** 2 * shares / (1 - shares)
+        residual = (sigma / alpha) ** 2 * rest / (1 - rest)
+        covariance = Covariance(variances, basis.to(noise), residual).truncate(rank)
+        shifted = average(centre)
+        mean = shifted + covariance.spectral(lambda v: v * (alpha / sigma) ** 2, (shifted - centre).unsqueeze(0))[0]
+    return Gaussian(mean, covariance)
+
+
+def _leading(
+    product: Product, dimension: int, width: int, sweeps: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The leading eigenvalues [width], descending, and eigenvectors [D, width] of a symmetric operator, float64."""
+    image = torch.randn(dimension, width, generator=generator, dtype=torch.float64)
+    for _ in range(sweeps):
+        basis = torch.linalg.qr(image).Q
+        image = product(basis)
+    small = basis.T @ image
+    values, vectors = torch.linalg.eigh((small + small.T) / 2)
+    return values.flip(0).clamp(min=0), basis @ vectors.flip(1)
+
+
+def _rest(product: Product, basis: Tensor, generator: torch.Generator) -> float:
+    """The mean eigenvalue outside a basis, by Hutchinson's estimate of the trace there."""
+    dimension, width = basis.shape
+    if width == dimension:
+        return 0.0
+    probes = torch.randint(2, (dimension, _PROBES), generator=generator).double() * 2 - 1
+    probes = (probes - basis @ (basis.T @ probes)) / dimension**0.5
+    trace = dimension * (probes * product(probes)).sum(0).mean()
+    return max(0.0, float(trace)) / (dimension - width)
+
+
+def fit_from_samples(
+    denoise: Denoiser,
+    dimension: int,
+    level: NoiseLevel,
+    count: int,
+    rank: int | None = None,
+    *,
+    solver: Solver | None = None,
+    batch: int = 64,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+) -> Gaussian:
+    """Mean and covariance of a model's own samples, drawn along a grid from seeds ``seed`` .. ``seed + count - 1``.
+
+    With a rank nothing of the size D x D is made; see `LowRank`. A covariance of few samples is noisy along its leading
+    directions and has nothing beyond ``count - 1``.
+
+    Raises:
+        ValueError: fewer than two samples.
+    """
+    if count < 2:
+        raise ValueError(f"A covariance needs at least 2 samples, got {count}.")
+    sums: Sums | None = None
+    for start in range(seed, seed + count, batch):
+        noise = initial_noise(range(start, min(start + batch, seed + count)), dimension, level[0]).to(device)
+        rows = sample(denoise, noise, level, solver, every=len(level)).final.cpu()
+        if sums is None:
+            sums = Sums(Full(dimension) if rank is None else LowRank(dimension, rank), rows.mean(0))
+        sums.add(rows)
+    assert sums is not None  # count >= 2
+    return Gaussian(sums.mean.float(), sums.covariance())

@@ -1,0 +1,270 @@
+"""Commands that hold a model against the theory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .base import app, check_folder, finish, given, out, parse_numbers, parse_seeds, progress_bars
+from .options import (
+    AlongOption,
+    ClassesOption,
+    ClassOption,
+    DataOption,
+    DeviceOption,
+    DtypeOption,
+    FolderOption,
+    FullOption,
+    GuidanceOption,
+    GuidancesOption,
+    JsonOption,
+    ModelOption,
+    NegativeOption,
+    PromptOption,
+    PromptsOption,
+    QuietOption,
+    SeedsOption,
+    SolverOption,
+    StatisticsOption,
+    StepsOption,
+)
+
+
+@app.command()
+def report(
+    model: ModelOption = "fashion-mnist",
+    data: DataOption = None,
+    seeds: SeedsOption = "0-63",
+    steps: StepsOption = 51,
+    solver: SolverOption = "ddim",
+    prompts: PromptsOption = None,
+    classes: ClassesOption = None,
+    guidance: GuidancesOption = None,
+    negative: NegativeOption = None,
+    folder: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for index.html, figures/ and results.json.")
+    ] = Path("report"),
+    full: FullOption = False,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Hold a trained network's sampling against the closed-form theory, and write what was found as a page.
+
+    Of several prompts and guidance weights, the page is about the first of each and compares all of them in a section.
+
+    Example: underpaint report --model fashion-mnist --seeds 0-63 --out report/
+    """
+    chosen = parse_seeds(seeds)
+    check_folder(folder)
+    from ..recipes.report.report import report as compute
+    from ..recipes.report.settings import Settings
+
+    asked = ((*(prompts or ()), *(classes or ())), tuple(guidance or (1.0,)), negative)
+    settings = Settings(model, data, chosen, steps, solver, 5000 if full else 300, full, *asked)
+    with progress_bars(quiet or as_json) as progress:
+        computed = compute(settings, progress)
+        from ..figures.report_page import write_report
+
+        results = write_report(computed, folder, progress)
+    if as_json:
+        print(json.dumps(results, ensure_ascii=False))
+    elif not quiet:
+        held = sum(claim.holds for claim in computed.claims)
+        out.print(f"{held} of {len(computed.claims)} claims hold. Open {folder / 'index.html'}", highlight=False)
+
+
+@app.command()
+def trajectory(
+    models: Annotated[list[str] | None, typer.Option("--model", "-m", help="As elsewhere; several times.")] = None,
+    prompts: PromptsOption = None,
+    classes: ClassesOption = None,
+    guidance: GuidancesOption = None,
+    negative: NegativeOption = None,
+    seeds: SeedsOption = "0-31",
+    steps: StepsOption = 51,
+    solver: SolverOption = "ddim",
+    chunk: Annotated[int, typer.Option("--chunk", help="Seeds measured and stored at a time.")] = 16,
+    states: Annotated[bool, typer.Option("--states", help="Keep the trajectories themselves, too.")] = False,
+    gaussian: StatisticsOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    folder: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for what is measured; asked again, it is continued.")
+    ] = Path("trajectory"),
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure the geometry of many trajectories, resumably, and compare models, conditions and guidance.
+
+    Example: underpaint trajectory --class 1 --class 7 --guidance 1 --guidance 3 --out trajectory/
+    """
+    chosen = parse_seeds(seeds)
+    check_folder(folder)
+    from ..figures.geometry import write_survey
+    from ..recipes.shared.request import Request
+    from ..recipes.trajectory import prepare_all, survey
+
+    conditions, weights = (*(prompts or ()), *(classes or ())), tuple(guidance or (1.0,))
+    asked = (conditions, weights, negative, chosen, steps, solver, tuple(gaussian or ()), device, dtype)
+    with progress_bars(quiet or as_json) as progress:
+        prepared = prepare_all([Request(name, *asked) for name in models or ["fashion-mnist"]])
+        result = survey(prepared, chosen, folder / "chunks", chunk, states, progress)
+    finish(write_survey(result, folder), folder, as_json, quiet)
+
+
+@app.command()
+def compare(
+    model: ModelOption = "fashion-mnist",
+    data: DataOption = None,
+    images: Annotated[int, typer.Option("--images", help="Images of the data to noise.")] = 32,
+    seeds: SeedsOption = "0-15",
+    steps: StepsOption = 25,
+    solver: SolverOption = "dpmpp-2m",
+    label: ClassOption = None,
+    local: Annotated[
+        int, typer.Option("--local", help="Images that smoothed and local denoisers know; 0 leaves them out.")
+    ] = 1000,
+    folder: FolderOption = Path("comparison"),
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Hold a network against every analytic denoiser at every noise level: tables, sweeps, figures.
+
+    Example: underpaint compare --model fashion-mnist --seeds 0-15 --out comparison/
+    """
+    chosen = parse_seeds(seeds)
+    check_folder(folder)
+    from ..figures.comparison import write_comparison
+    from ..recipes.compare.compare import Settings, compare as compute, tables
+    from ..recipes.compare.families import Sweeps
+
+    settings = Settings(model, data, label, images, chosen, steps, solver, sweeps=Sweeps(local=local))
+    with progress_bars(quiet or as_json) as progress:
+        result = compute(settings, progress)
+    written = write_comparison(result, folder)
+    if as_json:
+        print(json.dumps(written, ensure_ascii=False))
+    elif not quiet:
+        out.print(tables(result), highlight=False, soft_wrap=True, markup=False)
+        out.print(f"Figures and every number: {folder}", highlight=False)
+
+
+@app.command()
+def retrieve(
+    model: ModelOption = "fashion-mnist",
+    data: DataOption = None,
+    seeds: SeedsOption = "0-15",
+    steps: StepsOption = 25,
+    solver: SolverOption = "dpmpp-2m",
+    label: ClassOption = None,
+    samples: Annotated[int, typer.Option("--samples", help="Final images to check for copies.")] = 128,
+    folder: FolderOption = Path("retrieval"),
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Look up the training images nearest to samples on their way, and check whether samples copy them.
+
+    Example: underpaint retrieve --model fashion-mnist --seeds 0-15 --out retrieval/
+    """
+    chosen = parse_seeds(seeds)
+    check_folder(folder)
+    from ..figures.retrieval import write_retrieval
+    from ..recipes.retrieve import Settings, retrieve as compute, verdict
+
+    with progress_bars(quiet or as_json) as progress:
+        result = compute(Settings(model, data, label, chosen, steps, solver, samples), progress)
+    written = write_retrieval(result, folder)
+    if as_json:
+        print(json.dumps(written, ensure_ascii=False))
+    elif not quiet:
+        out.print(verdict(result), highlight=False, soft_wrap=True, markup=False)
+        out.print(f"Figures and every number: {folder}", highlight=False)
+
+
+@app.command()
+def perturb(
+    model: ModelOption = "fashion-mnist",
+    prompt: PromptOption = None,
+    label: ClassOption = None,
+    guidance: GuidanceOption = 1.0,
+    negative: NegativeOption = None,
+    seeds: SeedsOption = "0-3",
+    steps: StepsOption = 30,
+    solver: SolverOption = "ddim",
+    along: AlongOption = None,
+    at: Annotated[str | None, typer.Option("--at", help="Steps after which to nudge, such as 0,10,20.")] = None,
+    magnitudes: Annotated[
+        str, typer.Option("--magnitudes", help="Lengths of the nudges, in units.")
+    ] = "-8,-4,-2,2,4,8",
+    unit: Annotated[str, typer.Option("--unit", help="sigma (of the level) or norm (of the state).")] = "sigma",
+    gaussian: StatisticsOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    folder: FolderOption = Path("perturb"),
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Nudge samples on their way, and hold what becomes of it against the theory's gain.
+
+    Example: underpaint perturb --class 7 --along data:1 --along x0:1 --out perturb/
+    """
+    chosen, sizes, when = parse_seeds(seeds), parse_numbers(magnitudes), parse_seeds(at, "Steps") if at else ()
+    check_folder(folder)
+    from ..figures.perturbation import write_perturbed
+    from ..recipes.perturb import Nudges, perturb as compute
+    from ..recipes.shared.request import Request, prepare
+
+    asked = (given(prompt, label), (guidance,), negative, chosen, steps, solver, tuple(gaussian or ()), device, dtype)
+    nudges, request = Nudges(tuple(along or ("x0:1",)), when, sizes, unit), Request(model, *asked)
+    with progress_bars(quiet or as_json) as progress:
+        result = compute(prepare(request), request, nudges, progress)
+    finish(write_perturbed(result, folder), folder, as_json, quiet)
+
+
+@app.command("map")
+def map_command(
+    model: ModelOption = "fashion-mnist",
+    prompt: PromptOption = None,
+    label: ClassOption = None,
+    guidance: GuidanceOption = 1.0,
+    negative: NegativeOption = None,
+    seed: Annotated[int, typer.Option("--seed", help="The sample to look around.")] = 0,
+    steps: StepsOption = 30,
+    solver: SolverOption = "ddim",
+    along: AlongOption = None,
+    span: Annotated[float, typer.Option("--span", help="How far to go, as a share of the state's length.")] = 0.5,
+    points: Annotated[int, typer.Option("--points", help="Images in a strip, an odd number.")] = 7,
+    enter: Annotated[
+        int | None, typer.Option("--enter", help="Step at which to move and sample on. Default: move the sample.")
+    ] = None,
+    toward: Annotated[
+        str | None, typer.Option("--toward", help="A prompt or class into which the grid's second axis blends.")
+    ] = None,
+    ratio: Annotated[float, typer.Option("--sigma", help="σ/α at which to denoise what was moved.")] = 0.2,
+    gaussian: StatisticsOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    folder: FolderOption = Path("map"),
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Map the images around a sample, and measure which directions stay on the manifold of images.
+
+    Example: underpaint map --class 7 --enter 12 --toward 8 --out map/
+    """
+    check_folder(folder)
+    from ..figures.maps import write_map
+    from ..recipes.map import MapSettings, map_around
+    from ..recipes.shared.request import Request, prepare
+
+    asked = (given(prompt, label), (guidance,), negative, (seed,), steps, solver, tuple(gaussian or ()), device, dtype)
+    chart, request = (
+        MapSettings(tuple(along or MapSettings.along), span, points, enter, toward, ratio),
+        Request(model, *asked),
+    )
+    with progress_bars(quiet or as_json) as progress:
+        result = map_around(prepare(request), request, chart, progress)
+    finish(write_map(result, folder), folder, as_json, quiet)

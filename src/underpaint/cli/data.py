@@ -1,0 +1,108 @@
+"""Commands for data and files: statistics, converted checkpoints."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .base import app, check_folder, err, out, progress_bars, words
+from .options import (
+    DeviceOption,
+    FeaturesOption,
+    JsonOption,
+    QuietOption,
+)
+
+
+@app.command()
+def stats(
+    data: Annotated[
+        str, typer.Argument(help="Folder, file or shards of pictures, arrays or tables, a name, or hf:NAME.")
+    ],
+    place: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The file to write. Default: stats.safetensors, or stats.npz.")
+    ] = None,
+    size: Annotated[str | None, typer.Option("--size", help="Crop and resize pictures: 64, or 64x48 (H x W).")] = None,
+    mode: Annotated[
+        str | None, typer.Option("--mode", help="L (grey) or RGB. Default: RGB if some pictures are in colour.")
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="Of data that have several.")] = "train",
+    column: Annotated[
+        str | None, typer.Option("--column", help="Of tables, or of tar shards with several pictures under one name.")
+    ] = None,
+    encoder: Annotated[str | None, typer.Option("--latents", help="Of this model: statistics of its latents.")] = None,
+    samples: Annotated[
+        int | None, typer.Option("--samples", help="DATA is a model: of so many of its samples.")
+    ] = None,
+    features: FeaturesOption = None,
+    device: DeviceOption = None,
+    kind: Annotated[str, typer.Option("--kind", help="auto, full, low-rank or stationary.")] = "auto",
+    rank: Annotated[int | None, typer.Option("--rank", help="Directions to keep.")] = None,
+    memory: Annotated[str, typer.Option("--memory", help="What it may take, such as 8GB or 500MB.")] = "8GB",
+    classes: Annotated[bool, typer.Option("--classes/--no-classes", help="Also one for each class.")] = True,
+    precise: Annotated[bool, typer.Option("--precise", help="All in float64.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at an item that cannot be read.")] = False,
+    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Default: beside --out.")] = None,
+    groups: Annotated[int, typer.Option("--groups", help="Parts of the work; more processes are idle.")] = 64,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Mean and covariance of data, in one pass that can be stopped, resumed and shared by torchrun.
+
+    With --features, those of the pictures' features, as .npz: the reference that `underpaint bench --samples` takes.
+
+    Example: underpaint stats images/ --size 32 --out stats.safetensors
+    """
+    place = place or Path("stats.npz" if features else "stats.safetensors")
+    if features and place.suffix != ".npz":
+        raise ValueError(f"Statistics of features are written as .npz, got --out {place}.")
+    check_folder(place.parent)
+    from ..recipes.shared.processes import is_first_process
+    from ..recipes.statistics.memory_plan import Settings, make_plan, parse_memory
+    from ..recipes.statistics.sources import open_data, parse_size
+    from ..recipes.statistics.statistics import take_statistics
+
+    settings = Settings(kind, rank, parse_memory(memory), classes, precise, strict, groups)
+    source = open_data(data, parse_size(size), mode, split, encoder, samples, features, device, column)
+    plan = make_plan(source, settings)
+    with progress_bars(quiet or as_json) as progress:
+        if not quiet and is_first_process():
+            err.print(plan.words, highlight=False, soft_wrap=True)
+        result = take_statistics(plan, checkpoint or place.with_name(f"{place.name}.part"), progress)
+    if result is None:
+        return
+    result.save(place)
+    if as_json:
+        print(json.dumps(result.notes, ensure_ascii=False))
+    elif not quiet:
+        out.print(f"{result.summary}: {place}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="An EDM snapshot of NVIDIA's (network-snapshot-*.pkl).")],
+    place: Annotated[Path | None, typer.Option("--out", "-o", help="Default: the same name, .safetensors.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="JSON keywords of the network, for a plain .pt state dict.")
+    ] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Convert an EDM checkpoint to safetensors, once and offline, without running anything in it.
+
+    Example: underpaint convert edm-cifar10-32x32-uncond-vp.pkl --out edm-cifar10.safetensors
+    """
+    chosen = place or source.with_suffix(".safetensors")
+    check_folder(chosen.parent)
+    from ..files import read_json
+    from ..recipes.convert import convert as compute
+
+    summary = compute(source, chosen, None if config is None else read_json(config))
+    if as_json:
+        print(json.dumps(summary, ensure_ascii=False))
+    elif not quiet:
+        for key, value in summary.items():
+            out.print(f"  {key:<18}{words(value)}", highlight=False, soft_wrap=True)

@@ -1,0 +1,80 @@
+"""Commands about the installation and what came with it."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from .base import app, out, words
+from .options import JsonOption, QuietOption
+
+
+@app.command()
+def models(as_json: JsonOption = False) -> None:
+    """List the models in the box, with what their cards say."""
+    from ..recipes.inventory import inventory
+
+    found = inventory()
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    for entry in found:
+        out.print(entry["name"], style="bold")
+        for key, value in entry.items():
+            if key != "name":
+                out.print(f"  {key:<18}{words(value)}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Print versions, devices, extras, data and caches, and what is missing.
+
+    Example: underpaint doctor --json
+    """
+    from ..recipes.doctor import examine
+
+    found = examine()
+    if as_json:
+        print(json.dumps(found, ensure_ascii=False))
+        return
+    found["extras"] = {
+        name: "complete" if not lacks else f"pip install 'underpaint[{name}]' brings {', '.join(lacks)}"
+        for name, lacks in found["extras"].items()
+    }
+    for key, value in found.items():
+        out.print(key, style="bold")
+        for line in [f"{k}: {words(v)}" for k, v in value.items()] if isinstance(value, dict) else [words(value)]:
+            out.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
+def explore(
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="Begin with this name or folder; several times. The box is always offered."),
+    ] = None,
+    gaussian: Annotated[
+        list[str] | None, typer.Option("--gaussian", help="Statistics for the first --model, the second, and so on.")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", help="Default: the first free one from 7860.", min=1, max=65535)
+    ] = None,
+    share: Annotated[bool, typer.Option("--share", help="Also through a public tunnel of gradio's.")] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Open the explorer: a page on this machine where models and the theory are played with. Ctrl-C ends it.
+
+    Example: underpaint explore --model fashion-mnist --port 7860
+    """
+    from ..extras import library
+
+    library("gradio", "web", "The explorer needs")
+    from ..web.server import serve
+
+    def say(address: str) -> None:
+        if not quiet:
+            out.print(f"The explorer is at {address}", highlight=False, soft_wrap=True)
+
+    serve(tuple(models or ()), tuple(gaussian or ()), port, share, say)

@@ -1,0 +1,123 @@
+"""Commands that sample: images, and plans for few calls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .base import app, check_folder, out, parse_seeds, progress_bars
+from .options import (
+    CalibrationOption,
+    ClassesOption,
+    ClassOption,
+    DeviceOption,
+    DtypeOption,
+    GaussianOption,
+    GuidanceOption,
+    JsonOption,
+    ModelOption,
+    NegativeOption,
+    PromptOption,
+    PromptsOption,
+    QuietOption,
+    SeedsOption,
+    SolverOption,
+    StatisticsOption,
+    StepsOption,
+    TeleportOption,
+)
+
+
+@app.command()
+def sample(
+    model: ModelOption = "fashion-mnist",
+    seeds: SeedsOption = "0-15",
+    steps: StepsOption = 25,
+    solver: SolverOption = "dpmpp-2m",
+    teleport: TeleportOption = None,
+    prompt: PromptOption = None,
+    label: ClassOption = None,
+    guidance: GuidanceOption = 1.0,
+    negative: NegativeOption = None,
+    gaussian: GaussianOption = None,
+    calibration: CalibrationOption = None,
+    place: Annotated[
+        Path, typer.Option("--out", "-o", help="A .png file for one grid, or a folder for one PNG a seed.")
+    ] = Path("samples.png"),
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Sample images: a grid, or a folder with one image a seed.
+
+    Example: underpaint sample --seeds 0-15 --steps 20 --teleport 10 --out samples.png
+    """
+    chosen = parse_seeds(seeds)
+    check_folder(place.parent if place.suffix.lower() == ".png" else place)
+    from ..recipes.sample import SampleRequest, generate, write_images
+
+    if prompt is not None and label is not None:
+        raise ValueError("Give a --prompt or a --class, not both.")
+    condition = label if prompt is None else prompt
+    request = SampleRequest(
+        model, chosen, steps, solver, teleport, condition, guidance, gaussian, negative, calibration
+    )
+    with progress_bars(quiet or as_json) as progress:
+        result = generate(request, progress)
+    written = write_images(result, place)
+    if as_json:
+        print(json.dumps(result.summary | {"files": [str(path) for path in written]}, ensure_ascii=False))
+    elif not quiet:
+        calls = result.summary["nfe"]
+        out.print(f"{len(chosen)} images, {calls} calls of the network each: {place}", highlight=False)
+        if result.summary["left_off"]:
+            out.print(f"Left off: {result.summary['left_off']}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def calibrate(
+    model: Annotated[str, typer.Argument(help="A name in the box or a folder in diffusers' format.")],
+    calls: Annotated[str, typer.Option("--calls", help="Numbers of calls to plan for.")] = "5,6,8,10,14,20",
+    prompts: PromptsOption = None,
+    classes: ClassesOption = None,
+    guidance: GuidanceOption = 1.0,
+    negative: NegativeOption = None,
+    seeds: Annotated[str, typer.Option("--seeds", help="Seeds of the trajectories to fit to.")] = "0-31",
+    held_out: Annotated[str, typer.Option("--held-out", help="Seeds to judge on.")] = "1000-1015",
+    fine: Annotated[int, typer.Option("--fine", help="Steps of the fine solution.", min=20)] = 250,
+    effort: Annotated[int, typer.Option("--effort", help="Calls on each seed to search a plan's levels.")] = 150,
+    gaussian: StatisticsOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    place: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")] = Path("calibration.json"),
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Fit the Gaussian exponential integrator to a model: where to call it, and what to make of each call.
+
+    `sample --calibration`, `bench --calibration` and GaussianExponentialScheduler take the file.
+
+    Example: underpaint calibrate fashion-mnist --calls 5,8,10 --out fashion-mnist.json
+    """
+    chosen, numbers, unseen = parse_seeds(seeds), parse_seeds(calls, "Calls"), parse_seeds(held_out)
+    check_folder(place.parent)
+    from ..recipes.calibrate import calibrate_model
+    from ..recipes.shared.request import Request
+    from ..sampling.fitted import write_calibration
+
+    conditions = (*(prompts or ()), *(classes or ()))
+    request = Request(
+        model, conditions, (guidance,), negative, chosen, statistics=tuple(gaussian or ()), device=device, dtype=dtype
+    )
+    with progress_bars(quiet or as_json) as progress:
+        found = calibrate_model(request, calls=numbers, held_out=unseen, fine=fine, effort=effort, progress=progress)
+    write_calibration(place, found)
+    if as_json:
+        plans = [{"calls": plan.calls, "solver": plan.solver} | plan.errors for plan in found.plans]
+        print(json.dumps(found.about | {"plans": plans, "file": str(place)}, ensure_ascii=False))
+    elif not quiet:
+        for plan in found.plans:
+            out.print(f"  {plan}", highlight=False, soft_wrap=True)
+        out.print(f"Plans: {place}", highlight=False, soft_wrap=True)

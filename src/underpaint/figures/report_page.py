@@ -1,0 +1,75 @@
+"""Write a report to a folder: figures, every number as JSON, and one self-contained page."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from jinja2 import Environment, PackageLoader, select_autoescape
+from matplotlib.figure import Figure
+
+from ..recipes.report.report import Report
+from ..recipes.shared.results import to_json
+from .report import REPORT_FIGURES
+from .style import RC
+
+
+def write_report(
+    report: Report, folder: str | Path, progress: Callable[[str, int], Callable[[], None]]
+) -> dict[str, Any]:
+    """Write index.html, figures/*.png and *.svg, and results.json into a folder; return what results.json holds.
+
+    Everything is first written beside the folder and moved into it at the end, the page last, so that an interruption
+    or a full disk leaves what was there before.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    advance = progress("drawing", len(REPORT_FIGURES))
+    results: dict[str, Any] = to_json(report)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
+        draft = Path(name)
+        (draft / "figures").mkdir()
+        shown = []
+        for plate in REPORT_FIGURES:
+            figure = plate.draw(report)
+            if figure is not None:
+                png = _save(figure, draft / "figures" / plate.name)
+                shown.append(
+                    {"plate": plate, "caption": plate.caption(report), "image": base64.b64encode(png).decode()}
+                )
+            advance()
+        (draft / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
+        environment = Environment(
+            loader=PackageLoader("underpaint.figures", "."), autoescape=select_autoescape(default=True)
+        )
+        page = environment.get_template("report.html.j2").render(report=report, plates=shown, setup=report.setup)
+        (draft / "index.html").write_text(page, encoding="utf-8")
+        _move(draft, folder)
+    return results
+
+
+def _save(figure: Figure, stem: Path) -> bytes:
+    with matplotlib.rc_context(RC):
+        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+    stem.with_suffix(".png").write_bytes(buffer.getvalue())
+    return buffer.getvalue()
+
+
+def _move(draft: Path, folder: Path) -> None:
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for path in sorted((draft / "figures").iterdir()):
+        path.replace(folder / "figures" / path.name)
+    for name in ("results.json", "index.html"):
+        shutil.move(draft / name, folder / name)

@@ -1,0 +1,107 @@
+"""When background, layout, identity and detail of a picture are decided, in the network and in the theory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...analysis import decided, emergence
+from ...metrics.scenes import Reader
+from ...noise import NoiseLevel
+from ...progress import Progress, silent
+from ...sampling.solvers import dpmpp_2m
+from ...theory import modes
+from ..shared.model_and_data import ModelAndData
+from ..shared.results import picture, quantity
+
+
+@dataclass(frozen=True, eq=False)
+class Decided:
+    """How much of each feature of the finished picture stands at each level, and the level at which half of it does."""
+
+    samples: int = quantity("samples")
+    level: NoiseLevel = quantity()
+    measured: Tensor = quantity("share of the finished feature in the network's x0-hat, [level, feature]")
+    predicted: Tensor = quantity("the same when each component has emerged as the Gaussian says, [level, feature]")
+    measured_half: Tensor = quantity("sigma/alpha at which half of each feature stands")
+    predicted_half: Tensor = quantity("sigma/alpha at which half of each feature stands, in theory")
+    features: tuple[str, ...] = quantity("names")
+    strips: Tensor = picture()
+    predicted_strips: Tensor = picture()
+
+    def order(self, half: Tensor) -> tuple[str, ...]:
+        """The features by falling level; those that are never undecided on the grid come first."""
+        keys = torch.where(torch.isfinite(half), half, torch.inf).tolist()
+        return tuple(name for _, name in sorted(zip(keys, self.features, strict=True), key=lambda pair: -pair[0]))
+
+
+def measure_decided(
+    subject: ModelAndData, count: int = 200, steps: int = 30, progress: Progress = silent, shown: int = 3
+) -> Decided | None:
+    """Sample without a condition, and read every estimate and its prediction; None where nothing reads these pictures.
+
+    The theory's picture at a level is the network's own final sample with each principal component of the data
+    attenuated to what has emerged of it, mu + sum_k phi_k u_k u_k.(x_0 - mu), phi_k = sqrt(lambda/(lambda + ratio^2))
+    (WV23): the same reading then says when the theory would have decided each feature. Memory:
+    2 N B rows, and images of one level at a time.
+    """
+    if subject.reader is None:
+        return None
+    level = subject.model.schedule.grid(steps)
+    run = subject.sample(subject.model, range(count), level, dpmpp_2m, "undirected samples", progress)
+    noisy = level[:-1]
+    advance = progress("reading pictures", 2 * len(noisy))
+
+    def painted(index: int) -> Tensor:
+        return emerged(subject, run.final, noisy[index])
+
+    measured = read_features(subject, lambda i: run.denoised[i], run.final, len(noisy), advance)
+    predicted = read_features(subject, painted, run.final, len(noisy), advance)
+    return Decided(
+        samples=count,
+        level=noisy,
+        measured=measured,
+        predicted=predicted,
+        measured_half=emergence.half_ratio(measured, noisy),
+        predicted_half=emergence.half_ratio(predicted, noisy),
+        features=decided.FEATURES,
+        strips=run.denoised[:, :shown],
+        predicted_strips=torch.stack([painted(i)[:shown] for i in range(len(noisy))]),
+    )
+
+
+def emerged(subject: ModelAndData, final: Tensor, level: NoiseLevel) -> Tensor:
+    """The rows [B, D] as far as the Gaussian would have settled them at a level."""
+    gaussian = subject.gaussian
+    covariance = gaussian.covariance
+    share = modes.emergence(covariance.variances, level).to(final)
+    return gaussian.mean + covariance.synthesise(share * covariance.analyse(final - gaussian.mean)).to(final)
+
+
+def read_features(
+    subject: ModelAndData, rows: Callable[[int], Tensor], final: Tensor, count: int, advance: Callable[[], None]
+) -> Tensor:
+    """Shares [N, 4] of the finished features in ``rows(0)`` .. ``rows(count - 1)``, a level at a time. float64."""
+    reader: Reader | None = subject.reader
+    assert reader is not None
+    finished = subject.images(final)
+    reading = reader.read(finished)
+    layout, found = reading.layout, reading.found
+    colours, weight = decided.background_colours(finished, layout)
+    fine = decided.detail(finished, layout)
+    shares = []
+    for index in range(count):
+        images = subject.images(rows(index))
+        now = reader.read(images)
+        parts = (
+            decided.explained(decided.background_colours(images, layout)[0][None], colours, weight),
+            decided.overlap(now.layout[None], layout),
+            decided.recall(now.found[None], found),
+            decided.explained(decided.detail(images, layout)[None], fine),
+        )
+        shares.append(torch.cat([part.double() for part in parts]))
+        advance()
+    return torch.stack(shares)

@@ -1,0 +1,194 @@
+"""The network against the closed forms: denoisers, hybrids, quality, and nudges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...analysis import agreement, geometry
+from ...analysis.perturbation import Perturbation, perturb
+from ...analysis.retrieval import nearest
+from ...analysis.summary import Summary
+from ...noise import NoiseLevel
+from ...progress import Progress
+from ...sampling.solvers import dpmpp_2m, find_solver
+from ...sampling.teleport import respend, teleport
+from ...sampling.trajectory import Trajectory, initial_noise
+from ...theory.denoiser import Denoiser
+from ..shared.model_and_data import ModelAndData
+from ..shared.results import picture, quantity
+from .settings import Settings
+from .trajectories import spread_components
+
+
+@dataclass(frozen=True, eq=False)
+class Agreement:
+    """Figure 4: the analytic denoisers against the network, on its states and from the same start."""
+
+    level: NoiseLevel = quantity()
+    explained: dict[str, Tensor] = quantity("explained variance of the denoised image about the data mean, by level")
+    signal: Tensor = quantity("mean square of the network's denoised image about the data mean, by level")
+    exact_explained: Tensor = quantity("explained variance of the exact denoiser by the Gaussian, by level")
+    exact_signal: Tensor = quantity("mean square of the exact denoised image about the data mean, by level")
+    gaussian_angle: Summary = quantity("degrees between x_0 and x_T of the Gaussian's flow")
+    score_explained: dict[str, Tensor] = quantity("explained variance of the score, by level")
+    state_error: dict[str, Summary] = quantity("mean square of x_t against the network's, by level")
+    estimate_error: dict[str, Summary] = quantity("mean square of x0-hat against the network's, by level")
+    retrieved: Summary = quantity("distance of final samples to the nearest data point, root mean square per pixel")
+    retrieved_exact: Summary = quantity("the same for the exact score's samples")
+    strips: dict[str, Tensor] = picture()
+    finals: dict[str, Tensor] = picture()
+    neighbours: Tensor = picture()
+
+
+@dataclass(frozen=True, eq=False)
+class Hybrid:
+    """Figure 4: teleport, then the network, in the *saved* accounting on the report's own grid."""
+
+    skip: tuple[int, ...] = quantity("steps")
+    ratio: Tensor = quantity("sigma/alpha landed on")
+    nfe: tuple[int, ...] = quantity("calls of the network for each sample")
+    error: Summary = quantity("mean square of the final image against plain sampling, by skip")
+    finals: Tensor = picture()
+
+
+@dataclass(frozen=True, eq=False)
+class Frechet:
+    """Figure 4: Fréchet distance against skipped steps."""
+
+    features: str = quantity("feature space")
+    samples: int = quantity("samples")
+    solver: str = quantity("name")
+    steps: int = quantity("steps of the grid")
+    skip: tuple[int, ...] = quantity("steps")
+    ratio: Tensor = quantity("sigma/alpha landed on")
+    nfe: tuple[int, ...] = quantity("calls of the network for each sample, saved")
+    saved: tuple[float, ...] = quantity("Fréchet distance to the test split")
+    respent: tuple[float, ...] = quantity("Fréchet distance to the test split; empty unless asked for")
+    baselines: dict[str, float] = quantity("Fréchet distance to the test split of as many samples")
+
+
+def measure_agreement(
+    subject: ModelAndData, trajectory: Trajectory, settings: Settings, progress: Progress
+) -> Agreement:
+    """Each analytic denoiser at the network's states, and its own trajectory from the same start."""
+    mean, level = subject.gaussian.mean, trajectory.level
+    said, explained, score, states, estimates = {}, {}, {}, {}, {}
+    strips, finals = {"network": trajectory.denoised[:, :4]}, {"network": trajectory.final}
+    for name, denoise in subject.analytic().items():
+        said[name] = agreement.along(trajectory, denoise)
+        explained[name] = agreement.explained_variance(trajectory.denoised, said[name], mean)
+        score[name] = agreement.score_explained_variance(trajectory, said[name])
+        own = analytic_trajectory(subject, name, denoise, trajectory, settings, progress)
+        states[name] = Summary.of(agreement.mean_squared_error(own.x, trajectory.x))
+        estimates[name] = Summary.of(agreement.mean_squared_error(own.denoised, trajectory.denoised))
+        strips[name], finals[name] = own.denoised[:, :4], own.final
+    distance, index = nearest(subject.cloud.points, trajectory.final)
+    exact_distance, _ = nearest(subject.cloud.points, finals["exact"])
+    root = subject.model.dimension**0.5
+    flow = torch.stack([trajectory.x[0], finals["Gaussian"]])
+    return Agreement(
+        level=level,
+        explained=explained,
+        signal=agreement.mean_squared_error(trajectory.denoised, mean).mean(1),
+        exact_explained=agreement.explained_variance(said["exact"], said["Gaussian"], mean),
+        exact_signal=agreement.mean_squared_error(said["exact"], mean).mean(1),
+        gaussian_angle=Summary.of(geometry.edge_angle(flow)),
+        score_explained=score,
+        state_error=states,
+        estimate_error=estimates,
+        retrieved=Summary.of(distance[:, 0] / root),
+        retrieved_exact=Summary.of(exact_distance[:, 0] / root),
+        strips=strips,
+        finals=finals,
+        neighbours=subject.cloud.points[index[:, 0]],
+    )
+
+
+def analytic_trajectory(
+    subject: ModelAndData, name: str, denoise: Denoiser, trajectory: Trajectory, settings: Settings, progress: Progress
+) -> Trajectory:
+    """The Gaussian's flow in closed form; the others by the report's solver on its grid."""
+    start, level = trajectory.x[0], trajectory.level
+    if name != "Gaussian":
+        return subject.sample(denoise, settings.seeds, level, find_solver(settings.solver), name, progress)
+    x = torch.stack([subject.gaussian.flow(start, level[0], there) for there in level])
+    denoised = torch.stack([subject.gaussian.denoise(*pair) for pair in zip(x[:-1], level[:-1], strict=True)])
+    return Trajectory(x, denoised, level, 0)
+
+
+def measure_hybrid(
+    subject: ModelAndData, trajectory: Trajectory, settings: Settings, progress: Progress, shown: int = 16
+) -> Hybrid:
+    """Final images for several skips on the report's grid, from the first seeds."""
+    steps = settings.steps
+    skips = tuple(sorted({round(steps * share) for share in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)}))
+    start, solver = trajectory.x[0, :shown], find_solver(settings.solver)
+    advance = progress("hybrid samples", sum(steps - skip for skip in skips))
+    runs = [
+        teleport(subject.gaussian, subject.denoise, start, trajectory.level, k, solver, lambda *_: advance())
+        for k in skips
+    ]
+    finals = torch.stack([run.final for run in runs])
+    return Hybrid(
+        skip=skips,
+        ratio=trajectory.level.ratio[list(skips)],
+        nfe=tuple(run.nfe * subject.calls for run in runs),
+        error=Summary.of(agreement.mean_squared_error(finals, trajectory.final[:shown])),
+        finals=finals,
+    )
+
+
+def measure_frechet(
+    subject: ModelAndData, count: int, both: bool, progress: Progress, steps: int = 20, batch: int = 100
+) -> Frechet | None:
+    """Fréchet distance to the test split for several skips; None where the box has no features for these data, or for
+    one condition, which is not meant to give all of them."""
+    features, gaussian, network, of = subject.features, subject.gaussian, subject.denoise, subject.frechet
+    if features is None or subject.case.condition is not None:
+        return None
+    level = subject.model.schedule.grid(steps)
+    skips = tuple(range(0, steps - 3, 2))
+    seeds = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
+    calls = sum(steps - k for k in skips) + (steps * (len(skips) - 1) if both else 0)
+    advance = progress(f"Fréchet distance, {count} samples", len(seeds) * calls)
+
+    def distance(grid: NoiseLevel, skip: int) -> float:
+        starts = (initial_noise(part, subject.model.dimension, grid[0]) for part in seeds)
+        runs = [teleport(gaussian, network, x, grid, skip, dpmpp_2m, lambda *_: advance()).final for x in starts]
+        return of(torch.cat(runs))
+
+    generator = torch.Generator().manual_seed(0)
+    schedule = subject.model.schedule
+    return Frechet(
+        features=features.name,
+        samples=count,
+        solver="dpmpp-2m",
+        steps=steps,
+        skip=skips,
+        ratio=level.ratio[list(skips)],
+        nfe=tuple(steps - k for k in skips),
+        saved=tuple(distance(level, k) for k in skips),
+        respent=tuple(distance(respend(schedule, level, float(level.ratio[k])), 1) for k in skips[1:]) if both else (),
+        baselines={
+            "training images": of(subject.rows[torch.randperm(len(subject.rows), generator=generator)[:count]]),
+            "mixture": of(subject.mixture.sample(count, generator)),
+            "Gaussian": of(gaussian.sample(count, generator)),
+        },
+    )
+
+
+def measure_perturbation(
+    subject: ModelAndData, trajectory: Trajectory, settings: Settings, progress: Progress
+) -> Perturbation:
+    """Nudge the first seeds early, in the middle and late, along components of large to small variance."""
+    steps = [round(settings.steps * share) for share in (0.1, 0.5, 0.8)]
+    components = [int(k) for k in spread_components(len(subject.gaussian.eigenvalues))]
+    advance = progress("perturbations", sum(settings.steps - step for step in steps))
+    rows = trajectory.rows(slice(0, 8))
+    solver: Sequence[Any] = (find_solver(settings.solver), lambda *_: advance())
+    return perturb(subject.denoise, rows, subject.gaussian, steps, components, 1.0, *solver)

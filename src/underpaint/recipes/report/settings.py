@@ -1,0 +1,39 @@
+"""What a report is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...models.model import Condition
+from ...sampling.solvers import find_solver
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to run: ``samples`` for each Fréchet distance, and whether the *re-spent* accounting is measured too.
+
+    Of several conditions (prompts, classes) and guidance weights, the report is about the first of each; all of them
+    are compared in a section of their own.
+    """
+
+    model: str = "fashion-mnist"
+    data: str | None = None
+    seeds: tuple[int, ...] = tuple(range(64))
+    steps: int = 51
+    solver: str = "euler"
+    samples: int = 300
+    respent: bool = False
+    conditions: tuple[Condition, ...] = ()
+    guidance: tuple[float, ...] = (1.0,)
+    negative: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.seeds) < 8:
+            raise ValueError(f"The report needs at least 8 seeds to measure spreads, got {len(self.seeds)}.")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("Seeds must differ from each other.")
+        if self.steps < 12:
+            raise ValueError(f"The report needs at least 12 steps to follow a trajectory, got {self.steps}.")
+        if self.samples < 2:
+            raise ValueError(f"A Fréchet distance needs at least 2 samples, got {self.samples}.")
+        find_solver(self.solver)

@@ -1,0 +1,143 @@
+"""Sample images and write them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..assets import folder as boxed
+from ..data.store import load_gaussian
+from ..files import replacing
+from ..models.load import load_model
+from ..models.model import Condition, Model
+from ..noise import NoiseLevel
+from ..progress import Progress, silent
+from ..sampling.fitted import read_calibration
+from ..sampling.solvers import Solver, find_solver
+from ..sampling.teleport import steps_above, teleport
+from ..sampling.trajectory import initial_noise, sample
+from ..theory.gaussian import Gaussian
+from .shared.request import Request, cases, find_denoiser, network_calls
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """What to sample: ``condition`` is a class or a prompt, ``teleport`` the ratio sigma/alpha to skip to in closed
+    form, ``calibration`` a file whose plan for ``steps`` calls takes the place of solver and grid."""
+
+    model: str = "fashion-mnist"
+    seeds: tuple[int, ...] = tuple(range(16))
+    steps: int = 25
+    solver: str = "dpmpp-2m"
+    teleport: float | None = None
+    condition: Condition | None = None
+    guidance: float = 1.0
+    gaussian: str | None = None
+    negative: str | None = None
+    calibration: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Images [B, C, H, W] in [0, 1] for the request's seeds, and how they were made."""
+
+    images: Tensor
+    seeds: tuple[int, ...]
+    summary: dict[str, Any]
+
+
+def generate(request: SampleRequest, progress: Progress = silent, batch: int = 64) -> Samples:
+    """Sample one image a seed, deterministically; a seed gives the same image in any company (to rounding).
+
+    Raises:
+        ValueError: unknown model, solver or class; a teleport or a calibration without statistics, or both of them; a
+            jump beyond the grid; no plan of so many calls.
+    """
+    model, solver = load_model(request.model), find_solver(request.solver)
+    asked = Request(
+        request.model,
+        () if request.condition is None else (request.condition,),
+        (request.guidance,),
+        request.negative,
+    )
+    (case,) = cases(asked, model)
+    denoise = find_denoiser(model, case)
+    level = model.schedule.grid(request.steps)
+    skip, gaussian = 0, None
+    if request.calibration is not None:
+        solver, level = _calibrated(request, model)
+    elif request.teleport is not None:
+        skip, gaussian = steps_above(level, request.teleport), _statistics(request, model)
+    parts = [request.seeds[start : start + batch] for start in range(0, len(request.seeds), batch)]
+    advance = progress("sampling", len(parts) * (len(level) - 1 - skip))
+    finals, nfe = [], 0
+    for part in parts:
+        x = initial_noise(part, model.dimension, level[0])
+        if gaussian is None:
+            run = sample(denoise, x, level, solver, lambda *_: advance())
+        else:
+            run = teleport(gaussian, denoise, x, level, skip, solver, lambda *_: advance())
+        finals.append(run.final)
+        nfe = run.nfe * network_calls(model, case)
+    landed = {"skip": skip, "teleported_to": float(level.ratio[skip])} if skip else {"skip": 0}
+    summary = asdict(request) | landed | {"nfe": nfe, "left_off": model.notes.get("left off")}
+    return Samples(model.images(torch.cat(finals)), request.seeds, summary)
+
+
+def _calibrated(request: SampleRequest, model: Model) -> tuple[Solver, NoiseLevel]:
+    """The solver and the grid of a calibration's plan for the calls that are asked for."""
+    if request.teleport is not None:
+        raise ValueError("A calibrated plan begins with its own jump; give --teleport or --calibration, not both.")
+    calibration = read_calibration(str(request.calibration))
+    return calibration.solver(_statistics(request, model), request.steps)
+
+
+def _statistics(request: SampleRequest, model: Model) -> Gaussian:
+    source = request.gaussian or (request.model if boxed(request.model) else None)
+    if source is None:
+        raise ValueError(
+            f"A jump needs the Gaussian of the data that {request.model} was trained on; give a file with --gaussian."
+        )
+    gaussian = load_gaussian(source)
+    if gaussian.dimension != model.dimension:
+        raise ValueError(
+            f"The statistics are of dimension {gaussian.dimension}, the model's images of {model.dimension}."
+        )
+    return gaussian
+
+
+def write_images(samples: Samples, place: Path) -> list[Path]:
+    """Write one grid if place ends in .png, else a folder with one PNG a seed; each says in its metadata how it was
+    made."""
+    if place.suffix.lower() == ".png":
+        columns = min(8, max(1, round(len(samples.seeds) ** 0.5)) if len(samples.seeds) < 64 else 8)
+        _write_png(_sheet(samples.images, columns), place, samples.summary)
+        return [place]
+    paths = [place / f"seed-{seed:06d}.png" for seed in samples.seeds]
+    for path, seed, image in zip(paths, samples.seeds, samples.images, strict=True):
+        _write_png(image, path, samples.summary | {"seeds": [seed]})
+    return paths
+
+
+def _sheet(images: Tensor, columns: int) -> Tensor:
+    """Images side by side, row by row, the last row filled with black."""
+    rows = -(-len(images) // columns)
+    full = torch.zeros(rows * columns, *images.shape[1:])
+    full[: len(images)] = images
+    return full.unflatten(0, (rows, columns)).permute(2, 0, 3, 1, 4).flatten(3, 4).flatten(1, 2)
+
+
+def _write_png(image: Tensor, path: Path, summary: dict[str, Any]) -> None:
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    array = (image * 255).round().byte().permute(1, 2, 0).squeeze(2).numpy()
+    notes = PngInfo()
+    notes.add_text("underpaint", json.dumps(summary))
+    with replacing(path) as temporary:
+        Image.fromarray(array).save(temporary, format="PNG", pnginfo=notes)

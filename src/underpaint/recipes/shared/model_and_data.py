@@ -1,0 +1,238 @@
+"""What a report is about: a model, its data, and every analytic denoiser of those data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import assets
+from ...data.datasets import ImageData, load_data
+from ...data.store import gaussian_provenance, load_gaussian
+from ...files import read_json
+from ...metrics.features import FeatureSet, load_features, load_statistics
+from ...metrics.frechet import Statistics
+from ...metrics.scenes import Reader, load_reader
+from ...models.load import load_model
+from ...models.model import Model
+from ...noise import NoiseLevel
+from ...progress import Progress, silent
+from ...sampling.solvers import Solver
+from ...sampling.trajectory import Trajectory, initial_noise, sample
+from ...theory.cloud import PointCloud
+from ...theory.denoiser import Denoiser
+from ...theory.gaussian import Gaussian
+from ...theory.mixture import Mixture
+from ...version import __version__
+from .request import Conditioning, find_denoiser, network_calls
+
+
+@dataclass(frozen=True, eq=False)
+class ModelAndData:
+    """A model with its data and their Gaussian, mixture and exact denoisers, all on the model's own rows.
+
+    Attributes:
+        model: the network; ``denoise`` is the network in the ``case`` that is looked at (a class or a prompt, guided).
+        data, rows: the images, and the same as the model's rows [N, D]: pixels in [-1, 1], or latents.
+        gaussian, mixture, cloud: the analytic denoisers of those rows, without regard to the case.
+        features, reference: the space of Fréchet distances of images and the test split's statistics in it; None for
+            data of which the box has no classifier.
+        reader: finds the objects of emoji scenes; None for other data.
+        about: what each denoiser was made from, in words.
+    """
+
+    model: Model
+    data: ImageData
+    rows: Tensor
+    gaussian: Gaussian
+    mixture: Mixture
+    cloud: PointCloud
+    features: FeatureSet | None
+    reference: Statistics | None
+    about: dict[str, str]
+    reader: Reader | None = None
+    case: Conditioning = field(default_factory=Conditioning)
+
+    @property
+    def denoise(self) -> Denoiser:
+        return find_denoiser(self.model, self.case)
+
+    @property
+    def calls(self) -> int:
+        """Calls of the network for each call of ``denoise``."""
+        return network_calls(self.model, self.case)
+
+    def described(self, solver: str, steps: int) -> dict[str, Any]:
+        """Who, what, and from which data, in JSON types."""
+        return {
+            "version": __version__,
+            "model": self.model.name,
+            "shape": list(self.model.shape),
+            "data": self.data.source,
+            "condition": str(self.case),
+            "schedule": type(self.model.schedule).__name__,
+            "solver": solver,
+            "steps": steps,
+        }
+
+    def analytic(self) -> dict[str, Denoiser]:
+        """The analytic denoisers by name, from the coarsest to the finest."""
+        return {"Gaussian": self.gaussian, "mixture": self.mixture, "exact": self.cloud}
+
+    def images(self, rows: Tensor) -> Tensor:
+        """Rows [..., D] as images [..., C, H, W] in [0, 1]."""
+        return self.model.images(rows)
+
+    def directions(self, rows: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """What directions [K, D] of row space look like: added to the mean image, ``scale`` of each. [K, C, H, W] in
+        [0, 1]; for a pixel model the direction alone about grey."""
+        if self.model.autoencoder is None:
+            return self.images(rows / rows.abs().amax(-1, keepdim=True))
+        return self.images(self.gaussian.mean + torch.as_tensor(scale).reshape(-1, 1).to(rows) * rows)
+
+    def change(self, rows: Tensor, plain: Tensor) -> Tensor:
+        """Images of rows less those of plain rows, about grey, all by one factor so that the largest change shows
+        fully."""
+        difference = self.images(rows) - self.images(plain)
+        return 0.5 + 0.5 * difference / difference.abs().max().clamp(min=1e-12)
+
+    def frechet(self, rows: Tensor) -> float:
+        """Fréchet distance of the images of rows [N, D] to the test split; NaN where the box has no features."""
+        if self.features is None or self.reference is None:
+            return float("nan")
+        return self.features.score(2 * self.images(rows).flatten(1) - 1, self.reference).value
+
+    def sample(
+        self,
+        denoise: Denoiser,
+        seeds: Sequence[int],
+        level: NoiseLevel,
+        solver: Solver,
+        task: str = "sampling",
+        progress: Progress = silent,
+        batch: int = 64,
+        every: int = 1,
+    ) -> Trajectory:
+        """Trajectories for seeds, ``batch`` at a time; a seed's start does not depend on its batch."""
+        parts = [seeds[start : start + batch] for start in range(0, len(seeds), batch)]
+        advance = progress(task, len(parts) * (len(level) - 1))
+        return Trajectory.join(
+            [
+                sample(
+                    denoise,
+                    initial_noise(part, self.model.dimension, level[0]),
+                    level,
+                    solver,
+                    lambda *_: advance(),
+                    every,
+                )
+                for part in parts
+            ]
+        )
+
+
+def load_model_and_data(
+    model: str | Path | Model = "fashion-mnist",
+    data: str | Path | None = None,
+    components: int = 10,
+    case: Conditioning | None = None,
+    progress: Progress = silent,
+) -> ModelAndData:
+    """Load a model and its data (the model's own unless given), and fit the analytic denoisers.
+
+    The Gaussian of a data set in the box is that of its complete training split, whatever part of it is on this
+    machine; mixture and exact score use the images that are here. The mixture has one component a class, or
+    ``components`` k-means clusters where there are no labels.
+
+    Raises:
+        ValueError: the model or data cannot be loaded, do not fit each other, the model does not say what it was
+        trained on, or does not take the case's condition.
+    """
+    advance = progress("loading model and data", 4)
+    loaded, case = load_model(model), case or Conditioning()
+    find_denoiser(loaded, case)
+    advance()
+    name = data if data is not None else loaded.notes.get("data")
+    if name is None:
+        raise ValueError(f"{loaded.name} does not say what it was trained on; give its data (a name or a folder).")
+    images = load_data(name, shape=loaded.image_shape)
+    rows = encode(loaded, images, progress)
+    advance()
+    boxed = assets.folder(str(name))
+    if boxed and loaded.notes.get("data") == str(name):
+        gaussian = load_gaussian(str(name))
+        fitted = f"all {gaussian_provenance(str(name))['count']:,} training images of {name}"
+    else:
+        gaussian, fitted = Gaussian.fit(rows, rank=largest_rank(rows)), images.source
+    advance()
+    labels = with_labels(images) if images.labels is not None else cluster(rows, components)
+    kind = "classes" if images.labels is not None else "k-means clusters"
+    smallest = int(labels.unique(return_counts=True)[1].min())
+    # too few rows leave directions without variance, of which a mixture would be certain
+    rank = None if smallest > 2 * rows.shape[1] else max(1, smallest // 4)
+    about = {
+        "Gaussian": f"{_rank(len(gaussian.eigenvalues), gaussian.dimension)} Gaussian of {fitted}",
+        "mixture": f"{len(labels.unique())} {_rank(rank, rows.shape[1])} Gaussians, one for each of the {kind} of "
+        f"{images.source}",
+        "exact": f"exact score of {images.source}",
+    }
+    mixture = Mixture.fit(rows, labels, rank)
+    advance()
+    features, reference, reader = find_quality_measures(boxed)
+    return ModelAndData(
+        loaded, images, rows, gaussian, mixture, PointCloud(rows), features, reference, about, reader, case
+    )
+
+
+def encode(model: Model, images: ImageData, progress: Progress = silent, batch: int = 64) -> Tensor:
+    """Images as the model's rows [N, D], a batch at a time through a latent model's autoencoder."""
+    if model.autoencoder is None:
+        return model.rows(images.rows().unflatten(1, images.shape))
+    parts = range(0, len(images), batch)
+    advance = progress("encoding the data", len(parts))
+    rows = []
+    for start in parts:
+        rows.append(model.rows(images.rows(slice(start, start + batch)).unflatten(1, images.shape)))
+        advance()
+    return torch.cat(rows)
+
+
+def with_labels(images: ImageData) -> Tensor:
+    """Labels [N] for a mixture: images without one are a component of their own, after all others."""
+    labels = images.labels if images.labels is not None else torch.empty(0, dtype=torch.long)
+    return torch.where(labels < 0, labels.max() + 1, labels)
+
+
+def largest_rank(rows: Tensor, limit: int = 4096) -> int | None:
+    """None (full) up to a dimension of ``limit``, above it as many components as memory and data allow."""
+    return None if rows.shape[1] <= limit else min(len(rows) // 2, 512)
+
+
+def _rank(rank: int | None, dimension: int) -> str:
+    return "full-rank" if rank in (None, dimension) else f"rank-{rank}"
+
+
+def find_quality_measures(boxed: Path | None) -> tuple[FeatureSet | None, Statistics | None, Reader | None]:
+    """What the box has to judge images of these data with."""
+    if boxed is None or not (boxed / "classifier").is_dir():
+        return None, None, None
+    folder = boxed / "classifier"
+    reference = load_statistics("test", folder)
+    if "objects" not in read_json(folder / "config.json"):
+        return load_features(folder), reference, None
+    reader = load_reader(folder)
+    return reader.space, reference, reader
+
+
+def cluster(rows: Tensor, components: int, seed: int = 0) -> Tensor:
+    """k-means labels [N] for rows [N, D], clusters of a single row joined to label 0 so that each has a covariance."""
+    from sklearn.cluster import MiniBatchKMeans
+
+    fitted = MiniBatchKMeans(min(components, max(1, len(rows) // 2)), random_state=seed, n_init=3).fit(rows.numpy())
+    labels = torch.from_numpy(fitted.labels_).long()
+    lonely = torch.bincount(labels) < 2
+    return torch.where(lonely[labels], (~lonely).nonzero()[0], labels)

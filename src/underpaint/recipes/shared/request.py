@@ -1,0 +1,333 @@
+"""What a user asks of a model, made ready: denoisers for conditions, a grid, and the closed forms to compare with."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ... import assets
+from ...data.datasets import load_data
+from ...data.store import gaussian_provenance, load_gaussian
+from ...models.load import load_model
+from ...models.model import Condition, Model
+from ...noise import NoiseLevel
+from ...progress import Progress, silent
+from ...sampling.solvers import Solver, find_solver
+from ...sampling.trajectory import Trajectory, initial_noise, sample
+from ...theory.denoiser import Denoiser, guide
+from ...theory.gaussian import Gaussian, guided_gaussian
+from ...version import __version__
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """One way to run a model: a class label or a prompt (None: whatever it likes), guidance, and what to lead away
+    from."""
+
+    condition: Condition | None = None
+    guidance: float = 1.0
+    negative: Condition | None = None
+
+    def __post_init__(self) -> None:
+        if self.condition is None and (self.guidance != 1 or self.negative is not None):
+            raise ValueError("Guidance and a negative need a class or a prompt to guide to; give --class or --prompt.")
+
+    @property
+    def what(self) -> str:
+        """The condition in words."""
+        return name_condition(self.condition)
+
+    def __str__(self) -> str:
+        guided = "" if self.guidance == 1 else f", guidance {self.guidance:g}"
+        return self.what + guided + ("" if self.negative is None else f", away from {name_condition(self.negative)}")
+
+
+def name_condition(condition: Condition | None) -> str:
+    """A prompt as it is, 'class 3', or 'unconditional'."""
+    if condition is None:
+        return "unconditional"
+    return condition if isinstance(condition, str) else f"class {condition}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """The options that commands share.
+
+    Attributes:
+        model: a name in the box, or a place.
+        conditions: prompts and class labels; none means unconditionally. A model takes those of its kind.
+        guidance: weights w of D_u + w (D_c - D_u); each is run with each condition.
+        negative: what D_u is conditioned on, a prompt or the digits of a label; by default "anything".
+        statistics: files that `load_gaussian` reads: "FILE" for all the data (and the classes in it), "CONDITION=FILE"
+            for one class or prompt.
+        device, dtype: of the network; states stay on the CPU in float32.
+    """
+
+    model: str = "fashion-mnist"
+    conditions: tuple[Condition, ...] = ()
+    guidance: tuple[float, ...] = (1.0,)
+    negative: str | None = None
+    seeds: tuple[int, ...] = (0,)
+    steps: int = 50
+    solver: str = "ddim"
+    statistics: tuple[str, ...] = ()
+    device: str | None = None
+    dtype: str | None = None
+
+
+def cases(request: Request, model: Model) -> tuple[Conditioning, ...]:
+    """Each condition of the model's kind with each guidance.
+
+    Raises:
+        ValueError: conditions are given but none of the model's kind, or a negative without guidance to act through.
+    """
+    taken = [c for c in request.conditions if isinstance(c, str) == (model.embed is not None)]
+    if request.conditions and not taken:
+        taken = list(request.conditions)  # the model says what is wrong with them
+    negative = None if request.negative is None else as_condition(request.negative, model)
+    if negative is not None and set(request.guidance) == {1.0}:
+        raise ValueError("What to lead away from acts through guidance; give a --guidance other than 1 with it.")
+    conditions: list[Condition | None] = [*taken] or [None]
+    listed = tuple(
+        Conditioning(c, weight, None if weight == 1 else negative) for c in conditions for weight in request.guidance
+    )
+    for case in listed:
+        find_denoiser(model, case)
+    return listed
+
+
+def as_condition(text: str, model: Model) -> Condition:
+    """A label for a model that takes labels, a prompt otherwise."""
+    return int(text) if model.embed is None and text.isdecimal() else text
+
+
+def find_denoiser(model: Model, case: Conditioning) -> Denoiser:
+    """The network in one case; ValueError where it does not take the condition."""
+    if case.condition is None:
+        return model
+    return model.conditional(case.condition, case.guidance, case.negative)
+
+
+def in_turn(denoisers: Sequence[Denoiser], seeds: Sequence[int] | None = None) -> Denoiser:
+    """Row i by the denoiser of number ``seeds[i]`` modulo their count; without seeds, of number i modulo it."""
+
+    def denoise(x: Tensor, level: NoiseLevel) -> Tensor:
+        turn = torch.tensor(range(len(x)) if seeds is None else seeds) % len(denoisers)
+        result = torch.empty_like(x)
+        for k, one in enumerate(denoisers):
+            rows = (turn == k).nonzero().flatten()
+            if len(rows):
+                result[rows] = one(x[rows], level)
+        return result
+
+    return denoise if len(denoisers) > 1 else denoisers[0]
+
+
+def network_calls(model: Model, case: Conditioning) -> int:
+    """Calls of the network for each call of the case's denoiser."""
+    return 1 if case.guidance == 1 or model.distilled else 2
+
+
+@dataclass(frozen=True, eq=False)
+class Theory:
+    """Gaussians of a model's data: of all of them, and of single classes or prompts, as far as they are known.
+
+    ``about`` says in words what each was made from.
+    """
+
+    everything: Gaussian | None = None
+    parts: Mapping[Condition, Gaussian] = field(default_factory=dict)
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    def guided(self, case: Conditioning) -> Denoiser | None:
+        """What the network would be in this case if its data were these Gaussians; None where one is not known.
+
+        A Gaussian where there is a closed form (no guidance, or equal covariances), else an affine denoiser.
+        """
+        if case.condition is None:
+            return self.everything
+        cond = self.parts.get(case.condition)
+        uncond = self.everything if case.negative is None else self.parts.get(case.negative)
+        if case.guidance == 1 or cond is None or uncond is None:
+            return cond if case.guidance == 1 else None
+        try:
+            return guided_gaussian(uncond, cond, case.guidance)
+        except ValueError:  # unequal covariances: still linear, but to be integrated
+            return guide(uncond, cond, case.guidance)
+
+    def nearest(self, case: Conditioning) -> tuple[Denoiser | None, str]:
+        """The case's own closed form, or that of all the data in its place, and a sentence that says which."""
+        own = self.guided(case)
+        if own is not None:
+            alike = "" if case.guidance == 1 else ", guided as the network is"
+            named = self.about.get(case.what) if isinstance(case.condition, str) else None
+            what = "the data" if case.condition is None else case.what
+            return own, f"Gaussian of {what}{alike}" + (f" ({named})" if named else "")
+        if self.everything is not None:
+            return self.everything, f"Gaussian of all the data (there are no statistics of {case.what})"
+        return None, "no statistics of the data are known; give them with --gaussian"
+
+
+@dataclass(frozen=True, eq=False)
+class Sampler:
+    """A model made ready to run: a grid, the name of a solver, and what theory knows of its data."""
+
+    model: Model
+    level: NoiseLevel
+    solver: str = "ddim"
+    theory: Theory = field(default_factory=Theory)
+
+    @property
+    def solve(self) -> Solver:
+        return find_solver(self.solver)
+
+    def sample(
+        self, denoise: Denoiser, seeds: Sequence[int], progress: Progress = silent, batch: int = 64
+    ) -> Trajectory:
+        """Trajectories for seeds, ``batch`` at a time; a seed's start does not depend on its batch."""
+        parts = [seeds[start : start + batch] for start in range(0, len(seeds), batch)]
+        advance = progress("sampling", len(parts) * (len(self.level) - 1))
+        starts = (initial_noise(part, self.model.dimension, self.level[0]) for part in parts)
+        return Trajectory.join([sample(denoise, x, self.level, self.solve, lambda *_: advance()) for x in starts])
+
+    def predict(self, denoise: Denoiser, x: Tensor) -> Tensor:
+        """States [N+1, B, D] of an affine denoiser from x [B, D]: a Gaussian's in closed form, others by the solver."""
+        if isinstance(denoise, Gaussian):
+            return torch.stack([denoise.flow(x, self.level[0], there) for there in self.level])
+        return sample(denoise, x, self.level, self.solve).x
+
+
+def prepare(request: Request, model: Model | None = None) -> Sampler:
+    """Load what is asked for, but for a model that is loaded already.
+
+    Raises:
+        ValueError: unknown model, solver, device or dtype, or statistics that cannot be read or do not fit the model.
+    """
+    find_solver(request.solver)
+    if model is None:
+        model = load_model(request.model, device=find_device(request.device), dtype=_dtype(request.dtype))
+    return Sampler(model, model.schedule.grid(request.steps), request.solver, load_theory(request, model))
+
+
+def only(request: Request, sampler: Sampler) -> Conditioning:
+    """The one case that is asked for; ValueError if there are several."""
+    found = cases(request, sampler.model)
+    if len(found) > 1 or len(request.conditions) > 1:
+        raise ValueError(
+            f"One condition and one guidance at a time, got {len(request.conditions)} conditions and "
+            f"{len(request.guidance)} guidance weights."
+        )
+    return found[0]
+
+
+def describe(sampler: Sampler, case: Conditioning, seeds: Sequence[int]) -> dict[str, Any]:
+    """Who, what, and from which statistics, in JSON types."""
+    model = sampler.model
+    return {
+        "version": __version__,
+        "model": model.name,
+        "shape": list(model.shape),
+        "schedule": type(model.schedule).__name__,
+        "prediction": model.prediction,
+        "left_off": model.notes.get("left off"),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "solver": sampler.solver,
+        "steps": len(sampler.level) - 1,
+        "condition": case.condition,
+        "guidance": case.guidance,
+        "negative": case.negative,
+        "seeds": list(seeds),
+        "statistics": dict(sampler.theory.about),
+    }
+
+
+def find_device(name: str | None) -> torch.device | None:
+    """The device of a name; of several GPUs, each process of torchrun has its own. ValueError if there is none."""
+    if name is None:
+        return None
+    try:
+        device = torch.device(name)
+        if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % max(1, torch.cuda.device_count()))
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"There is no device {name!r} here ({str(error).splitlines()[0]}); try cpu.") from None
+    return device
+
+
+def _dtype(name: str | None) -> torch.dtype | None:
+    if name is not None and name not in DTYPES:
+        raise ValueError(f"Unknown dtype {name!r}; choose one of {', '.join(DTYPES)}.")
+    return None if name is None else DTYPES[name]
+
+
+def load_theory(request: Request, model: Model) -> Theory:
+    """The statistics that are given; without any, those of the box: of all the data, of labelled classes asked for, and
+    for a prompt that names just one of their classes those of that class.
+
+    Raises:
+        ValueError: a file cannot be read, or is of another dimension than the model.
+    """
+    given: dict[Condition | None, Gaussian] = {}
+    about: dict[str, str] = {}
+
+    def know(condition: Condition | None, gaussian: Gaussian, source: str) -> None:
+        name = "all" if condition is None else name_condition(condition)
+        if gaussian.dimension != model.dimension:
+            raise ValueError(
+                f"The statistics of {name} are of dimension {gaussian.dimension}, but {model.name} works in "
+                f"{model.dimension} dimensions; give those of its own states."
+            )
+        given[condition], about[name] = gaussian, source
+
+    boxed = assets.folder(request.model)
+    default = (request.model,) if boxed is not None and (boxed / "gaussian.safetensors").is_file() else ()
+    wanted = {c for case in cases(request, model) for c in (case.condition, case.negative) if c is not None}
+    for text in request.statistics or default:
+        whole = text in default or Path(text).is_file()
+        name, _, source = ("", "", text) if whole else text.rpartition("=")
+        know(as_condition(name, model) if name else None, load_gaussian(source), source)
+        if not name:
+            for condition, label in _named(wanted, source).items():
+                about_it = source if condition == label else f"{source}, {label}"
+                know(condition, load_gaussian(source, label), about_it)
+    if not request.statistics:
+        for label in sorted(c for c in wanted - given.keys() if isinstance(c, int)):
+            rows, source = _class_rows(model, label)
+            if len(rows) > 1:
+                know(label, Gaussian.fit(rows), f"{len(rows):,} of {source}")
+    return Theory(given.pop(None, None), {c: g for c, g in given.items() if c is not None}, about)
+
+
+def _named(conditions: Iterable[Condition], source: str) -> dict[Condition, Condition]:
+    """Which class of a file of ours each condition means: its label, or the only one whose name a prompt holds."""
+    ours = assets.folder(source) is not None or source.endswith(".safetensors")
+    known = list(gaussian_provenance(source).get("classes") or ()) if ours else []
+    meant: dict[Condition, Condition] = {}
+    for condition in conditions:
+        if isinstance(condition, int):
+            found = [condition] if str(condition) in known else []
+        else:
+            found = [name for name in known if re.search(rf"\b{re.escape(name)}\b", condition)]
+        if len(found) == 1:
+            meant[condition] = found[0]
+    return meant
+
+
+def _class_rows(model: Model, label: int) -> tuple[Tensor, str]:
+    """The images of a class, where the box has labelled images of the model's own shape; otherwise no rows."""
+    if assets.folder(str(model.notes.get("data"))) is None or model.autoencoder is not None:
+        return torch.empty(0, model.dimension), ""
+    data = load_data(model.notes["data"], shape=model.image_shape)
+    if data.labels is None:
+        return torch.empty(0, model.dimension), ""
+    return data.rows(data.labels == label), data.source

@@ -1,0 +1,46 @@
+"""Results as data: frozen dataclasses whose fields say their units, written as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from torch import Tensor
+
+from ...analysis.summary import Summary
+from ...noise import NoiseLevel
+
+
+def quantity(unit: str = "1") -> Any:
+    """A dataclass field whose unit goes into the JSON beside its value; "1" is a pure number."""
+    return dataclasses.field(metadata={"unit": unit})
+
+
+def picture() -> Any:
+    """A dataclass field of pixels for a figure, left out of the JSON."""
+    return dataclasses.field(metadata={"picture": True}, repr=False)
+
+
+def to_json(value: Any) -> Any:
+    """Dataclasses, tensors, summaries and levels as JSON types; NaN and infinities as null, which JSON can hold."""
+    if isinstance(value, Summary):
+        return {"mean": to_json(value.mean), "5%": to_json(value.low), "95%": to_json(value.high)}
+    if isinstance(value, NoiseLevel):
+        return {"alpha": to_json(value.alpha), "sigma": to_json(value.sigma)}
+    if dataclasses.is_dataclass(value):
+        fields = [field for field in dataclasses.fields(value) if not field.metadata.get("picture")]
+        return {field.name: _with_unit(getattr(value, field.name), field.metadata.get("unit")) for field in fields}
+    if isinstance(value, Tensor):
+        return to_json(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | range):
+        return [to_json(item) for item in value]
+    return value
+
+
+def _with_unit(value: Any, unit: str | None) -> Any:
+    return to_json(value) if unit is None else {"value": to_json(value), "unit": unit}

@@ -1,0 +1,145 @@
+"""How the statistics of data are to be taken: which covariance fits into memory, and how the work is cut up."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, replace
+
+from ...data.stream import Source, digest
+from ...theory.moments import Full, LowRank, Sketch, Stationary
+
+KINDS = ("auto", "full", "low-rank", "stationary")
+#: Ranks that the automatic choice goes through.
+_RANKS = (1024, 512, 256, 128, 64)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How statistics are taken; ``memory`` in bytes bounds the automatic choice of the kind and of the classes.
+
+    Attributes:
+        kind: see `KINDS`.
+        rank: of a low-rank covariance, or to truncate a full one to.
+        classes: also one Gaussian for each class, if there are labels and memory for it.
+        precise: products in float64 as well; about half as fast.
+        strict: an item that cannot be read ends it.
+        groups: how many parts the work is cut into, at most; more processes than this are idle.
+        interval: seconds between checkpoints.
+    """
+
+    kind: str = "auto"
+    rank: int | None = None
+    memory: float = 8e9
+    classes: bool = True
+    precise: bool = False
+    strict: bool = False
+    groups: int = 64
+    interval: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"Unknown kind of covariance {self.kind!r}; choose from {', '.join(KINDS)}.")
+        if self.groups < 1 or (self.rank is not None and self.rank < 1):
+            raise ValueError(f"rank and groups must be at least 1, got {self.rank} and {self.groups}.")
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What to do: chunks of ``chunk`` items, groups of ``group`` chunks; ``words`` say what was chosen and why."""
+
+    source: Source
+    settings: Settings
+    sketch: Sketch
+    classes: bool
+    chunk: int
+    group: int
+    words: str
+
+    @property
+    def groups(self) -> int:
+        return math.ceil(self.source.count / (self.chunk * self.group))
+
+    @property
+    def identity(self) -> str:
+        """Changes with all that decides the result."""
+        data, precise = (self.source.identity, self.source.count), self.settings.precise
+        return digest(*data, repr(self.sketch), self.classes, precise, self.chunk, self.group)
+
+
+def make_plan(source: Source, settings: Settings | None = None) -> Plan:
+    """Choose the kind of covariance, the chunks and the groups.
+
+    Raises:
+        ValueError: the kind that was asked for does not suit the data, or nothing fits into the memory.
+    """
+    settings = settings or Settings()
+    if source.space:  # a Fréchet distance takes the root of the smallest variances, too
+        if settings.kind not in ("auto", "full") or settings.rank:
+            raise ValueError("Statistics of features are full; leave out --kind and --rank.")
+        settings = replace(settings, kind="full", classes=False, precise=True)
+    if source.count < 2:
+        raise ValueError(f"Statistics need at least 2 items; {source.name} has {source.count}.")
+    chunk = 2 ** int(math.log2(min(max(2**24 / source.dimension, 1), source.step)))
+    group = math.ceil(math.ceil(source.count / chunk) / settings.groups)
+    options = _options(source, settings)
+
+    def cost(sketch: Sketch, classes: int = 1) -> str:
+        return f"{_memory(sketch, classes, source, chunk) / 1e9:.1f} GB"
+
+    sketch = next((option for option in options if _memory(option, 1, source, chunk) <= settings.memory), None)
+    if sketch is None:
+        raise ValueError(
+            f"{settings.memory / 1e9:g} GB are not enough: a {_title(options[-1])} covariance needs "
+            f"{cost(options[-1])}."
+        )
+    words, classes = f"{_title(sketch)} covariance of {source.dimension:,} dimensions", 1
+    if sketch is not options[0]:
+        words += f" ({_title(options[0])} needs {cost(options[0])})"
+    if settings.classes and len(source.classes) > 1:
+        number = len(source.classes)
+        if _memory(sketch, number, source, chunk) <= settings.memory:
+            words, classes = f"{words}, also of {number:,} classes", number
+        else:
+            words += f", without its {number:,} classes ({cost(sketch, number)})"
+    words += f"; at most {cost(sketch, classes)} of {settings.memory / 1e9:g} GB"
+    return Plan(source, settings, sketch, classes > 1, chunk, group, words)
+
+
+def _options(source: Source, settings: Settings) -> list[Sketch]:
+    """The sketches to choose from, best first."""
+    full: list[Sketch] = [Full(source.dimension, settings.rank)]
+    ranks = [settings.rank] if settings.rank else [r for r in _RANKS if 2 * r < source.dimension] or [source.dimension]
+    low: list[Sketch] = [LowRank(source.dimension, rank) for rank in ranks]
+    image = source.shape if len(source.shape) == 3 else None
+    still: list[Sketch] = [Stationary((image[0], image[1], image[2]))] if image else []
+    options = {"full": full, "low-rank": low, "stationary": still, "auto": full + low + still}[settings.kind]
+    if not options:
+        raise ValueError(
+            f"A stationary covariance needs images or latents (C, H, W); {source.name} has {source.shape}."
+        )
+    return options
+
+
+def _memory(sketch: Sketch, classes: int, source: Source, chunk: int) -> int:
+    """Bytes at the peak: sums so far, of a group, and on their way (3 a class), one decomposition (7), and chunks."""
+    return 8 * math.prod(sketch.shape) * (3 * classes + 7) + 32 * chunk * source.dimension
+
+
+def _title(sketch: Sketch) -> str:
+    if isinstance(sketch, LowRank):
+        return f"rank-{sketch.rank}"
+    return "full" if isinstance(sketch, Full) else "stationary"
+
+
+def parse_memory(text: str) -> float:
+    """'8GB' -> 8e9, '500 MB' -> 5e8.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    found = re.fullmatch(r"([0-9.]+) *([kMGT]?)B?", text.strip())
+    try:
+        return float(found[1]) * 1000 ** " kMGT".index(found[2] or " ") if found else float("-")
+    except ValueError:
+        raise ValueError(f"Memory is a number such as 8GB or 500MB, got {text!r}.") from None

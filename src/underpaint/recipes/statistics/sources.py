@@ -1,0 +1,105 @@
+"""What statistics are taken of: data as they are, a model's latents of them, or a model's own samples."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...data.sources import open_source
+from ...data.stream import Chunk, Source, check_range
+from ...metrics.spaces import find_features, width
+from ...models.fingerprint import fingerprint
+from ...models.load import load_model
+from ...models.model import Model
+from ...sampling.solvers import find_solver
+from ...sampling.trajectory import initial_noise, sample
+from ..shared.request import find_device
+
+
+def parse_size(text: str | None) -> tuple[int, int] | None:
+    """'64' -> (64, 64), '64x48' -> (64, 48).
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    if text is None:
+        return None
+    found = re.fullmatch(r"([1-9][0-9]*)(?:x([1-9][0-9]*))?", text)
+    if not found:
+        raise ValueError(f"A size is 64 or, for height and width, 64x48; got {text!r}.")
+    return int(found[1]), int(found[2] or found[1])
+
+
+def open_data(
+    place: str | Path,
+    size: tuple[int, int] | None = None,
+    mode: str | None = None,
+    split: str = "train",
+    encoder: str | None = None,
+    samples: int | None = None,
+    features: str | None = None,
+    device: str | None = None,
+    column: str | None = None,
+) -> Source:
+    """A source as `open_source` opens it; or, with ``encoder``, what this model makes of pictures brought to its size;
+    or, with ``samples``, so many samples of the model ``place``; or, with ``features``, those of the pictures in this
+    space (of `find_features`). Networks run on ``device``."""
+    there = find_device(device)
+    if features is not None:
+        if encoder is not None:
+            raise ValueError("Features are of pictures and not of latents; give --features or --latents.")
+        if samples is not None:
+            model = load_model(place, device=there)
+            return seen(own_samples(model, samples), features, model, there)
+        return seen(open_source(place, size, mode, split, column), features, device=there)
+    if samples is not None:
+        return own_samples(load_model(place, device=there), samples)
+    if encoder is None:
+        return open_source(place, size, mode, split, column)
+    model = load_model(encoder, device=there)
+    channels, height, width = model.image_shape
+    fitting = {1: "L", 3: "RGB"}.get(channels)
+    return latents(open_source(place, (height, width), fitting, split, column), model)
+
+
+def latents(source: Source, model: Model) -> Source:
+    """The rows that a model works on: the latents of images, or a pixel model's images, in the range of its data."""
+    if model.autoencoder is None and (model.data_range, len(model.shape)) == ((-1, 1), 3):
+        return source
+    what = "states" if model.autoencoder is None else "latents"
+
+    def encode(images: Tensor) -> Tensor:
+        check_range(float(images.min()), float(images.max()), source.name, model.name)
+        return model.rows(images)
+
+    return source.encoded(encode, model.shape, f"{what} of {model.name}")
+
+
+def seen(source: Source, features: str, model: Model | None = None, device: torch.device | None = None) -> Source:
+    """The features of pictures in a space of `find_features`; the source holds these, or rows of the model."""
+    space = find_features(features, source.shape if model is None else model.image_shape, device)
+
+    def encode(values: Tensor) -> Tensor:
+        if model is None:
+            check_range(float(values.min()), float(values.max()), source.name)
+        images = values if model is None else 2 * model.images(values.flatten(1)) - 1
+        return space.extract(images.flatten(1))
+
+    return replace(source.encoded(encode, (width(space),), f"features {space.name}", step=256), space=space.name)
+
+
+def own_samples(model: Model, count: int, steps: int = 25, solver: str = "dpmpp-2m", batch: int = 64) -> Source:
+    """A model's own samples for seeds 0 to count - 1, as a source; each chunk is sampled when it is read."""
+    solve, level = find_solver(solver), model.schedule.grid(steps)
+
+    def read(start: int, stop: int) -> Chunk:
+        parts = [range(first, min(first + batch, stop)) for first in range(start, stop, batch)]
+        noise = (initial_noise(part, model.dimension, level[0]) for part in parts)
+        return Chunk(torch.cat([sample(model, x, level, solve, every=steps).final for x in noise]))
+
+    how = f"samples of {model.name}, seeds 0 to {count - 1}, {steps} steps of {solver}"
+    return Source(model.name, model.shape, count, read, f"{how}; {fingerprint(model)}", how, step=256)

@@ -1,0 +1,242 @@
+"""Mean and covariance of data of any size: one pass, bounded memory, any number of processes, resumable.
+
+The items are cut into chunks and the chunks into groups, both of a size that the data alone decide. A group is summed
+from zero, and the sums of the groups are added in the order of the groups, whoever made them: so the result is the same
+to the last bit for any number of processes and threads, interrupted or not (on processors of one kind).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...data.store import save_gaussian
+from ...data.stream import Chunk
+from ...files import read_tensor_metadata, read_tensors, write_tensors
+from ...metrics.frechet import Statistics, write_reference
+from ...progress import Progress, silent
+from ...theory.gaussian import Gaussian
+from ...theory.moments import Sums, column_sums
+from ...version import __version__
+from ..shared.processes import Message, Processes, join_processes
+from .memory_plan import Plan
+
+#: The label under which items without labels are summed.
+_ALL = -1
+_NAMED = 20
+
+
+class Tally:
+    """What is known of the items so far: sums for each class, range, hash, and which items could not be read."""
+
+    def __init__(self, plan: Plan, centre: Tensor) -> None:
+        self.plan, self.centre = plan, centre
+        self.groups = 0
+        self.sums: dict[int, Sums] = {}
+        self.low, self.high = math.inf, -math.inf
+        self.bad, self.named = 0, list[str]()
+        self.hashes = list[str]()
+
+    def add_group(self, group: int) -> None:
+        """Read and add the chunks of a group."""
+        digest = hashlib.sha256()
+        start = group * self.plan.group
+        for chunk in self.plan.source.chunks(self.plan.chunk, start, start + self.plan.group):
+            if self.plan.settings.strict and chunk.bad:
+                raise ValueError(f"{chunk.bad[0]} (without --strict such items are left out).")
+            self.bad += len(chunk.bad)
+            self.named = (self.named + list(chunk.bad))[:_NAMED]
+            digest.update(chunk.data.contiguous().numpy().data)
+            if len(chunk.data):
+                self._add(chunk)
+        self.hashes.append(digest.hexdigest())
+        self.groups += 1
+
+    def _add(self, chunk: Chunk) -> None:
+        rows = chunk.values.flatten(1)
+        self.low, self.high = min(self.low, float(rows.min())), max(self.high, float(rows.max()))
+        rows = rows.double() if self.plan.settings.precise else rows
+        if not self.plan.classes or chunk.labels is None:
+            self._of(_ALL).add(rows)
+            return
+        for label in chunk.labels.unique().tolist():
+            self._of(label).add(rows[chunk.labels == label])
+
+    def _of(self, label: int) -> Sums:
+        if label not in self.sums:
+            self.sums[label] = Sums(self.plan.sketch, self.centre)
+        return self.sums[label]
+
+    def merge(self, other: Tally) -> None:
+        """Add what comes after; the other's sums are used up."""
+        self.groups += other.groups
+        for label, sums in sorted(other.sums.items()):
+            if label in self.sums:
+                self.sums[label].merge(sums)
+            else:
+                self.sums[label] = sums
+        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
+        self.bad, self.named = self.bad + other.bad, (self.named + other.named)[:_NAMED]
+        self.hashes += other.hashes
+
+    def pack(self) -> Message:
+        tensors = {"centre": self.centre}
+        for label, sums in self.sums.items():
+            tensors |= {f"{label}.total": sums.total, f"{label}.kept": sums.kept}
+        notes = {"groups": self.groups, "range": [self.low, self.high], "bad": self.bad, "named": self.named}
+        counts = {label: sums.count for label, sums in self.sums.items()}
+        return tensors, notes | {"hashes": self.hashes, "counts": counts, "plan": self.plan.identity}
+
+    @staticmethod
+    def unpack(plan: Plan, parcel: Message) -> Tally:
+        tensors, notes = parcel
+        tally = Tally(plan, tensors["centre"])
+        tally.groups, (tally.low, tally.high) = notes["groups"], notes["range"]
+        tally.bad, tally.named, tally.hashes = notes["bad"], notes["named"], notes["hashes"]
+        for label, count in notes["counts"].items():
+            sums = tally._of(int(label))
+            sums.count, sums.total, sums.kept = count, tensors[f"{label}.total"], tensors[f"{label}.kept"]
+        return tally
+
+    def overall(self) -> Sums:
+        """The sums of all classes together."""
+        if list(self.sums) == [_ALL]:
+            return self.sums[_ALL]
+        whole = Sums(self.plan.sketch, self.centre)
+        for _, sums in sorted(self.sums.items()):
+            whole.merge(sums)
+        return whole
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The Gaussian of all items, those of the classes (label -> count, Gaussian), and what is noted beside them."""
+
+    gaussian: Gaussian
+    classes: dict[int, tuple[int, Gaussian]]
+    notes: dict[str, Any]
+
+    @property
+    def summary(self) -> str:
+        """How much went in, and what was left out."""
+        left = self.notes["left_out"]
+        first = f" (the first: {left['items'][0]})" if left["count"] else ""
+        return f"Statistics of {self.notes['count']:,} items, {left['count']:,} left out{first}"
+
+    def save(self, path: str | Path) -> None:
+        """Write a file that `load_gaussian` reads; of features, one that `read_reference` reads."""
+        space, known = self.notes.get("features"), self.gaussian
+        if space is None:
+            save_gaussian(path, known, self.classes, **self.notes)
+        else:
+            write_reference(path, Statistics(space, known.mean, known.covariance.matrix(), self.notes["count"]))
+
+
+def take_statistics(plan: Plan, checkpoint: Path | None = None, progress: Progress = silent) -> Result | None:
+    """Carry out a plan, together with the other processes of the team if there are any; None on all but the first.
+
+    In each round every process sums one group, and the first adds them up in order. ``checkpoint`` is a file of all
+    sums so far, written by the first process after a round if the last one is older than the settings' interval, and
+    gone at the end: what is killed loses the work since it was written. Disk: twice the sums, the old and the new.
+
+    Raises:
+        ValueError: nothing can be read, the checkpoint is that of other work, or with ``strict`` an item is bad.
+        ConnectionError: another process went away.
+    """
+    with join_processes() as processes:
+        tally = _start(plan, processes, checkpoint)
+        advance = progress("statistics", plan.groups) if processes.rank == 0 else lambda: None
+        for _ in range(tally.groups):
+            advance()
+        saved = time.monotonic()
+        for first in range(tally.groups, plan.groups, processes.size):
+            for part in _round(plan, processes, tally.centre, first):
+                tally.merge(part)
+                advance()
+            if checkpoint and processes.rank == 0 and time.monotonic() - saved >= plan.settings.interval:
+                write_tensors(checkpoint, *tally.pack())
+                saved = time.monotonic()
+    if processes.rank:
+        return None
+    result = _finish(tally, progress)
+    if checkpoint:
+        checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def _start(plan: Plan, processes: Processes, checkpoint: Path | None) -> Tally:
+    """The work so far, or none about the mean of the first chunk: known to the first process, and told the others."""
+    tally = Tally(plan, torch.zeros(plan.source.dimension, dtype=torch.float64))
+    if processes.rank == 0:
+        if checkpoint and checkpoint.is_file():
+            notes = read_tensor_metadata(checkpoint)
+            if notes.get("plan") != plan.identity:
+                raise ValueError(
+                    f"{checkpoint} is the checkpoint of other data or settings; remove it or move it away."
+                )
+            tally = Tally.unpack(plan, (read_tensors(checkpoint), notes))
+        else:
+            tally.centre = _first_mean(plan)
+    done = processes.share(torch.tensor([tally.groups]))
+    tally.groups, tally.centre = int(done), processes.share(tally.centre)
+    return tally
+
+
+def _first_mean(plan: Plan) -> Tensor:
+    reason = "they are empty"
+    for chunk in plan.source.chunks(plan.chunk):
+        if len(chunk.data):
+            return column_sums(chunk.values.flatten(1)) / len(chunk.data)
+        reason = chunk.bad[0] if chunk.bad else reason
+    raise ValueError(f"None of the {plan.source.count:,} items of {plan.source.name} can be used ({reason}).")
+
+
+def _round(plan: Plan, processes: Processes, centre: Tensor, first: int) -> Iterator[Tally]:
+    """Each process sums one group from ``first`` on; the first process gets them, in order."""
+    here = min(processes.size, plan.groups - first)
+    if processes.rank < here:
+        own = Tally(plan, centre)
+        own.add_group(first + processes.rank)
+        if processes.rank:
+            processes.send(own.pack())
+        else:
+            yield own
+    if processes.rank == 0:
+        yield from (Tally.unpack(plan, processes.receive(rank)) for rank in range(1, here))
+
+
+def _finish(tally: Tally, progress: Progress) -> Result:
+    plan, source = tally.plan, tally.plan.source
+    labels = [label for label, sums in sorted(tally.sums.items()) if label != _ALL and sums.count > 1]
+    advance = progress("decompositions", 1 + len(labels))
+    dtype = torch.float64 if source.space else torch.float32
+
+    def gaussian(sums: Sums) -> Gaussian:
+        fitted = Gaussian(sums.mean.to(dtype), sums.covariance(dtype))
+        advance()
+        return fitted
+
+    whole = tally.overall()
+    notes = {
+        "data": source.name,
+        "count": whole.count,
+        "shape": list(source.shape),
+        "handling": source.handling,
+        "range": [tally.low, tally.high],
+        "statistics": plan.words,
+        "products": "float64" if plan.settings.precise else "float32",
+        "hash": hashlib.sha256("".join(tally.hashes).encode()).hexdigest(),
+        "left_out": {"count": tally.bad, "items": tally.named},
+        "class_names": {label: source.classes.get(label, str(label)) for label in labels},
+        "underpaint": __version__,
+    } | ({"features": source.space} if source.space else {})
+    result = gaussian(whole)
+    return Result(result, {label: (tally.sums[label].count, gaussian(tally.sums[label])) for label in labels}, notes)

@@ -1,0 +1,191 @@
+"""What the server keeps: the models on offer, loaded once, and which runs were asked to stop. Nothing of what a visitor
+asks for or gets."""
+
+from __future__ import annotations
+
+import contextvars
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .. import assets
+from ..data.datasets import load_data
+from ..models.hub import is_hub_id
+from ..models.load import load_model
+from ..models.model import Model
+from ..progress import Progress
+from ..recipes.explorer.nearest_images import TrainingImages, load_training_images
+from ..recipes.shared.request import Request, Sampler, prepare
+from .checks import MAX_SEEDS, MAX_STEPS, Values, condition, integer, number
+
+T = TypeVar("T")
+
+#: How long progress waits before it is told again.
+TELL_SECONDS = 0.3
+
+
+class Stopped(Exception):
+    """The visitor asked to stop, or left."""
+
+
+class ServerState:
+    """Models by name, and the runs of visitors.
+
+    Args:
+        folders: models given at the start, beside those in the box: places that `load_model` takes.
+        statistics: files of the data's Gaussian, for the first folder, the second, and so on.
+
+    Raises:
+        ValueError: a place that does not exist, or more statistics than folders.
+    """
+
+    def __init__(self, folders: tuple[str, ...] = (), statistics: tuple[str, ...] = ()) -> None:
+        if len(statistics) > len(folders):
+            raise ValueError(
+                f"Got {len(statistics)} files of statistics for {len(folders)} models; give a --model each."
+            )
+        for place in folders:
+            if not (place in assets.names() or Path(place).exists() or is_hub_id(place)):
+                raise ValueError(f"There is no model {place!r}: give a name in the box, or a folder that exists.")
+        named = {_unique(place, index, folders): place for index, place in enumerate(folders)}
+        box = sorted(assets.names(), key=lambda name: name != "emoji-scenes")
+        #: name on the page -> place; the first is what the page starts with
+        self.places = named | {name: name for name in box}
+        self._statistics = dict(zip(named, statistics, strict=False))
+        self._kept: dict[tuple[str, str], Any] = {}
+        self._locks: dict[tuple[str, str], threading.Lock] = {}
+        self._door = threading.Lock()
+        self._runs: dict[tuple[str, str], threading.Event] = {}
+        self._worker = ThreadPoolExecutor(1, "work")
+
+    def work(self, job: Callable[[], T]) -> T:
+        """Do long work, in the one thread that does all of it.
+
+        OpenMP gives each thread that calls it a team of its own. As soon as teams have more threads than there are
+        cores, idle ones sleep instead of spinning, and a network of many small layers takes half as long again.
+        """
+        return self._worker.submit(contextvars.copy_context().run, job).result()
+
+    @property
+    def first(self) -> str:
+        return next(iter(self.places))
+
+    def model(self, name: str) -> Model:
+        """A model on offer, with a memory for prompts of its own; ValueError for anything else than a name on offer."""
+        place = self.place(name)
+        return replace(self.keep(("model", name), lambda: load_model(place)), name=name, _prompts={})
+
+    def library(self, name: str, progress: Progress) -> TrainingImages:
+        """A model's training images, encoded."""
+        model = self.model(name)
+        return self.keep(("library", name), lambda: load_training_images(model, progress))
+
+    def class_names(self, name: str) -> list[str]:
+        """What each of a model's classes shows, where its data are in the box; otherwise their numbers."""
+        model = self.model(name)
+        data, numbers = str(model.notes.get("data")), [str(label) for label in range(model.classes)]
+        if not numbers or assets.folder(data) is None:
+            return numbers
+        known = self.keep(("classes", name), lambda: load_data(data, shape=model.image_shape).classes)
+        return list(known.values()) if len(known) == model.classes else numbers
+
+    def place(self, name: Any) -> str:
+        if not isinstance(name, str) or name not in self.places:
+            raise ValueError(f"There is no model {name!r} on this page; choose one of {', '.join(self.places)}.")
+        return self.places[name]
+
+    def keep(self, key: tuple[str, str], make: Callable[[], T]) -> T:
+        """Make a thing once, whoever asks for it first; a failure is not kept."""
+        with self._door:
+            lock = self._locks.setdefault(key, threading.Lock())
+        with lock:
+            if key not in self._kept:
+                self._kept[key] = make()
+            kept: T = self._kept[key]
+            return kept
+
+    def request(self, values: Values, seeds: int = 1) -> tuple[Request, Sampler]:
+        """The question that the controls put, with ``seeds`` seeds from the chosen one on, and a sampler for it. The
+        question names the model as the page does.
+
+        Raises:
+            ValueError: anything out of bounds, whatever the page's own controls let through.
+        """
+        name = values["model"]
+        model = self.model(name)
+        asked = condition(values["prompt" if model.embed is not None else "label"], model)
+        first = integer(values["seed"], "seed", 0, 2**31 - MAX_SEEDS)
+        request = Request(
+            model=self.place(name),
+            conditions=() if asked is None else (asked,),
+            guidance=(1.0 if asked is None else number(values["guidance"], "guidance", 0, 20),),
+            seeds=tuple(range(first, first + integer(seeds, "number of seeds", 1, MAX_SEEDS))),
+            steps=integer(values["steps"], "number of steps", 4, MAX_STEPS),
+            solver=str(values["solver"]),
+            statistics=(self._statistics[name],) if name in self._statistics else (),
+        )
+        told = tuple(Path(file).name for file in request.statistics)
+        return replace(request, model=name, statistics=told), prepare(request, model)
+
+    @contextmanager
+    def run(self, visitor: str, tab: str) -> Iterator[threading.Event]:
+        """A run that `stop` can end; a visitor's next run on a tab ends the one before."""
+        key, stopped = (visitor, tab), threading.Event()
+        with self._door:
+            before = self._runs.get(key)
+            self._runs[key] = stopped
+        if before is not None:
+            before.set()
+        try:
+            yield stopped
+        finally:
+            with self._door:
+                if self._runs.get(key) is stopped:
+                    del self._runs[key]
+
+    def stop(self, visitor: str, tab: str | None = None) -> None:
+        """End a visitor's run on a tab, or all of the visitor's runs."""
+        with self._door:
+            for (owner, where), stopped in self._runs.items():
+                if owner == visitor and tab in (None, where):
+                    stopped.set()
+
+
+def watched(stopped: threading.Event, tell: Callable[[int, int, str], None]) -> Progress:
+    """Progress that is told as (done, total, what), at most some times a second, for a browser on the same machine that
+    draws each of them takes its time from the work; and ends the work once it was asked to stop.
+
+    Raises:
+        Stopped: from within the work, at its next step.
+    """
+    last = -math.inf
+
+    def task(what: str, total: int) -> Callable[[], None]:
+        done = 0
+
+        def advance() -> None:
+            nonlocal done, last
+            if stopped.is_set():
+                raise Stopped
+            done += 1
+            now = time.monotonic()
+            if done >= total or now - last > TELL_SECONDS:
+                last = now
+                tell(min(done, total), total, what)
+
+        return advance
+
+    return task
+
+
+def _unique(place: str, index: int, places: tuple[str, ...]) -> str:
+    """A folder's own name, with a number where another has it too."""
+    names = [Path(other).name or other for other in places]
+    taken = names.count(names[index]) > 1 or (names[index] in assets.names() and places[index] != names[index])
+    return f"{names[index]} ({index + 1})" if taken else names[index]

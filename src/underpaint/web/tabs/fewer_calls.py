@@ -1,0 +1,104 @@
+"""Calls of the network that a jump saves, and solvers that spend equal calls."""
+
+from __future__ import annotations
+
+import torch
+
+from ...figures import explorer as figures
+from ...figures.explorer import level_names
+from ...figures.style import COLOURS
+from ...progress import Progress
+from ...recipes.explorer.teleport import (
+    AFTER,
+    Hybrids,
+    SolverComparison,
+    SolverErrors,
+    TeleportLengths,
+    compare_solvers,
+    compare_teleports,
+)
+from .. import show
+from ..checks import Values, chosen, integer, number
+from ..script import write_script
+from ..server_state import ServerState
+from ..show import Answer, View, mean
+
+#: Which levels solvers are compared on -> the lowest of them, or None for the schedule's own grid.
+LEVELS = {"even in log σ/α": 0.1, "the model's own": None}
+
+
+def teleport_tab(server_state: ServerState, values: Values, progress: Progress) -> Answer:
+    """Jumps of rising length against plain sampling."""
+    request, sampler = server_state.request(values, values["seeds"])
+    jumps = TeleportLengths(tolerance=number(values["tolerance"], "allowed error", 0.001, 10))
+    result = compare_teleports(sampler, request, jumps, progress)
+    frames = {f"seed {seed}, full": result.plain[k : k + 1] for k, seed in enumerate(request.seeds)}
+    frames |= {f"seed {seed}, jump": result.finals[:, k] for k, seed in enumerate(request.seeds)}
+    kinds = (("predicted", result.predicted, "Gaussian", True), ("measured", result.measured, "network", False))
+    lines = [
+        show.line(name, torch.stack([result.level.ratio, summary.mean], 1), COLOURS[colour], dashed)
+        for name, summary, colour, dashed in kinds
+    ]
+    axes = {"reverse": True, "logX": True, "level": result.tolerance}
+    unit = "standard deviations of the data; black: allowed"
+    errors = show.chart("error: how far the final picture moves", "σ_skip", unit, lines, **axes)
+    start = result.skip.index(result.advised) or min(2, len(result.skip) - 1)
+    film = show.film(frames, _jumped(result), start, chart=errors, split=len(request.seeds))
+    script = write_script("teleport", request, compare_teleports, figures.jumps, jumps)
+    return show.answer("teleport", _advice(result), result, figures.jumps, script, film=film)
+
+
+def _jumped(result: Hybrids) -> list[str]:
+    """A caption for each skip: where it lands, what it saves and what it costs."""
+    full = result.nfe[0]
+    rows = zip(
+        result.skip, level_names(result.level), result.nfe, result.predicted.mean, result.measured.mean, strict=True
+    )
+    return [
+        f"σ_skip = {ratio}: {skip} steps skipped, {nfe} calls instead of {full} ({full - nfe} saved); "
+        f"error predicted {float(predicted):.2g}, measured {float(measured):.2g}"
+        for skip, ratio, nfe, predicted, measured in rows
+    ]
+
+
+def _advice(result: Hybrids) -> list[str]:
+    k = result.skip.index(result.advised)
+    return [
+        f"The jump is one exact step of the {result.setup['jump by']}; the rest of the grid is the network's "
+        "(accounting: saved). Errors are root mean squares over the picture, the mean of the seeds.",
+        f"By its predicted error, the longest of these jumps within {result.tolerance:g} skips {result.advised} of "
+        f"{result.setup['steps']} steps; measured, it costs {float(result.measured.mean[k]):.2g}. The prediction is of "
+        "first order: it does not see that a small change may tip a picture into another, nor that the network makes "
+        "up for much of what a jump left out.",
+    ]
+
+
+def solvers_tab(server_state: ServerState, values: Values, progress: Progress) -> Answer:
+    """Solvers at equal calls, plain and after a jump."""
+    request, sampler = server_state.request(values, values["seeds"])
+    contest = SolverComparison(
+        integer(values["calls"], "number of calls", 2, 30),
+        10 ** number(values["landing"], "power of ten of σ_skip", -0.5, 2),
+        LEVELS[chosen(values["levels"], "levels", tuple(LEVELS))],
+    )
+    result = compare_solvers(sampler, request, contest, progress)
+    grids = [_standing(result, request.seeds, "from the start", "")]
+    if result.jumps:
+        grids.append(_standing(result, request.seeds, f"after a jump to σ/α = {result.ratio:.3g}", AFTER))
+    best = result.best
+    words = [
+        f"Closest to the fine solution: {best}, at {mean(result.error[best])} (root mean square per number of the "
+        f"state) with {result.nfe[best]} calls of the network. Every solver has {contest.calls} calls of the denoiser; "
+        "Heun, two a step, may spend one less.",
+    ]
+    script = write_script("solvers", request, compare_solvers, figures.contest, contest)
+    return show.answer("solvers", words, result, figures.contest, script, grids=grids)
+
+
+def _standing(result: SolverErrors, seeds: tuple[int, ...], title: str, suffix: str) -> View:
+    """The pictures of each solver below the fine solution, with their distances from it."""
+    names = {name: f"{name}: {mean(result.error[name + suffix])}" for name in result.solvers}
+    shown = torch.stack([result.fine, *(result.finals[name + suffix] for name in names)])
+    rows = ["fine solution", *names.values()]
+    captions = [[f"{row}, seed {seed}" for seed in seeds] for row in rows]
+    return show.grid(title, shown, rows, [f"seed {s}" for s in seeds], captions, ("fine solution", result.fine))

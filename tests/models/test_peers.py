@@ -1,0 +1,127 @@
+"""The peers that solvers are held against: diffusers' own schedulers, on the level grids that diffusers offers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from distributions import MIXTURE
+from torch import Tensor
+
+from underpaint.models.peers import SCHEDULERS, betas, calls_of, grids, lay, lay_default, peer, steps_of
+from underpaint.models.schedulers import scheduler_levels
+from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, Schedule
+from underpaint.sampling.solvers import euler
+from underpaint.sampling.trajectory import initial_noise, sample
+
+DIMENSION = 6
+
+
+def own_loop(scheduler: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+    """What diffusers itself makes of a state: its last denoised image, and where it ends."""
+    denoised, level = x, scheduler_levels(scheduler)
+    for t, here in zip(scheduler.timesteps, level, strict=False):
+        denoised = MIXTURE(x, here)
+        x = scheduler.step(denoised, t, x).prev_sample
+    return denoised, x
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_peer_is_the_scheduler_of_diffusers(name: str) -> None:
+    """On its default levels, and on those of Karras."""
+    eps = initial_noise((0, 1, 2), DIMENSION, NoiseLevel(0.0, 1.0), torch.float64)
+    kind, options = SCHEDULERS[name]
+    for karras in (False, True):
+        scheduler = getattr(diffusers, kind)(prediction_type="sample", use_karras_sigmas=karras, **options)
+        scheduler.set_timesteps(7)
+        level = scheduler_levels(scheduler)
+        denoised, end = own_loop(scheduler, eps)
+        if karras:  # whose last two are one in DEIS
+            level = NoiseLevel.join(level[:-1], NoiseLevel.clean())
+        final = sample(MIXTURE, level[0].norm * eps, level, peer(name)).final
+        if level[-1].sigma == 0:
+            torch.testing.assert_close(final, denoised, rtol=1e-5, atol=1e-5)
+        if not karras and bool(end.isfinite().all()):
+            torch.testing.assert_close(final, level[-1].norm * end, rtol=1e-5, atol=1e-5)
+        assert bool(end.isfinite().all()) or name.endswith("bh1")  # which divides by zero in its last step
+        if not karras and name != "DDIM":  # whose default levels are those of another scheduler
+            torch.testing.assert_close(lay_default(DDPM(), name, 7).ratio, level.ratio, rtol=3e-3, atol=1e-9)
+
+
+def test_first_order_is_ddim() -> None:
+    scheduler = diffusers.DDIMScheduler(clip_sample=False, prediction_type="sample")
+    scheduler.set_timesteps(8)
+    level = lay_default(DDPM(), "DDIM", 8)
+    eps = initial_noise((0, 1, 2), DIMENSION, NoiseLevel(0.0, 1.0), torch.float64)
+    final = sample(MIXTURE, eps, level, peer("DDIM")).final
+    torch.testing.assert_close(final, own_loop(scheduler, eps)[1], rtol=2e-4, atol=2e-4)
+    torch.testing.assert_close(final, sample(MIXTURE, eps, level, euler).final, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("schedule", [DDPM(), EDM(), Flow()])
+def test_first_order_is_ddim_on_any_schedule(schedule: Schedule) -> None:
+    level = lay(schedule, "log", 8)
+    x = initial_noise((0, 1, 2), DIMENSION, level[0], torch.float64)
+    finals = [sample(MIXTURE, x, level, solver).final for solver in (peer("DDIM"), euler)]
+    torch.testing.assert_close(*finals, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_peer_does_not_mind_the_scale_of_the_state(name: str) -> None:
+    """EDM's levels, and the same ratios in variance preserving form."""
+    level = EDM().grid(8)
+    scaled = NoiseLevel(level.alpha / level.norm, level.sigma / level.norm)
+    finals = []
+    for there in (level, scaled):
+        x = initial_noise((0, 1, 2), DIMENSION, there[0], torch.float64)
+        finals.append(sample(MIXTURE, x, there, peer(name)).final)
+    torch.testing.assert_close(*finals, rtol=1e-5, atol=1e-5)
+
+
+def test_heun_is_that_of_diffusers() -> None:
+    scheduler = diffusers.HeunDiscreteScheduler(trained_betas=betas(DDPM()).numpy())
+    scheduler.set_timesteps(4)  # whole times
+    level = lay_default(DDPM(), "heun", 4)
+    eps = initial_noise((0, 1, 2), DIMENSION, NoiseLevel(0.0, 1.0), torch.float64)
+    x = eps * scheduler.sigmas[0]
+    for t, here in zip(scheduler.timesteps, scheduler_levels(scheduler), strict=False):
+        x = scheduler.step((x - MIXTURE(x, here)) / here.sigma, t, x).prev_sample
+    run = sample(MIXTURE, level[0].sigma * eps, level, peer("heun"))
+    torch.testing.assert_close(run.final, x, rtol=2e-3, atol=2e-3)
+    assert run.nfe == len(scheduler.timesteps) == calls_of("heun", 4)
+
+
+@pytest.mark.parametrize("schedule", [DDPM(), DDPM.stable_diffusion(), DDPM("cosine")])
+def test_grids_are_those_of_diffusers(schedule: DDPM) -> None:
+    options = {spacing: {"timestep_spacing": spacing} for spacing in ("linspace", "leading", "trailing")}
+    options |= {"karras": {"use_karras_sigmas": True}, "beta": {"use_beta_sigmas": True}}
+    laid = [*options.items(), ("log", {"use_exponential_sigmas": True}), ("log", {"use_lu_lambdas": True})]
+    for name, option in laid:
+        if isinstance(schedule.betas, str) and schedule.betas == "cosine" and "timestep_spacing" not in option:
+            continue  # its first levels lie above the highest that grids in sigma begin with here
+        scheduler = diffusers.DPMSolverMultistepScheduler(trained_betas=betas(schedule).numpy(), **option)
+        scheduler.set_timesteps(9)
+        ours, theirs = lay(schedule, name, 9), scheduler_levels(scheduler)
+        torch.testing.assert_close(ours.ratio, theirs.ratio, rtol=3e-3, atol=0)
+
+
+@pytest.mark.parametrize("schedule", [DDPM(), EDM(), Flow(), Flow(shift=3.0), DDPM("cosine")])
+def test_every_grid_falls_to_zero_and_every_solver_runs_on_it(schedule: Schedule) -> None:
+    noise = initial_noise((0,), DIMENSION, NoiseLevel(0.0, 1.0), torch.float64)
+    for grid in grids(schedule):
+        level = lay(schedule, grid, 5)
+        assert len(level) == 6
+        assert level.ratio[-1] == 0
+        assert bool((level.ratio.diff() < 0).all())
+        for name in ("UniPC-3 bh1", "DEIS-3", "DPM-Solver++ 3M", "heun"):
+            run = sample(MIXTURE, level[0].sigma * noise, level, peer(name))
+            assert run.nfe == calls_of(name, 5)
+    assert torch.equal(lay(EDM(), "karras", 5).sigma, EDM().grid(5).sigma)
+    assert len(lay_default(schedule, "UniPC-2 bh2", 5)) == 6
+
+
+def test_heun_never_takes_more_calls_than_it_is_given() -> None:
+    assert [calls_of("heun", steps_of("heun", calls)) for calls in (5, 6, 7, 8)] == [5, 5, 7, 7]
+    assert steps_of("DDIM", 6) == calls_of("DDIM", 6) == 6

@@ -1,0 +1,178 @@
+"""The main job, run small: what it writes, and that its numbers are those of its parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from underpaint.figures.report import REPORT_FIGURES
+from underpaint.figures.report_page import write_report
+from underpaint.noise import DDPM
+from underpaint.progress import silent
+from underpaint.recipes.report import claims
+from underpaint.recipes.report.report import Report, report
+from underpaint.recipes.report.settings import Settings
+from underpaint.recipes.report.trajectories import compare_cases, spread_components
+from underpaint.recipes.shared.model_and_data import cluster
+from underpaint.recipes.shared.request import Conditioning
+from underpaint.recipes.shared.results import to_json
+from underpaint.sampling.solvers import euler
+from underpaint.sampling.trajectory import initial_noise, sample
+
+#: Fashion-MNIST has no reader of scenes, and the small report is about one condition.
+DRAWN = [
+    p.name for p in REPORT_FIGURES if p.name not in ("decided", "decided-samples", "case-samples", "case-geometry")
+]
+
+
+@pytest.fixture(scope="module")
+def small() -> Report:
+    return report(Settings(seeds=tuple(range(8)), steps=12, samples=8))
+
+
+@pytest.fixture(scope="module")
+def written(small: Report, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("out") / "report"
+    return folder, write_report(small, folder, silent)
+
+
+def test_everything_is_written(written: tuple[Path, dict[str, Any]]):
+    folder, results = written
+    assert json.loads((folder / "results.json").read_text()) == results
+    for name in DRAWN:
+        assert (folder / "figures" / f"{name}.png").stat().st_size > 5000
+        assert "<svg" in (folder / "figures" / f"{name}.svg").read_text()[:1000]
+    assert len(list((folder / "figures").iterdir())) == 2 * len(DRAWN)
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["report"]
+
+
+def test_the_page_is_self_contained(written: tuple[Path, dict[str, Any]]):
+    page = (written[0] / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == len(DRAWN)
+    assert 'src="http' not in page
+    assert "<script" not in page
+    captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, re.DOTALL)
+    assert len(captions) == len(DRAWN)
+    for caption in captions:
+        assert len(caption) > 80
+        assert not re.search(r"\bnan\b|\bNone\b|Summary\(|tensor\(", caption)
+
+
+def test_results_carry_units_and_provenance(written: tuple[Path, dict[str, Any]]):
+    _, results = written
+    assert results["setup"]["seeds"] == list(range(8))
+    assert results["setup"]["nfe"] == 12
+    assert results["geometry"]["edge_angle"]["unit"] == "degrees between x_0 and x_T"
+    assert len(results["agreement"]["explained"]["value"]["mixture"]) == 12
+    assert "strips" not in results["agreement"]
+    assert list(results["setup"]["denoisers"]) == ["Gaussian", "mixture", "exact"]
+    assert not any("{" in words for words in results["setup"]["denoisers"].values())
+    assert {"underpaint", "torch", "diffusers", "python"} <= results["setup"]["versions"].keys()
+
+
+def test_numbers_are_those_of_the_network(small: Report):
+    model = small.subject.model
+    level = model.schedule.grid(12)
+    again = sample(model, initial_noise([5], model.dimension, level[0]), level, euler)
+    torch.testing.assert_close(small.trajectory.x[:, 5:6], again.x, rtol=1e-3, atol=1e-3)
+    assert small.hybrid.nfe == tuple(12 - k for k in small.hybrid.skip)
+    assert small.frechet is not None
+    assert small.frechet.nfe == tuple(20 - k for k in small.frechet.skip)
+    # the exact score ends on training images, the network does not
+    assert small.agreement.retrieved_exact.mean < 1e-3 < small.agreement.retrieved.mean
+
+
+def test_theory_curves_are_consistent(small: Report):
+    part = small.modes
+    torch.testing.assert_close(part.psi[0], torch.ones(len(part.components), dtype=torch.float64))
+    # xi by quadrature of its own rate
+    integral = torch.trapezoid(part.xi_rate, part.time, dim=0)
+    torch.testing.assert_close(integral, part.xi[-1] - part.xi[0], rtol=2e-2, atol=1e-3)
+
+
+def test_claims_follow_their_bounds(small: Report):
+    parts = {field.name: getattr(small, field.name) for field in dataclasses.fields(small)}
+    judged = claims.judge(parts)
+    assert judged == small.claims
+    assert len(judged) >= 14
+    broken = dataclasses.replace(small.emergence, rank_correlation=0.1)
+    verdicts = {claim.statement: claim.holds for claim in claims.judge(parts | {"emergence": broken})}
+    assert not verdicts["Outline first, details later: features of larger variance are settled earlier."]
+
+
+def test_without_a_feature_space_the_rest_is_still_there(small: Report, tmp_path: Path):
+    bare = dataclasses.replace(small, frechet=None)
+    results = write_report(bare, tmp_path / "bare", silent)
+    assert results["frechet"] is None
+    assert not (tmp_path / "bare" / "figures" / "frechet.png").exists()
+
+
+def test_a_failed_write_leaves_the_old_report(small: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "index.html").write_text("old")
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_report(small, tmp_path / "r", silent)
+    assert (tmp_path / "r" / "index.html").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["r"]
+
+
+def test_settings_are_checked():
+    for options, words in (
+        ({"seeds": (1, 2)}, "at least 8 seeds"),
+        ({"seeds": (1,) * 9}, "differ"),
+        ({"steps": 5}, "at least 12 steps"),
+        ({"samples": 1}, "at least 2 samples"),
+        ({"solver": "x"}, "Unknown solver"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Settings(**options)
+
+
+def test_json_has_no_nan():
+    assert to_json({"a": float("nan"), "b": torch.tensor([1.0, float("inf")])}) == {"a": None, "b": [1.0, None]}
+    assert to_json(DDPM()(0.0))["alpha"] == pytest.approx((1 - 1e-4) ** 0.5)
+
+
+def test_conditions_are_compared_from_the_same_noise(small: Report):
+    subject, settings = small.subject, Settings(seeds=tuple(range(8)), steps=12)
+    listed = [Conditioning(), Conditioning(1), Conditioning(1, 3.0)]
+    part = compare_cases(subject, listed, settings, silent)
+    assert part is not None
+    assert part.cases == ("unconditional", "class 1", "class 1, guidance 3")
+    assert part.nfe == (12, 12, 24)
+    torch.testing.assert_close(part.finals[0], small.trajectory.final[:8], rtol=1e-4, atol=1e-4)
+    # trousers are what class 1 is: guided samples come nearer to the mean of the class than unconditional ones
+    trousers = subject.rows[subject.data.labels == 1].mean(0)
+    distance = (part.finals - trousers).norm(dim=2).mean(1)
+    assert distance[0] > distance[1]
+    assert compare_cases(subject, [Conditioning()], settings, silent) is None
+    compared = dataclasses.replace(small, conditions=part)
+    for plate in REPORT_FIGURES:
+        if plate.name in ("case-samples", "case-geometry"):
+            assert plate.draw(compared) is not None
+            assert "principal components" in plate.caption(compared) or "guidance" in plate.caption(compared)
+
+
+def test_clusters_are_never_lonely():
+    rows = torch.cat([torch.zeros(30, 4), torch.ones(30, 4), torch.full((1, 4), 50.0)])
+    labels = cluster(rows, 3)
+    assert torch.bincount(labels)[labels.unique()].min() >= 2
+
+
+def test_components_are_spread_and_distinct():
+    chosen = spread_components(784)
+    assert chosen[0] == 0
+    assert chosen[-1] == 260
+    assert len(chosen.unique()) == len(chosen) == 6
+    assert spread_components(3).max() < 3

@@ -1,0 +1,508 @@
+"""The explorer without a browser: what the server lets in, what it shows, and what it keeps to itself."""
+
+from __future__ import annotations
+
+import base64
+import contextvars
+import io
+import json
+import runpy
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from PIL import Image
+from tiny import tiny_ddpm
+from typer.testing import CliRunner
+
+from underpaint import assets
+from underpaint.cli import app
+from underpaint.data.store import save_gaussian
+from underpaint.progress import silent
+from underpaint.recipes.explorer.painting import Curves
+from underpaint.recipes.explorer.teleport import SolverComparison
+from underpaint.recipes.shared.request import Request
+from underpaint.recipes.shared.results import to_json
+from underpaint.theory.gaussian import Gaussian
+from underpaint.web import show
+from underpaint.web.checks import condition
+from underpaint.web.script import constructor
+from underpaint.web.server_state import TELL_SECONDS, ServerState, Stopped, watched
+from underpaint.web.show import Answer
+from underpaint.web.tabs import TABS
+from underpaint.web.tabs.painting import OWN
+
+needs_gradio = pytest.mark.skipif(find_spec("gradio") is None, reason="the extra web (gradio) is not installed")
+
+#: Every control of the page, as a visitor of a small model might leave it.
+VALUES: dict[str, Any] = {
+    "model": "tiny", "prompt": "", "label": "any", "seed": 3, "steps": 6, "guidance": 1, "solver": "ddim",
+    "schedule": OWN, "variance": 0.0, "at": 0.5, "seeds": 2, "tolerance": 0.1, "calls": 4, "landing": 0.5,
+    "levels": "the model's own", "direction": "data", "number": 1, "magnitude": 4, "from": 0.0, "to": 0.5,
+    "across": "path of the estimate", "across number": 1, "down": "random", "down number": 2, "enter": 0.5,
+    "span": 0.3, "points": 3, "toward": "", "neighbours": 2,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds a model of 8 x 8 colour pictures, statistics of its data, and the data."""
+    place = tmp_path_factory.mktemp("models")
+    tiny_ddpm(place / "tiny")
+    generator = numpy.random.default_rng(0)
+    numpy.save(place / "data.npy", generator.integers(0, 255, (40, 8, 8, 3), dtype=numpy.uint8))
+    (place / "tiny" / "underpaint.json").write_text(json.dumps({"name": "tiny", "data": str(place / "data.npy")}))
+    rows = torch.randn(400, 192, generator=torch.Generator().manual_seed(0))
+    save_gaussian(place / "stats.safetensors", Gaussian.fit(rows * torch.linspace(2, 0.1, 192)))
+    return place
+
+
+@pytest.fixture(scope="module")
+def server_state(place: Path) -> ServerState:
+    return ServerState((str(place / "tiny"),), (str(place / "stats.safetensors"),))
+
+
+@pytest.fixture(scope="module")
+def answers(server_state: ServerState) -> dict[str, Answer]:
+    """What each tab says to these controls."""
+    return {name: tab(server_state, VALUES, silent) for name, tab in TABS.items()}
+
+
+def pictures(view: Any) -> torch.Tensor:
+    """A sheet's pixels [H, W, C], bytes."""
+    kind, _, content = view["src"].partition(";base64,")
+    assert kind == "data:image/png"
+    return torch.from_numpy(numpy.array(Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB")))
+
+
+def content(link: dict[str, str]) -> bytes:
+    return base64.b64decode(link["href"].partition(",")[2])
+
+
+# ---- what is let in -------------------------------------------------------------------------------------------------
+def test_the_page_starts_with_what_was_given_and_offers_the_box(server_state: ServerState):
+    assert server_state.first == "tiny"
+    assert set(server_state.places) == {"tiny", *assets.names()}
+    boxed = ServerState()
+    assert boxed.first == ("emoji-scenes" if "emoji-scenes" in assets.names() else "fashion-mnist")
+    assert ServerState(("fashion-mnist",)).first == "fashion-mnist"
+
+
+def test_folders_of_one_name_are_told_apart(place: Path, tmp_path: Path):
+    (tmp_path / "tiny").mkdir()
+    assert list(ServerState((str(place / "tiny"), str(tmp_path / "tiny"))).places)[:2] == ["tiny (1)", "tiny (2)"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [((("nowhere",),), "There is no model 'nowhere'"), (((), ("a",)), "1 files of statistics for 0 models")],
+)
+def test_the_desk_says_what_is_missing(arguments, words: str):
+    with pytest.raises(ValueError, match=words):
+        ServerState(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"model": "/etc/passwd"}, "There is no model '/etc/passwd' on this page"),
+        ({"model": "../tiny"}, "There is no model"),
+        ({"model": None}, "There is no model None"),
+        ({"model": ["tiny"]}, "There is no model"),
+        ({"seed": -1}, "The seed must be a number from 0"),
+        ({"seed": 2**40}, "The seed must be a number from 0"),
+        ({"seed": 1.5}, "The seed must be a whole number"),
+        ({"seed": None}, "The seed must be a number"),
+        ({"seed": "7"}, "The seed must be a number"),
+        ({"seed": True}, "The seed must be a number"),
+        ({"steps": 10**6}, "The number of steps must be a number from 4 to 100"),
+        ({"steps": float("nan")}, "The number of steps must be a number"),
+        ({"solver": "magic"}, "Unknown solver 'magic'"),
+        ({"solver": {}}, "Unknown solver"),
+    ],
+)
+def test_questions_out_of_bounds_are_refused_whatever_the_page_lets_through(
+    server_state: ServerState, change, words: str
+):
+    with pytest.raises(ValueError, match=words):
+        server_state.request(VALUES | change)
+
+
+@pytest.mark.parametrize(
+    ("tab", "change", "words"),
+    [
+        ("Theory", {"schedule": "magic"}, "The schedule must be one of"),
+        ("Theory", {"variance": 1e9}, "The power of ten of λ must be a number from -6 to 6"),
+        ("Theory", {"at": 2}, "The time must be a number from 0 to 1"),
+        ("Teleport", {"seeds": 9}, "The number of seeds must be a number from 1 to 8"),
+        ("Teleport", {"tolerance": 0}, "The allowed error must be"),
+        ("Solvers", {"calls": 1000}, "The number of calls must be"),
+        ("Solvers", {"levels": "magic"}, "The levels must be one of even in log σ/α, the model's own"),
+        ("Perturb", {"direction": "/etc/passwd.safetensors"}, "The direction must be one of"),
+        ("Perturb", {"number": 99}, "The number of the direction must be"),
+        ("Perturb", {"to": 7}, "The share of the way must be"),
+        ("Perturb", {"magnitude": float("inf")}, "The magnitude must be"),
+        ("Map", {"points": 99}, "The number of points must be"),
+        ("Map", {"span": -1}, "The span must be"),
+        ("Retrieve", {"neighbours": 0}, "The number of neighbours must be"),
+    ],
+)
+def test_each_tab_checks_its_own_controls(server_state: ServerState, tab: str, change, words: str):
+    with pytest.raises(ValueError, match=words):
+        TABS[tab](server_state, VALUES | change, silent)
+
+
+def test_a_question_names_files_without_their_folders(server_state: ServerState, place: Path):
+    request, sampler = server_state.request(VALUES, seeds=3)
+    assert request == Request("tiny", seeds=(3, 4, 5), steps=6, statistics=("stats.safetensors",))
+    assert sampler.theory.everything is not None
+    assert str(place) not in constructor(request)
+
+
+class Labelled:
+    name, embed, classes = "labelled", None, 4
+
+
+class Prompted:
+    name, embed, classes = "prompted", str.upper, 0
+
+
+def test_conditions_are_what_the_model_takes():
+    assert [condition(value, Labelled) for value in ("any", "", None, "2", 2)] == [None, None, None, 2, 2]
+    assert condition("  a red \n apple ", Prompted) == "a red apple"
+    for value, words in (("4", "from 0 to 3"), ("a dog", "is a number from 0 to 3"), ("9" * 50, "from 0 to 3")):
+        with pytest.raises(ValueError, match=words):
+            condition(value, Labelled)
+    for value in ("x" * 301, "an apple\0"):
+        with pytest.raises(ValueError, match=f"text of at most 300 characters, got {len(value)}: '{value[:2]}"):
+            condition(value, Prompted)
+
+
+def test_models_are_loaded_once_and_prompts_are_not_shared(server_state: ServerState):
+    first, second = server_state.model("tiny"), server_state.model("tiny")
+    assert first.network is second.network
+    assert first._prompts is not second._prompts
+
+
+def test_a_failure_is_not_kept():
+    server_state, calls = ServerState(), []
+
+    def make() -> int:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ValueError("not yet")
+        return 7
+
+    with pytest.raises(ValueError, match="not yet"):
+        server_state.keep(("x", "y"), make)
+    assert [server_state.keep(("x", "y"), make) for _ in range(2)] == [7, 7]
+    assert len(calls) == 2
+
+
+# ---- runs -----------------------------------------------------------------------------------------------------------
+def test_stopping_ends_ones_own_run_at_its_next_step():
+    server_state, told = ServerState(), []
+    with (
+        server_state.run("anna", "Paint") as hers,
+        server_state.run("ben", "Paint") as his,
+        server_state.run("anna", "Map") as other,
+    ):
+        advance = watched(hers, lambda *news: told.append(news))("sampling", 3)
+        advance()
+        server_state.stop("anna", "Paint")
+        with pytest.raises(Stopped):
+            advance()
+        assert told == [(1, 3, "sampling")]
+        assert not his.is_set()
+        assert not other.is_set()
+        server_state.stop("anna")
+        assert other.is_set()
+        assert not his.is_set()
+    server_state.stop("anna")  # nothing is left to stop
+
+
+def test_progress_is_told_a_few_times_a_second_and_at_the_end():
+    told: list[tuple[int, int, str]] = []
+    advance = watched(threading.Event(), lambda *news: told.append(news))("sampling", 200)
+    start = time.monotonic()
+    for _ in range(200):
+        time.sleep(0.004)
+        advance()
+    most = (time.monotonic() - start) / TELL_SECONDS + 2
+    assert 3 <= len(told) <= most
+    assert told[0] == (1, 200, "sampling")
+    assert told[-1] == (200, 200, "sampling")
+
+
+def test_all_long_work_is_done_in_one_thread_and_knows_who_asked():
+    server_state, asked = ServerState(), contextvars.ContextVar("asked")
+
+    def visit(name: str) -> tuple[str, int]:
+        asked.set(name)
+        return server_state.work(lambda: (asked.get(), threading.get_ident()))
+
+    with ThreadPoolExecutor(4) as visitors:
+        answers = list(visitors.map(visit, "abcdefgh"))
+    assert [name for name, _ in answers] == list("abcdefgh")
+    assert len({thread for _, thread in answers}) == 1
+    with pytest.raises(ZeroDivisionError):
+        server_state.work(lambda: 1 / 0)
+
+
+def test_asking_again_ends_the_run_before():
+    server_state = ServerState()
+    with server_state.run("anna", "Paint") as first, server_state.run("anna", "Paint") as second:
+        assert first.is_set()
+        assert not second.is_set()
+
+
+def test_stopped_work_ends_inside_the_recipe(server_state: ServerState):
+    stopped = threading.Event()
+
+    def tell(done: int, total: int, what: str) -> None:
+        if done == 1:
+            stopped.set()
+
+    for tab in ("Paint", "Teleport", "Solvers", "Perturb", "Map", "Retrieve"):
+        stopped.clear()
+        with pytest.raises(Stopped):
+            TABS[tab](server_state, VALUES, watched(stopped, tell))
+
+
+# ---- what is shown --------------------------------------------------------------------------------------------------
+def test_a_sheet_has_every_picture_at_its_place():
+    images = torch.rand(2, 3, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    view = show.sheet(images)
+    shown = pictures(view)
+    assert (view["rows"], view["columns"], view["aspect"]) == (2, 3, 5 / 4)
+    assert shown.shape == (8, 15, 3)
+    assert torch.equal(shown[4:8, 5:10], (images[1, 1] * 255).round().byte().permute(1, 2, 0))
+
+
+def test_grey_and_large_pictures():
+    large = show.sheet(torch.linspace(0, 1, 512).expand(1, 1, 1, 256, 512))
+    shown = pictures(large)
+    assert shown.shape == (64, 128, 3)
+    assert large["aspect"] == 2
+    assert shown[:, 0].max() <= 1
+    assert shown[:, -1].min() >= 254
+
+
+def test_lines_are_short_and_say_where_there_is_nothing():
+    line = show.line("x", torch.tensor([[1 / 3, float("inf")], [2.0, 1e-9]]), "red")
+    assert line["points"] == [[0.33333, None], [2.0, 1e-9]]
+
+
+def test_each_tab_answers_in_json_types(answers: dict[str, Answer]):
+    for name, answer in answers.items():
+        view = answer.view
+        assert json.loads(json.dumps(view, allow_nan=False)) == view
+        assert all(isinstance(words, str) and words for words in view["words"])
+        assert {"film", "grids", "charts"} & view.keys(), name
+
+
+def test_the_film_of_a_painting(answers: dict[str, Answer]):
+    film = answers["Paint"].view["film"]
+    assert [frame["name"] for frame in film["frames"]] == [
+        "state xₜ: picture and noise",
+        "change Δx in this step, stretched",
+        "network's estimate x̂₀ of the finished picture",
+        "the Gaussian's estimate, from the same noise",
+    ]  # fmt: skip
+    assert all(frame["columns"] == 7 for frame in film["frames"])
+    assert len(film["captions"]) == 7
+    assert film["captions"][-1] == "step 6 of 6, σ/α = 0"
+    assert [len(line["points"]) for line in film["chart"]["lines"]] == [7, 7, 7]
+    assert [len(film["bars"][kind]) for kind in ("measured", "predicted")] == [7, 7]
+    assert film["bars"]["measured"][-1] == [1.0] * len(film["bars"]["names"])
+    # state and estimate end in the same picture
+    last = [pictures(film["frames"][k])[:, -8:] for k in (0, 2)]
+    assert torch.equal(*last)
+
+
+def test_the_film_of_jumps(answers: dict[str, Answer]):
+    film = answers["Teleport"].view["film"]
+    assert film["split"] == 2
+    assert [frame["columns"] for frame in film["frames"]] == [1, 1, 6, 6]
+    assert torch.equal(pictures(film["frames"][0]), pictures(film["frames"][2])[:, :8])  # no skip is plain sampling
+    assert "0 steps skipped, 6 calls instead of 6 (0 saved); error predicted 0, measured 0" in film["captions"][0]
+    assert "5 steps skipped, 1 calls instead of 6 (5 saved)" in film["captions"][-1]
+
+
+def test_grids_have_a_caption_for_every_picture(answers: dict[str, Answer]):
+    for tab, shape in (("Features", (2, 9)), ("Solvers", (6, 2)), ("Perturb", (4, 7)), ("Map", (3, 3))):
+        grid = answers[tab].view["grids"][0]
+        assert (grid["rows"], grid["columns"]) == shape
+        assert (len(grid["rowNames"]), len(grid["columnNames"])) == shape
+        assert [len(row) for row in grid["captions"]] == [shape[1]] * shape[0]
+        assert pictures(grid).shape == (8 * shape[0], 8 * shape[1], 3)
+
+
+def test_neighbours_are_the_data_themselves(answers: dict[str, Answer], place: Path):
+    answer, data = answers["Retrieve"], numpy.load(place / "data.npy")
+    grid = answer.view["grids"][0]
+    nearest = int(answer.result.index[-1, 0])
+    assert torch.equal(pictures(grid)[8:16, -8:], torch.from_numpy(data[nearest]))
+    assert f"Training image {nearest}," in grid["captions"][1][-1]
+
+
+def test_theory_is_of_the_data_whatever_is_painted(server_state: ServerState):
+    view = TABS["Theory"](server_state, VALUES | {"schedule": "EDM", "variance": 1.0, "prompt": "x" * 999}, silent).view
+    assert len(view["charts"]) == 6
+    assert "variance λ = 10 is " in view["words"][0]
+    assert view["charts"][0]["logX"]
+    assert view["charts"][0]["lines"][-1]["name"] == "λ = 10"
+
+
+def test_options_are_written_without_their_defaults():
+    assert constructor(SolverComparison()) == "SolverComparison()"
+    assert eval(
+        constructor(SolverComparison(5, 3.0, None)), {"SolverComparison": SolverComparison}
+    ) == SolverComparison(5, 3.0, None)
+    assert constructor(Curves(None, 2.0)) == "Curves(variance=2.0)"
+
+
+@pytest.mark.parametrize(
+    "tab", ["Features", *(pytest.param(t, marks=pytest.mark.slow) for t in TABS if t != "Features")]
+)
+def test_downloads_and_the_script_that_makes_them_again(
+    answers: dict[str, Answer], place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tab: str
+):
+    """The script runs by itself, beside the model's folder, and gives the numbers that the page gave."""
+    answer = answers[tab]
+    picture, numbers, script = answer.files()["downloads"]
+    assert [link["name"].partition(".")[2] for link in (picture, numbers, script)] == ["png", "json", "py"]
+    assert Image.open(io.BytesIO(content(picture))).width > 300
+    given = json.loads(content(numbers))
+    assert given == to_json(answer.result)
+    for name in ("tiny", "stats.safetensors"):
+        (tmp_path / name).symlink_to(place / name)
+    monkeypatch.chdir(tmp_path)
+    Path("run.py").write_bytes(content(script))
+    runpy.run_path("run.py")
+    found = json.loads(Path(answer.name, "results.json").read_text())
+    assert Path(answer.name, f"{answer.name}.png").is_file()
+    for result in (given, found):  # statistics are told by their path there
+        result.get("setup", {}).pop("statistics", None)
+    assert found == given
+
+
+# ---- the server -----------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def hosts() -> list[str | bytes | None]:
+    """Whom this process looked up."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def address(server_state: ServerState, hosts: list[Any]) -> Iterator[str]:
+    from underpaint.web.server import start
+
+    find_nearest_images = socket.getaddrinfo
+
+    def recorded(host: Any, *more: Any, **named: Any) -> Any:
+        hosts.append(host)
+        return find_nearest_images(host, *more, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", recorded)
+        blocks, address = start(server_state)
+        yield address
+        blocks.close()
+
+
+@needs_gradio
+def test_the_server_is_at_home_only(address: str, hosts: list[Any]):
+    import httpx
+
+    assert set(hosts) <= {"127.0.0.1", "localhost"}
+
+    assert address.startswith("http://127.0.0.1:")
+    reply = httpx.get(address)
+    assert reply.status_code == 200
+    assert "default-src 'self'" in reply.headers["content-security-policy"]
+    assert reply.headers["x-content-type-options"] == "nosniff"
+    config = httpx.get(f"{address}config").json()
+    assert config["analytics_enabled"] is False
+    assert not any(call["api_visibility"] == "public" for call in config["dependencies"])
+
+
+@needs_gradio
+@pytest.mark.parametrize("path", ["gradio_api/upload", "gradio_api/upload?upload_id=x", "gradio_api/component_server"])
+def test_nothing_is_taken_in(address: str, path: str):
+    import httpx
+
+    assert httpx.post(address + path, files={"files": ("x.py", b"print()")}).status_code == 403
+
+
+@needs_gradio
+def test_messages_have_a_length_and_it_is_bounded(address: str):
+    import httpx
+
+    door = f"{address}gradio_api/queue/join"
+    assert httpx.post(door, content=b"x" * (1 << 19)).status_code == 413
+    assert httpx.post(door, content=iter([b"{}"])).status_code == 411
+    assert httpx.post(door, json={}).status_code == 422  # let in, and found to be no question
+
+
+@needs_gradio
+def test_no_file_is_given_out(address: str, place: Path):
+    import httpx
+
+    for path in ("/etc/passwd", place / "tiny" / "model_index.json", place / "data.npy", Path("pyproject.toml")):
+        for door in ("gradio_api/file=", "file=", "gradio_api/proxy=file://"):
+            reply = httpx.get(f"{address}{door}{path}")
+            assert reply.status_code in (403, 404), (door, path)
+
+
+@needs_gradio
+def test_what_goes_wrong_becomes_one_sentence(caplog: pytest.LogCaptureFixture):
+    import gradio
+
+    from underpaint.web.page import sentences
+
+    with pytest.raises(gradio.Error, match="&lt;b&gt; is no seed"), sentences():
+        raise ValueError("<b> is no seed")
+    with pytest.raises(gradio.Error, match="not your doing"), sentences():
+        raise RuntimeError("secret")
+    assert "secret" in caplog.text
+
+
+@needs_gradio
+def test_the_page_fits_its_controls_to_the_model(server_state: ServerState):
+    from underpaint.web.layout import build
+    from underpaint.web.page import Page
+
+    _, page = build(server_state)
+    assert isinstance(page, Page)
+    assert set(page.controls) == set(VALUES)
+    prompt, label, guidance, toward = page.fitting("tiny")
+    assert not any(update["visible"] for update in (prompt, label, guidance, toward))
+    label = page.fitting("fashion-mnist")[1]
+    assert label["visible"]
+    assert label["choices"][:3] == ["any", ("0: T-shirt", "0"), ("1: trouser", "1")]
+    assert server_state.class_names("tiny") == []
+
+
+def test_the_command_says_how_to_get_what_it_needs(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)  # type: ignore[arg-type]
+    result = CliRunner().invoke(app, ["explore"])
+    assert isinstance(result.exception, ImportError)
+    assert "pip install 'underpaint[web]'" in str(result.exception)
+
+
+@needs_gradio
+def test_the_command_checks_before_it_serves():
+    result = CliRunner().invoke(app, ["explore", "--model", "nowhere"])
+    assert isinstance(result.exception, ValueError)
+    assert "There is no model 'nowhere'" in str(result.exception)
+    assert CliRunner().invoke(app, ["explore", "--port", "0"]).exit_code == 2
