@@ -23,8 +23,8 @@ from timing import seconds
 
 from underpaint.data.sources import open_source
 from underpaint.data.stream import Source
-from underpaint.recipes.statistics.memory_plan import Settings, make_plan
-from underpaint.recipes.statistics.statistics import Tally, take_statistics
+from underpaint.recipes.statistics.accumulation import Tally, take_statistics
+from underpaint.recipes.statistics.memory_plan import Settings, plan_statistics
 from underpaint.theory.covariance import Covariance
 from underpaint.theory.moments import LowRank, Sketch, column_sums
 
@@ -50,7 +50,7 @@ def operations(sketch: Sketch) -> float:
 
 def speed(source: Source, settings: Settings, budget: float) -> str:
     """A row of the table; what is compared is timed in turns, so that a busy machine is as unkind to all."""
-    plan = make_plan(source, settings)
+    plan = plan_statistics(source, settings)
     rows, tally = source.read(0, plan.chunk).values, Tally(plan, torch.zeros(source.dimension, dtype=torch.float64))
     block = rows[:, :3072]  # a product with these has the rate of one with all, and is over sooner
 
@@ -90,7 +90,7 @@ def speeds(budget: float) -> None:
 
 def covariance(source: Source, settings: Settings) -> Covariance:
     """The covariance with its basis in float64, so that nothing but the sums is compared."""
-    plan = make_plan(source, settings)
+    plan = plan_statistics(source, settings)
     tally = Tally(plan, torch.zeros(source.dimension, dtype=torch.float64))
     for group in range(plan.groups):
         tally.add_group(group)
@@ -128,7 +128,7 @@ def memory(dimension: int = 2048) -> None:
     """Runs first: the peak of a process does not go down again."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     with tempfile.TemporaryDirectory() as folder:
-        plan = make_plan(stored(Path(folder), dimension, 20_000), Settings("full", interval=0.0))
+        plan = plan_statistics(stored(Path(folder), dimension, 20_000), Settings("full", interval=0.0))
         take_statistics(plan, Path(folder) / "checkpoint")
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
     print(f"Memory, full, D = {dimension}: {used / 1e9:.2f} GB (with the pages of the mapped file); {plan.words}.\n")

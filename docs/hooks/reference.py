@@ -32,14 +32,16 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         if place in markdown:
             markdown = markdown.replace(place, "\n".join(lines()))
     return re.sub(
-        r"<!-- room (\w+)(?:: ([\w ]+))? -->", lambda found: _room(found[1], (found[2] or "").split()), markdown
+        r"<!-- room (\w+)(?:: ([\w. ]+))? -->", lambda found: _room(found[1], (found[2] or "").split()), markdown
     )
 
 
 def _room(name: str, first: list[str]) -> str:
     """The lines at which mkdocstrings puts what the modules of a room say of themselves."""
     package = Path(underpaint.__file__).parent
-    modules = sorted(path.stem for path in (package / name).glob("*.py") if path.stem != "__init__")
+    room = package / name
+    found = sorted(path.relative_to(room).with_suffix("") for path in room.rglob("*.py") if path.stem != "__init__")
+    modules = [".".join(path.parts) for path in found]
     ordered = dict.fromkeys([*first, *modules])
     places = [f"underpaint.{name}.{module}" for module in ordered] or [f"underpaint.{name}"]
     return "\n\n".join(f"::: {place}" for place in places)

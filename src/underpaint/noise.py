@@ -160,6 +160,10 @@ class DDPM:
     first: float = 1e-4
     last: float = 0.02
 
+    def __repr__(self) -> str:
+        table = self.betas if isinstance(self.betas, str) else "table"
+        return f"DDPM({table}, {len(self.log_ratios)} steps)"
+
     @staticmethod
     def stable_diffusion() -> DDPM:
         """The scaled-linear schedule of Stable Diffusion: beta from 0.00085 to 0.012 in 1000 steps."""

@@ -30,9 +30,9 @@ from underpaint.recipes.benchmark.benchmark import prepare_bench
 from underpaint.recipes.benchmark.cells import Settings
 from underpaint.recipes.shared.request import Request
 from underpaint.recipes.statistics import sources
-from underpaint.recipes.statistics.memory_plan import Settings as Taken, make_plan
+from underpaint.recipes.statistics.accumulation import take_statistics
+from underpaint.recipes.statistics.memory_plan import Settings as Taken, plan_statistics
 from underpaint.recipes.statistics.sources import open_data, own_samples, seen
-from underpaint.recipes.statistics.statistics import take_statistics
 from underpaint.theory.moments import Moments
 
 IMAGES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -309,7 +309,7 @@ def test_features_of_a_models_own_samples(here: Path) -> None:
     """Latents are decoded first."""
     model = load_model("emoji-scenes")
     rows = torch.cat([chunk.values for chunk in own_samples(model, 3).chunks(3)]).flatten(1)
-    result = take_statistics(make_plan(open_data("emoji-scenes", samples=3, features="own_features:colours")))
+    result = take_statistics(plan_statistics(open_data("emoji-scenes", samples=3, features="own_features:colours")))
     assert result is not None
     result.save("own.npz")
     wanted = Moments.of(colours(2 * model.images(rows) - 1))
@@ -321,8 +321,8 @@ def test_statistics_of_features_are_full_and_of_pictures(here: Path) -> None:
     source = seen(own_samples(load_model("fashion-mnist"), 3), "own_features:colours", load_model("fashion-mnist"))
     for settings in (Taken(kind="low-rank"), Taken(rank=2)):
         with pytest.raises(ValueError, match="Statistics of features are full"):
-            make_plan(source, settings)
-    assert "full covariance of 3 dimensions" in make_plan(source).words
+            plan_statistics(source, settings)
+    assert "full covariance of 3 dimensions" in plan_statistics(source).words
     with pytest.raises(ValueError, match="no device 'quantum' here"):
         open_data("emoji-scenes", samples=3, device="quantum")
     with pytest.raises(ValueError, match="give --features or --latents"):

@@ -16,7 +16,7 @@ from underpaint.figures.report_page import write_report
 from underpaint.noise import DDPM
 from underpaint.progress import silent
 from underpaint.recipes.report import claims
-from underpaint.recipes.report.report import Report, report
+from underpaint.recipes.report.build import Report, report
 from underpaint.recipes.report.settings import Settings
 from underpaint.recipes.report.trajectories import compare_cases, spread_components
 from underpaint.recipes.shared.model_and_data import cluster

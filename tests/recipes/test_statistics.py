@@ -26,9 +26,9 @@ from underpaint.data.stream import Chunk, Source
 from underpaint.files import write_tensors
 from underpaint.models.model import Model
 from underpaint.noise import DDPM, EDM, NoiseLevel
-from underpaint.recipes.statistics.memory_plan import Settings, make_plan, parse_memory
+from underpaint.recipes.statistics.accumulation import Result, take_statistics
+from underpaint.recipes.statistics.memory_plan import Settings, parse_memory, plan_statistics
 from underpaint.recipes.statistics.sources import latents, open_data, own_samples, parse_size
-from underpaint.recipes.statistics.statistics import Result, take_statistics
 from underpaint.sampling.exponential import gaussian_exponential
 from underpaint.sampling.solvers import find_solver, heun
 from underpaint.sampling.teleport import teleport
@@ -66,7 +66,7 @@ def source_of(rows: Tensor, labels: list[int] | None = None, step: int = 8, shap
 
 
 def take(source: Source, **settings: object) -> Result:
-    result = take_statistics(make_plan(source, Settings(**settings)))  # type: ignore[arg-type]
+    result = take_statistics(plan_statistics(source, Settings(**settings)))  # type: ignore[arg-type]
     assert result is not None
     return result
 
@@ -331,7 +331,7 @@ def test_the_choice_under_a_memory_limit_is_said_aloud(shape, classes: int, memo
     source = Source(
         "x", shape, 10**6, lambda start, stop: Chunk(torch.empty(0)), "", "", dict.fromkeys(range(classes), "")
     )
-    assert words in make_plan(source, Settings(memory=parse_memory(memory))).words
+    assert words in plan_statistics(source, Settings(memory=parse_memory(memory))).words
 
 
 def test_what_cannot_be_planned_is_refused() -> None:
@@ -373,7 +373,7 @@ def failing(source: Source, at: int) -> Source:
 def test_resumed_it_is_the_same_to_the_last_bit(tmp_path: Path, kind: str) -> None:
     rows, labels = rows_like(200).float(), [i % 2 for i in range(200)]
     source, settings = source_of(rows, labels), Settings(kind, rank=5, interval=0.0)
-    whole = take_statistics(make_plan(source, settings))
+    whole = take_statistics(plan_statistics(source, settings))
     checkpoint, seen = tmp_path / "part", []
 
     def read(start: int, stop: int) -> Chunk:
@@ -382,8 +382,8 @@ def test_resumed_it_is_the_same_to_the_last_bit(tmp_path: Path, kind: str) -> No
 
     for at in (90, 150):
         with pytest.raises(InterruptedError):
-            take_statistics(make_plan(failing(source, at), settings), checkpoint)
-    resumed = take_statistics(make_plan(replace(source, read=read), settings), checkpoint)
+            take_statistics(plan_statistics(failing(source, at), settings), checkpoint)
+    resumed = take_statistics(plan_statistics(replace(source, read=read), settings), checkpoint)
     assert whole is not None
     assert resumed is not None
     assert same(whole, resumed)
@@ -394,10 +394,10 @@ def test_resumed_it_is_the_same_to_the_last_bit(tmp_path: Path, kind: str) -> No
 def test_a_checkpoint_of_other_work_is_refused(tmp_path: Path) -> None:
     source = source_of(rows_like(80).float())
     with pytest.raises(InterruptedError):
-        take_statistics(make_plan(failing(source, 60), Settings(interval=0.0)), tmp_path / "part")
+        take_statistics(plan_statistics(failing(source, 60), Settings(interval=0.0)), tmp_path / "part")
     for settings in (Settings("stationary"), Settings(precise=True), Settings(groups=3)):
         with pytest.raises(ValueError, match="checkpoint of other data or settings"):
-            take_statistics(make_plan(source, settings), tmp_path / "part")
+            take_statistics(plan_statistics(source, settings), tmp_path / "part")
 
 
 SCRIPT = """
@@ -406,7 +406,7 @@ from dataclasses import replace
 from pathlib import Path
 from underpaint.data.sources import open_source
 from underpaint.recipes.statistics.memory_plan import Settings, make_plan
-from underpaint.recipes.statistics.statistics import take_statistics
+from underpaint.recipes.statistics.accumulation import take_statistics
 
 data, out, kind, kill = sys.argv[1:]
 source, marker = replace(open_source(data), step=16), Path(out + ".killed")

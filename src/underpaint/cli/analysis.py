@@ -59,7 +59,7 @@ def report(
     """
     chosen = parse_seeds(seeds)
     check_folder(folder)
-    from ..recipes.report.report import report as compute
+    from ..recipes.report.build import report as compute
     from ..recipes.report.settings import Settings
 
     asked = ((*(prompts or ()), *(classes or ())), tuple(guidance or (1.0,)), negative)
@@ -138,7 +138,7 @@ def compare(
     chosen = parse_seeds(seeds)
     check_folder(folder)
     from ..figures.comparison import write_comparison
-    from ..recipes.compare.compare import Settings, compare as compute, tables
+    from ..recipes.compare.comparison import Settings, compare as compute, tables
     from ..recipes.compare.families import Sweeps
 
     settings = Settings(model, data, label, images, chosen, steps, solver, sweeps=Sweeps(local=local))

@@ -61,13 +61,13 @@ def stats(
         raise ValueError(f"Statistics of features are written as .npz, got --out {place}.")
     check_folder(place.parent)
     from ..recipes.shared.processes import is_first_process
-    from ..recipes.statistics.memory_plan import Settings, make_plan, parse_memory
+    from ..recipes.statistics.accumulation import take_statistics
+    from ..recipes.statistics.memory_plan import Settings, parse_memory, plan_statistics
     from ..recipes.statistics.sources import open_data, parse_size
-    from ..recipes.statistics.statistics import take_statistics
 
     settings = Settings(kind, rank, parse_memory(memory), classes, precise, strict, groups)
     source = open_data(data, parse_size(size), mode, split, encoder, samples, features, device, column)
-    plan = make_plan(source, settings)
+    plan = plan_statistics(source, settings)
     with progress_bars(quiet or as_json) as progress:
         if not quiet and is_first_process():
             err.print(plan.words, highlight=False, soft_wrap=True)

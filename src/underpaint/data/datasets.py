@@ -32,6 +32,10 @@ class ImageData:
     classes: Mapping[int, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        labels = "no labels" if self.labels is None else f"{len(self.classes) or 'unnamed'} classes"
+        return f"ImageData({self.name}, {len(self)} images {' x '.join(map(str, self.shape))}, {labels})"
+
     @property
     def shape(self) -> tuple[int, int, int]:
         channels, height, width = self.images.shape[1:]

@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from ..recipes.compare.compare import Comparison
+from ..recipes.compare.comparison import Comparison
 from .folder import write_result
 from .style import COLOURS, new_figure, noise_axis, styled
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..analysis.summary import Summary
-from ..recipes.report.report import Report
+from ..recipes.report.build import Report
 from .pictures import show
 from .style import ACCENT, COLOURS, MODES, QUIET, band, new_figure, noise_axis, styled
 

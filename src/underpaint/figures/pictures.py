@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..recipes.report.report import Report
+from ..recipes.report.build import Report
 from ..recipes.shared.model_and_data import ModelAndData
 from .style import COLOURS, new_figure, styled
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from ..recipes.report.report import Report
+from ..recipes.report.build import Report
 from . import curves, pictures
 
 

@@ -15,7 +15,7 @@ import matplotlib
 from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
-from ..recipes.report.report import Report
+from ..recipes.report.build import Report
 from ..recipes.shared.results import to_json
 from .report import REPORT_FIGURES
 from .style import RC

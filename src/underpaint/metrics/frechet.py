@@ -47,6 +47,9 @@ class Statistics:
     covariance: Tensor
     count: int | None = None
 
+    def __repr__(self) -> str:
+        return f"Statistics({self.space}, {len(self.mean)} features, {self.count or 'unknown'} items)"
+
     def __post_init__(self) -> None:
         size = len(self.mean) if self.mean.ndim == 1 else -1
         if self.covariance.shape != (size, size):

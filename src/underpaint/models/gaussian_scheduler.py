@@ -161,6 +161,9 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             write_calibration(Path(save_directory, CALIBRATION_FILE), self.calibration)
         self.save_config(save_directory, push_to_hub, **kwargs)
 
+    def __repr__(self) -> str:
+        return f"GaussianExponentialScheduler({self.gaussian!r}, levels of {type(self.layout).__name__})"
+
     def __getattr__(self, name: str) -> Any:
         """What is not said here is the layout's."""
         if name == "layout":  # while a copy is being made

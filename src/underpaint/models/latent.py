@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .diffusers import Adapter, Size, batch_of, left_off, pair, read_scheduler, scheduler_config, time_unit
 from .model import Model
+from .text_encoding import alone
 
 
 class LatentAutoencoder(torch.nn.Module):
@@ -61,7 +62,7 @@ def downscaling(vae: Any) -> int:
 
 
 class Prompts(torch.nn.Module):
-    """A pipeline's own reading of a prompt: keyword arguments for its network, for one row.
+    """A pipeline's own reading of a prompt, by one thread at a time: keyword arguments for its network, for one row.
 
     Args:
         encode: prompt -> keyword arguments, tensors [1, ...] or mappings of such.
@@ -71,7 +72,7 @@ class Prompts(torch.nn.Module):
     def __init__(self, encode: Callable[[str], Mapping[str, Any]], *encoders: torch.nn.Module | None) -> None:
         super().__init__()
         self.encoders = torch.nn.ModuleList(encoder for encoder in encoders if encoder is not None)
-        self.encode = encode
+        self.encode = alone(encode)
 
     def forward(self, prompt: str) -> Mapping[str, Any]:
         return self.encode(prompt)

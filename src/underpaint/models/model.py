@@ -92,6 +92,11 @@ class Model:
     notes: Mapping[str, Any] = field(default_factory=dict)
     _prompts: dict[str, Any] = field(default_factory=dict, repr=False)
 
+    def __repr__(self) -> str:
+        takes = "prompts" if self.embed is not None else f"{self.classes} classes" if self.classes else "no condition"
+        shape, dtype = " x ".join(map(str, self.shape)), str(self.dtype).removeprefix("torch.")
+        return f"Model({self.name}, {shape}, {self.schedule!r}, {self.prediction}, {takes}, {dtype} on {self.device})"
+
     @property
     def dimension(self) -> int:
         return math.prod(self.shape)

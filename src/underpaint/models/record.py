@@ -22,6 +22,7 @@ from .guidance import guidance_halves
 from .interpose import first_tensor, interposed
 from .latent import LatentAutoencoder
 from .schedulers import scheduler_denoised, scheduler_levels, step_index, told_levels
+from .text_encoding import encoding_alone
 
 #: A method of schedulers whose step may begin elsewhere than at the sample that it is given, at a timestep: where; None
 #: if it is no step, but leads to where the first begins.
@@ -53,6 +54,10 @@ class Recording:
     timesteps: Tensor
     shape: tuple[int, ...]
     output: Any
+
+    def __repr__(self) -> str:
+        halves = "no halves" if self.conditional is None else "both halves"
+        return f"Recording({self.trajectory!r}, shape {self.shape}, {halves} of guidance)"
 
     @property
     def guided(self) -> Tensor:
@@ -114,7 +119,7 @@ def record(
             f"The scheduler of a {type(pipe).__name__}, {type(scheduler).__name__}, has no step to record."
         )
     tape = _Tape(scheduler, every, dtype, torch.device(device))
-    with _watching(pipe, tape):
+    with encoding_alone(pipe), _watching(pipe, tape):
         output = pipe(*args, **kwargs)
     return tape.recording(output)
 

@@ -3,6 +3,7 @@ images."""
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,13 @@ from ..progress import Progress, silent
 from ..theory.denoiser import Denoiser
 from .shared.request import Conditioning, Request, Sampler, as_condition, describe, find_denoiser, only
 from .shared.results import picture, quantity
+
+
+def __getattr__(name: str) -> type:
+    if name != "Chart":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn("Chart is now MapSettings; the old name goes with the next minor version.", DeprecationWarning, 2)
+    return MapSettings
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,9 @@ class SkipChoice:
         """sigma/alpha at the landing; it serves grids of any number of steps."""
         return float(self.level.ratio[self.skip])
 
+    def __repr__(self) -> str:
+        return f"SkipChoice({self})"
+
     def __str__(self) -> str:
         measured = "" if self.measured is None else f", measured {float(self.measured[self.skip].mean()):.2g}"
         return (

@@ -128,6 +128,9 @@ class Plan:
         elif not bool(self.coefficients.isfinite().all()):
             raise ValueError("Coefficients must be finite numbers, got NaN or infinity among them.")
 
+    def __repr__(self) -> str:
+        return f"Plan({self})"
+
     def __str__(self) -> str:
         words = f"{self.calls} calls, {self.solver}"
         if self.errors:
@@ -166,6 +169,9 @@ class Calibration:
         made = self.about.get("gaussian")
         if made is not None and not (isinstance(made, dict) and {*made} == {"dimension", "variance", "largest"}):
             raise ValueError(f"A calibration names the dimension and two variances of its Gaussian, got {made!r}.")
+
+    def __repr__(self) -> str:
+        return f"Calibration(plans of {', '.join(str(plan.calls) for plan in self.plans)} calls)"
 
     def plan(self, calls: int) -> Plan:
         """The plan of a number of calls; ValueError says which there are."""

@@ -32,6 +32,10 @@ class Trajectory:
     level: NoiseLevel
     nfe: int
 
+    def __repr__(self) -> str:
+        _, batch, dimension = self.x.shape
+        return f"Trajectory({len(self)} steps, {batch} samples, dimension {dimension}, {self.nfe} calls)"
+
     @property
     def final(self) -> Tensor:
         """The last state [B, D]."""

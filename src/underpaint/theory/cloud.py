@@ -67,6 +67,10 @@ class PointCloud:
         if self.basis is not None:
             self._cast_shadows(self.basis)
 
+    def __repr__(self) -> str:
+        basis = "" if self.basis is None else f", shadows on {self.basis.shape[1]} directions"
+        return f"PointCloud({len(self.points)} points, dimension {self.dimension}{basis})"
+
     def _cast_shadows(self, basis: Tensor) -> None:
         if basis.ndim != 2 or len(basis) != self.dimension:
             raise ValueError(f"Expected a basis [{self.dimension}, R], got a tensor of shape {tuple(basis.shape)}.")

@@ -140,6 +140,10 @@ class Covariance:
             raise ValueError("Eigenvalues and residual variance must be finite and >= 0.")
         object.__setattr__(self, "eigenvalues", values)
 
+    def __repr__(self) -> str:
+        total = self.eigenvalues.sum() + (self.dimension - self.rank) * self.residual
+        return f"Covariance(dimension {self.dimension}, rank {self.rank}, total variance {total:.3g})"
+
     @staticmethod
     def isotropic(dimension: int, variance: float, dtype: torch.dtype = torch.float32) -> Covariance:
         """``variance`` times the identity; no basis at all."""

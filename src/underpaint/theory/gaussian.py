@@ -30,6 +30,9 @@ class Gaussian:
         if self.mean.shape != (self.covariance.dimension,):
             raise ValueError(f"The mean has shape {tuple(self.mean.shape)}, expected ({self.covariance.dimension},).")
 
+    def __repr__(self) -> str:
+        return repr(self.covariance).replace("Covariance", "Gaussian")
+
     @staticmethod
     def fit(
         data: Tensor | Moments | Iterable[Tensor], rank: int | None = None, dtype: torch.dtype = torch.float32

@@ -91,6 +91,9 @@ class LocalCloud:
         parts = (as_rows(part).abs().max() for part in self.points.split(8192))
         object.__setattr__(self, "_largest", float(torch.stack(list(parts)).max()))
 
+    def __repr__(self) -> str:
+        return f"LocalCloud({len(self.points)} points, dimension {self.points.shape[1]})"
+
     @staticmethod
     def patches(
         points: Tensor,

@@ -63,6 +63,10 @@ class Mixture:
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
+    def __repr__(self) -> str:
+        ranks = f"{min(self.ranks)} to {max(self.ranks)}" if len({*self.ranks}) > 1 else self.ranks[0]
+        return f"Mixture({len(self.components)} Gaussians, dimension {len(self.mean)}, rank {ranks})"
+
     @staticmethod
     def fit(data: Tensor, labels: Tensor, rank: int | None = None, dtype: torch.dtype = torch.float32) -> Mixture:
         """One Gaussian for each value of labels [N], weighted by its share of the rows [N, D].

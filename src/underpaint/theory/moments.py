@@ -56,6 +56,9 @@ class Moments:
     mean: Tensor
     scatter: Tensor
 
+    def __repr__(self) -> str:
+        return f"Moments({self.count} rows, dimension {len(self.mean)})"
+
     @staticmethod
     def empty(dimension: int) -> Moments:
         return Moments(

@@ -1,0 +1,1 @@
+"""Few calls of a network, held against its own fine solution and beside peers."""

@@ -1,0 +1,1 @@
+"""What recipes share: requests, models with their data, results, checkpoints, processes."""

@@ -45,7 +45,7 @@ class Settings:
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class StatisticsPlan:
     """What to do: chunks of ``chunk`` items, groups of ``group`` chunks; ``words`` say what was chosen and why."""
 
     source: Source
@@ -67,7 +67,7 @@ class Plan:
         return digest(*data, repr(self.sketch), self.classes, precise, self.chunk, self.group)
 
 
-def make_plan(source: Source, settings: Settings | None = None) -> Plan:
+def plan_statistics(source: Source, settings: Settings | None = None) -> StatisticsPlan:
     """Choose the kind of covariance, the chunks and the groups.
 
     Raises:
@@ -103,7 +103,7 @@ def make_plan(source: Source, settings: Settings | None = None) -> Plan:
         else:
             words += f", without its {number:,} classes ({cost(sketch, number)})"
     words += f"; at most {cost(sketch, classes)} of {settings.memory / 1e9:g} GB"
-    return Plan(source, settings, sketch, classes > 1, chunk, group, words)
+    return StatisticsPlan(source, settings, sketch, classes > 1, chunk, group, words)
 
 
 def _options(source: Source, settings: Settings) -> list[Sketch]:

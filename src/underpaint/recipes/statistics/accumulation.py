@@ -27,7 +27,7 @@ from ...theory.gaussian import Gaussian
 from ...theory.moments import Sums, column_sums
 from ...version import __version__
 from ..shared.processes import Message, Processes, join_processes
-from .memory_plan import Plan
+from .memory_plan import StatisticsPlan
 
 #: The label under which items without labels are summed.
 _ALL = -1
@@ -37,7 +37,7 @@ _NAMED = 20
 class Tally:
     """What is known of the items so far: sums for each class, range, hash, and which items could not be read."""
 
-    def __init__(self, plan: Plan, centre: Tensor) -> None:
+    def __init__(self, plan: StatisticsPlan, centre: Tensor) -> None:
         self.plan, self.centre = plan, centre
         self.groups = 0
         self.sums: dict[int, Sums] = {}
@@ -96,7 +96,7 @@ class Tally:
         return tensors, notes | {"hashes": self.hashes, "counts": counts, "plan": self.plan.identity}
 
     @staticmethod
-    def unpack(plan: Plan, parcel: Message) -> Tally:
+    def unpack(plan: StatisticsPlan, parcel: Message) -> Tally:
         tensors, notes = parcel
         tally = Tally(plan, tensors["centre"])
         tally.groups, (tally.low, tally.high) = notes["groups"], notes["range"]
@@ -140,7 +140,7 @@ class Result:
             write_reference(path, Statistics(space, known.mean, known.covariance.matrix(), self.notes["count"]))
 
 
-def take_statistics(plan: Plan, checkpoint: Path | None = None, progress: Progress = silent) -> Result | None:
+def take_statistics(plan: StatisticsPlan, checkpoint: Path | None = None, progress: Progress = silent) -> Result | None:
     """Carry out a plan, together with the other processes of the team if there are any; None on all but the first.
 
     In each round every process sums one group, and the first adds them up in order. ``checkpoint`` is a file of all
@@ -172,7 +172,7 @@ def take_statistics(plan: Plan, checkpoint: Path | None = None, progress: Progre
     return result
 
 
-def _start(plan: Plan, processes: Processes, checkpoint: Path | None) -> Tally:
+def _start(plan: StatisticsPlan, processes: Processes, checkpoint: Path | None) -> Tally:
     """The work so far, or none about the mean of the first chunk: known to the first process, and told the others."""
     tally = Tally(plan, torch.zeros(plan.source.dimension, dtype=torch.float64))
     if processes.rank == 0:
@@ -190,7 +190,7 @@ def _start(plan: Plan, processes: Processes, checkpoint: Path | None) -> Tally:
     return tally
 
 
-def _first_mean(plan: Plan) -> Tensor:
+def _first_mean(plan: StatisticsPlan) -> Tensor:
     reason = "they are empty"
     for chunk in plan.source.chunks(plan.chunk):
         if len(chunk.data):
@@ -199,7 +199,7 @@ def _first_mean(plan: Plan) -> Tensor:
     raise ValueError(f"None of the {plan.source.count:,} items of {plan.source.name} can be used ({reason}).")
 
 
-def _round(plan: Plan, processes: Processes, centre: Tensor, first: int) -> Iterator[Tally]:
+def _round(plan: StatisticsPlan, processes: Processes, centre: Tensor, first: int) -> Iterator[Tally]:
     """Each process sums one group from ``first`` on; the first process gets them, in order."""
     here = min(processes.size, plan.groups - first)
     if processes.rank < here:
