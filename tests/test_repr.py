@@ -17,6 +17,9 @@ from underpaint.sampling.fitted import Plan
 
 GAUSSIAN, CLOUD = GAUSSIANS["low-rank"], DISTRIBUTIONS["cloud"]
 LEVEL = up.EDM().grid(4)
+#: All but the protocol, and networks, which print as torch has it.
+CLASSES = [name for name in up.__all__ if inspect.isclass(getattr(up, name)) and name != "Schedule"]
+CLASSES = [name for name in CLASSES if not issubclass(getattr(up, name), torch.nn.Module)]
 TRAJECTORY = up.sample(GAUSSIAN, standard_normal(2, 6), LEVEL, up.euler)
 
 
@@ -33,6 +36,16 @@ def objects() -> dict[str, tuple[Any, str]]:
         "Covariance": (GAUSSIAN.covariance, "Covariance(dimension 6, rank 3, total variance 11.7)"),
         "DDPM": (up.DDPM(torch.tensor([0.1, 0.2, 0.3])), "DDPM(table, 3 steps)"),
         "EDM": (up.EDM(), "EDM(sigma_min=0.002, sigma_max=80.0, rho=7.0)"),
+        "EDMScaling": (up.EDMScaling(), "EDMScaling(sigma_min=0.0, sigma_max=inf, sigma_data=0.5)"),
+        "VPSDE": (up.VPSDE(), "VPSDE(beta_min=0.1, beta_max=20.0, epsilon=1e-05)"),
+        "Interpolant": (
+            up.Interpolant(lambda t: 1 - t, lambda t: t),
+            "Interpolant(alpha and sigma (0, 1) at t = 1 to (1, 0) at t = 0)",
+        ),
+        "Truncated": (
+            up.Truncated(up.Flow(), 0.1, 10.0),
+            "Truncated(schedule=Flow(shift=1.0), low=0.1, high=10.0)",
+        ),
         "Flow": (up.Flow(3.0), "Flow(shift=3.0)"),
         "Gaussian": (GAUSSIAN, "Gaussian(dimension 6, rank 3, total variance 11.7)"),
         "GaussianExponentialScheduler": (
@@ -72,9 +85,7 @@ def known() -> dict[str, tuple[Any, str]]:
     return objects()
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in up.__all__ if inspect.isclass(getattr(up, name)) and name != "Schedule"]
-)
+@pytest.mark.parametrize("name", CLASSES)
 def test_every_public_class_is_among_them(name: str, known: dict[str, tuple[Any, str]]) -> None:
     assert type(known[name][0]) is getattr(up, name)
 

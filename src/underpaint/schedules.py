@@ -95,6 +95,11 @@ class Interpolant:
                 f"t = {where:.4g} on. Are the two times, or the two functions, exchanged?"
             )
 
+    def __repr__(self) -> str:
+        ends = (self(end) for end in (self.noise, self.data))
+        noise, data = (f"({float(level.alpha):.3g}, {float(level.sigma):.3g})" for level in ends)
+        return f"Interpolant(alpha and sigma {noise} at t = {self.noise:g} to {data} at t = {self.data:g})"
+
     @cached_property
     def _times(self) -> Tensor:
         return torch.linspace(self.noise, self.data, _POINTS, dtype=torch.float64)
