@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.integrate
 import torch
-from conftest import SCHEDULES
+from distributions import SCHEDULES
 from hypothesis import given, settings, strategies as st
 from torch import Tensor
 from torch.testing import assert_close
