@@ -11,8 +11,8 @@ from underpaint.files import read_tensors
 from underpaint.models.model import Model
 from underpaint.models.wrap import wrap
 from underpaint.noise import EDM
-from underpaint.recipes.ask import Ask, Case, prepare
-from underpaint.recipes.sources import own_samples
+from underpaint.recipes.shared.request import Conditioning, Request, prepare
+from underpaint.recipes.statistics.sources import own_samples
 from underpaint.recipes.trajectory import survey
 
 
@@ -24,9 +24,9 @@ def shrinking(share: float) -> Model:
 
 
 def test_trajectories_of_two_functions_of_one_name(tmp_path: Path) -> None:
-    asked = Ask(model="network", steps=4)
+    asked = Request(model="network", steps=4)
     for share in (0.5, 0.9, 0.5):
-        survey([(prepare(asked, shrinking(share)), [Case()])], (0, 1), tmp_path, states=True)
+        survey([(prepare(asked, shrinking(share)), [Conditioning()])], (0, 1), tmp_path, states=True)
     one, other = (read_tensors(file)["x"] for file in tmp_path.iterdir())
     assert one.shape == other.shape
     assert not torch.equal(one, other)
