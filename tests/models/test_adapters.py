@@ -16,9 +16,9 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, FluxPipeline, UniPCMultistepScheduler
 from torch import Tensor
 
-from underpaint.models.diffusers import read_scheduler
 from underpaint.models.load import load_model
 from underpaint.models.model import Model
+from underpaint.models.scheduler_configs import read_scheduler
 from underpaint.noise import EDM, NoiseLevel
 from underpaint.prediction import from_denoised
 from underpaint.sampling.solvers import euler

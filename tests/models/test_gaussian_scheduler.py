@@ -134,7 +134,8 @@ def test_gaussian_data_are_solved_exactly_in_any_number_of_steps(
     full: Gaussian, source: Any, kind: Prediction | None, normal: Any
 ) -> None:
     """For latents of any shape."""
-    scheduler = ours(source.config, full, corrector=True, ending="flow")
+    stated = isinstance(source, diffusers.FlowMatchHeunDiscreteScheduler)  # its config alone may be a flow map's
+    scheduler = ours(source if stated else source.config, full, corrector=True, ending="flow")
     for steps in (1, 4):
         scheduler.set_timesteps(steps)
         levels = scheduler_levels(scheduler)
@@ -384,6 +385,17 @@ def test_a_gaussian_is_needed() -> None:
 def test_a_config_of_no_known_family_is_refused(source: Any) -> None:
     with pytest.raises(ValueError, match="not made from betas"):
         ours(source.config, Gaussian.isotropic(torch.zeros(6), 1.0))
+
+
+def test_a_config_of_two_families_is_refused_and_its_scheduler_is_not() -> None:
+    gaussian, flow = Gaussian.isotropic(torch.zeros(6), 1.0), diffusers.FlowMatchHeunDiscreteScheduler()
+    with pytest.raises(
+        ValueError, match=r"may be of a FlowMatchHeunDiscreteScheduler or .*; give the scheduler itself"
+    ):
+        ours(flow.config, gaussian)
+    assert ours(flow, gaussian).config.layout == "FlowMatchEulerDiscreteScheduler"
+    with pytest.raises(ValueError, match="is of a FlowMapEulerDiscreteScheduler, which is not handled"):
+        ours(diffusers.FlowMapEulerDiscreteScheduler(), gaussian)
 
 
 def test_a_setting_that_is_none_is_refused() -> None:

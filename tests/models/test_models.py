@@ -27,9 +27,9 @@ from typer.testing import CliRunner
 
 from underpaint.cli import app
 from underpaint.files import write_tensors
-from underpaint.models.diffusers import read_scheduler, scheduler_config
 from underpaint.models.load import load_model
 from underpaint.models.model import Model
+from underpaint.models.scheduler_configs import read_scheduler, scheduler_config
 from underpaint.models.wrap import wrap
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, Schedule
 from underpaint.prediction import PREDICTIONS, Prediction, from_denoised
@@ -276,7 +276,7 @@ def test_schedules_of_scheduler_configs():
     with pytest.raises(ValueError, match="EDMEulerScheduler that is not made from betas"):
         read_scheduler(scheduler_config(EDMEulerScheduler()))
     with pytest.raises(ValueError, match="beta_schedule 'laplace'; known are linear, scaled_linear"):
-        read_scheduler({"beta_schedule": "laplace"}, "it")
+        read_scheduler({"_class_name": "DDPMScheduler", "beta_schedule": "laplace"}, "it")
 
 
 def test_broken_folders_get_a_sentence(tmp_path: Path):

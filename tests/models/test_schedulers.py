@@ -199,6 +199,8 @@ RANDOM: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     ("KDPM2AncestralDiscrete", {"use_karras_sigmas": True}, "v", {}),
     ("DPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++"}, "v", {}),
     ("SASolver", {}, "eps", {}),
+    ("SASolver", {"use_karras_sigmas": True}, "eps", {}),
+    ("SASolver", FLOW_SIGMAS, "flow", {}),
     ("LCM", {}, "eps", {}),
     ("LCM", {"set_alpha_to_one": False}, "v", {}),
     ("TCD", {}, "eps", {}),
@@ -232,6 +234,21 @@ def test_noisy_states_of_a_point_have_the_mean_and_spread_of_the_levels(
     count = noise[0].numel()
     assert_close(spread, levels.sigma, rtol=5 / (2 * count) ** 0.5, atol=2e-6)
     assert bool((mean <= 5 * levels.sigma / len(noise[0]) ** 0.5 + 2e-6).all())
+
+
+def test_the_solver_of_cogvideox_adds_noise_at_its_levels(normal) -> None:
+    """It is handed the estimate of the step before; its pipeline does so."""
+    torch.manual_seed(0)
+    scheduler = make("CogVideoXDPM", {"timestep_spacing": "trailing"}, "v")
+    levels, before, past = scheduler_levels(scheduler), None, None
+    x = noisy(levels, normal(2000, 6).float())[0]
+    for i, t in enumerate(scheduler.timesteps):
+        output = network_output(scheduler, point(x, levels[i]), x, levels[i], "v")
+        x, past = scheduler.step(output, past, t, before, x, return_dict=False)
+        spread, before = (x - levels.alpha[i + 1].float() * POINT).double().square().mean().sqrt(), t
+        assert_close(spread, levels.sigma[i + 1], rtol=0.03, atol=1e-3)
+    with pytest.raises(ValueError, match="CogVideoXDPMScheduler steps by 50 timesteps, which are not so far apart"):
+        scheduler_levels(make("CogVideoXDPM", {"timestep_spacing": "linspace"}, "v"))
 
 
 def test_unclip_is_told_where_it_goes(normal) -> None:

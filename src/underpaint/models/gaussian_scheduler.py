@@ -2,7 +2,8 @@
 
 Only the step is ours. Which levels are visited, what the network is told of them and how its input is scaled is left to
 a scheduler of diffusers, the *layout*, made from the same config: that of DPM-Solver++ for networks trained on betas
-(also for flows whose config has betas), else the Euler scheduler of flow matching or of EDM.
+(also for flows whose config has betas; of UniPC where it has settings that only UniPC has), else the Euler scheduler of
+flow matching or of EDM, or Stable Audio's own.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from ..sampling.exponential import Ending, gaussian_exponential
 from ..sampling.fitted import Calibration, Plan, read_calibration, write_calibration
 from ..sampling.solvers import Solver, Step
 from ..theory.gaussian import Gaussian
-from .diffusers import read_scheduler, time_unit
 from .pipelines import rows_of
+from .scheduler_configs import LEVELS, betas_of, read_scheduler, read_settings, scheduler_config, time_unit
+from .scheduler_families import Trained
 from .schedulers import scheduler_denoised, scheduler_levels, step_index
 
 #: The files beside ``scheduler_config.json`` that hold the Gaussian and, if there is one, the calibration.
@@ -87,12 +89,13 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         ours: dict[str, Any] = {"integrator_order": order, "corrector": corrector, "ending": ending}
         if _is_flow(layout):
             ours["prediction_type"] = "flow_prediction"  # which the class says there
+        ours["layout"] = type(layout).__name__
         self.register_to_config(**{**layout.config, **ours})  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_config(  # type: ignore[override]
         cls,
-        config: Mapping[str, Any],
+        config: Mapping[str, Any] | SchedulerMixin,
         return_unused_kwargs: bool = False,
         *,
         gaussian: Gaussian | str | Path | None = None,
@@ -105,7 +108,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         """The scheduler for a pipeline whose own has that config.
 
         Args:
-            config: of any scheduler of diffusers for betas, EDM or flow matching, or of this one.
+            config: of any scheduler of diffusers for betas, EDM or flow matching, or of this one; or the scheduler.
             gaussian: a `Gaussian`, or a file of one.
             order, corrector, ending: by default what the config says, or the class does.
             calibration: a `Calibration`, or a file of one.
@@ -125,6 +128,8 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             from ..data.store import load_gaussian
 
             gaussian = load_gaussian(gaussian)
+        if not isinstance(config, Mapping):
+            config = scheduler_config(config)
         scheduler = cls(
             _layout(config, kwargs),
             gaussian,
@@ -218,7 +223,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         layout.set_timesteps(num_inference_steps, device=device, **given)
         if sigmas is not None:
             self._tell(torch.as_tensor(sigmas, dtype=torch.float32), device)
-        elif any(self.config.get(name) for name in _IN_SIGMA) and not _is_flow(layout):
+        elif any(self.config.get(name) for name in (*_IN_SIGMA, "use_flow_sigmas")) and not _is_flow(layout):
             self._tell(layout.sigmas[:-1], device)
         self._forget()
 
@@ -361,21 +366,39 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
 def _layout(config: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
     """A scheduler of diffusers that lays the levels of a config's family.
 
+    What says which level a time means is handed on as the config's own class has it, also where it leaves that out.
+
     Raises:
-        ValueError: the config is of none that is known, or a change of something that is not in it.
+        ValueError: the config is of no family that is known, or a change of something that is not in it.
     """
-    if "sigma_data" in config:
-        kind: Any = diffusers.EDMEulerScheduler
-    elif "shift" in config and "beta_schedule" not in config:
-        kind = diffusers.FlowMatchEulerDiscreteScheduler
-    else:
-        read_scheduler(config)  # says what is amiss
-        kind = diffusers.DPMSolverMultistepScheduler
+    trained, settings = read_settings(config)
+    kind = _layout_class(trained, config, {**settings, **changes})
     known = {*inspect.signature(kind.__init__).parameters, "_use_default_values"} - {"algorithm_type", "solver_type"}
     if changes.keys() - known:
         unknown = ", ".join(sorted(changes.keys() - known))
         raise ValueError(f"The levels are laid by a {kind.__name__}, which has no setting {unknown}.")
-    return kind.from_config({name: value for name, value in config.items() if name in known}, **changes)
+    levels = {name: settings[name] for name in LEVELS[trained] if name in settings and name in known}
+    if settings.get("snr_shift_scale", 1.0) != 1.0:
+        levels["trained_betas"] = betas_of(settings).float().tolist()
+    if trained != "edm":
+        read_scheduler({**config, **changes})  # says what is amiss
+    return kind.from_config({name: value for name, value in config.items() if name in known}, **{**levels, **changes})
+
+
+def _layout_class(trained: Trained, config: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
+    """The class that lays a config's levels."""
+    if trained == "edm":
+        own = str(config.get("layout") or config.get("_class_name"))
+        return getattr(diffusers, own if own.startswith("Cosine") else "EDMEulerScheduler")
+    if trained == "flow":
+        return diffusers.FlowMatchEulerDiscreteScheduler
+    spaced = [name for name in _IN_SIGMA if settings.get(name)]
+    if settings.get("use_flow_sigmas") and spaced not in ([], ["use_karras_sigmas"]):
+        raise ValueError(f"{spaced[0]} and use_flow_sigmas do not go together: sigma would be above 1 in a flow.")
+    only = [name for name in ("sigma_min", "sigma_max", "shift_terminal") if settings.get(name) is not None]
+    if only or (settings.get("use_flow_sigmas") and spaced):
+        return diffusers.UniPCMultistepScheduler
+    return diffusers.DPMSolverMultistepScheduler
 
 
 def _is_flow(layout: Any) -> bool:

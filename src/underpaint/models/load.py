@@ -11,12 +11,13 @@ import torch
 
 from .. import assets
 from ..files import read_json, read_tensor_metadata
-from .diffusers import Size, load_pixel_model, pixel_model, read_notes, scheduler_config
+from .diffusers import Size, load_pixel_model, pixel_model, read_notes
 from .flow import flux, stable_diffusion_3
 from .hub import fetch, is_hub_id
 from .latent import dit, stable_diffusion, stable_diffusion_xl
 from .model import Model
 from .parts import load_pipeline
+from .scheduler_configs import scheduler_config
 
 #: Pipelines of diffusers and what makes a `Model` of each.
 LATENT: dict[str, Callable[[Any, Size | None], Model]] = {

@@ -15,13 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from ..noise import NoiseLevel
 from ..prediction import Prediction
+
+#: What networks are trained on, by how configs state it.
+Trained = Literal["betas", "flow", "edm"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,8 @@ class Family:
         preconditioned: its network has skip and output scales.
         stride: it steps by a stride, and may miss its next timestep.
         mean: its network predicts the mean velocity to the next level.
+        flows: ``use_flow_sigmas`` is a setting of theirs.
+        trained: what its config says of the noise that its networks are trained on; "" if it cannot be read.
     """
 
     known: str
@@ -51,14 +56,16 @@ class Family:
     preconditioned: bool = False
     stride: bool = False
     mean: bool = False
+    flows: bool = False
+    trained: Trained | Literal[""] = "betas"
 
 
 def family_of(scheduler: Any) -> Family:
     """By class, or that of its nearest parent; of foreign classes the first that fits, for later ones have fewer
     marks."""
     for name in names_of(scheduler):
-        if name in _NONE:
-            raise ValueError(f"A {name}Scheduler has no noise levels here: {_NONE[name]}.")
+        if name in NO_LEVELS:
+            raise ValueError(f"A {name}Scheduler has no noise levels here: {NO_LEVELS[name]}.")
         for family in _FAMILIES:
             if name in family.classes.split():
                 if not _has(scheduler, family):
@@ -68,6 +75,16 @@ def family_of(scheduler: Any) -> Family:
     if not fitting:
         raise unknown(scheduler)
     return fitting[0]
+
+
+def families() -> tuple[Family, ...]:
+    """All of them."""
+    return _FAMILIES
+
+
+def trained_on(name: str) -> Trained | Literal[""]:
+    """What the config of a class, named without "Scheduler", says of the noise; "" if it cannot be read."""
+    return next((family.trained for family in _FAMILIES if name in family.classes.split()), "")
 
 
 def names_of(scheduler: Any) -> list[str]:
@@ -104,7 +121,16 @@ def _exploding(scheduler: Any) -> NoiseLevel:
 
 
 def _as_told(scheduler: Any) -> NoiseLevel:
-    return NoiseLevel(*scheduler._sigma_to_alpha_sigma_t(_sigmas(scheduler)))
+    sigmas = _sigmas(scheduler)
+    if scheduler.config.get("use_flow_sigmas"):
+        count = scheduler.config.num_train_timesteps
+        off = (scheduler.timesteps.to("cpu", torch.float64) / count - sigmas[:-1]).abs().max()
+        if off > 1.5 / count:  # more than rounding
+            raise ValueError(
+                f"A {type(scheduler).__name__} with use_flow_sigmas has a grid of other sigmas than its timesteps; "
+                "leave out use_karras_sigmas, use_exponential_sigmas and the like."
+            )
+    return NoiseLevel(*scheduler._sigma_to_alpha_sigma_t(sigmas))
 
 
 def flow_levels(scheduler: Any) -> NoiseLevel:
@@ -180,7 +206,7 @@ def _ipndm(scheduler: Any) -> NoiseLevel:
 
 _CONSISTENCY = "its networks are consistency models, which give samples and not the mean E[x0 | x]"
 #: Classes without levels, or whose networks are no denoisers, and why.
-_NONE = {
+NO_LEVELS = {
     "CMStochasticIterative": _CONSISTENCY,
     "ConsistencyDecoder": _CONSISTENCY,
     "SCM": _CONSISTENCY,
@@ -199,12 +225,14 @@ _FAMILIES = (
         _exploding,
         scaled=True,
         preconditioned=True,
+        trained="edm",
     ),
     Family(
         "DPM-Solver, UniPC, DEIS, SA-Solver",
         "DPMSolverMultistep DPMSolverSinglestep DPMSolverMultistepInverse UniPCMultistep DEISMultistep SASolver",
         ("sigmas", "_sigma_to_alpha_sigma_t"),
         _as_told,
+        flows=True,
     ),
     Family(
         "Euler, Heun, LMS, KDPM2",
@@ -216,13 +244,17 @@ _FAMILIES = (
     ),
     Family(
         _FLOW,
-        "FlowMatchEulerDiscrete FlowMatchHeunDiscrete FlowMatchLCM LTXEulerAncestralRF MiniMaxH3",
+        "FlowMatchEulerDiscrete FlowMatchHeunDiscrete FlowMatchLCM LTXEulerAncestralRF",
         ("sigmas",),
         flow_levels,
         "flow",
         told=False,
+        trained="flow",
     ),
-    Family(_FLOW, "FlowMapEulerDiscrete", ("sigmas", "apply_shift"), flow_levels, "flow", told=False, mean=True),
+    Family(_FLOW, "MiniMaxH3", ("sigmas", "set_shift"), flow_levels, "flow", told=False, trained=""),
+    Family(
+        _FLOW, "FlowMapEulerDiscrete", ("sigmas", "apply_shift"), flow_levels, "flow", told=False, mean=True, trained=""
+    ),
     Family(_TABLE, "DDIMInverse", ("alphas_cumprod", "initial_alpha_cumprod"), _climbing, stride=True),
     Family(_TABLE, "TCD", ("alphas_cumprod", "final_alpha_cumprod", "step_index"), _to_first),
     Family(
@@ -234,5 +266,5 @@ _FAMILIES = (
     ),
     Family(_TABLE, "CogVideoXDPM", ("alphas_cumprod", "final_alpha_cumprod", "get_mult"), _strided_or_not),
     Family(_TABLE, "DDPM DDPMParallel LCM UnCLIP", ("alphas_cumprod",), _to_data),
-    Family("IPNDM", "IPNDM", ("alphas", "betas", "ets"), _ipndm, "v", told=False),
+    Family("IPNDM", "IPNDM", ("alphas", "betas", "ets"), _ipndm, "v", told=False, trained=""),
 )

@@ -18,16 +18,8 @@ from torch import Tensor
 
 from ..noise import NoiseLevel
 from ..prediction import Prediction, to_denoised
+from .scheduler_configs import prediction_in
 from .scheduler_families import Family, family_of, flow_levels, misses, names_of, unknown
-
-#: prediction_type in a scheduler's config -> ours
-PREDICTION_TYPES: dict[str, Prediction] = {
-    "epsilon": "eps",
-    "v_prediction": "v",
-    "sample": "x0",
-    "original_sample": "x0",
-    "flow_prediction": "flow",
-}
 
 
 def scheduler_levels(scheduler: Any) -> NoiseLevel:
@@ -46,8 +38,7 @@ def scheduler_levels(scheduler: Any) -> NoiseLevel:
     Raises:
         ValueError: a scheduler of no known family, or without timesteps.
     """
-    family = _ready(scheduler)
-    told = family.levels(scheduler)
+    family, told = _ready(scheduler)
     if not (family.stride and misses(scheduler)):
         return told
     return _remembered(scheduler, lambda: _walked(scheduler, told))
@@ -59,7 +50,7 @@ def told_levels(scheduler: Any) -> NoiseLevel:
 
     A model output stands for the denoised image at this level. Timesteps that a scheduler rounds are taken as meant.
     """
-    return _ready(scheduler).levels(scheduler)[:-1]
+    return _ready(scheduler)[1][:-1]
 
 
 def level_at(scheduler: Any, timestep: float | Tensor, index: int | None = None) -> NoiseLevel:
@@ -121,11 +112,8 @@ def prediction_of(scheduler: Any) -> Prediction:
     family, name = family_of(scheduler), scheduler.config.get("prediction_type")
     if name is None or not family.told:
         return family.prediction
-    if name not in PREDICTION_TYPES:
-        raise ValueError(
-            f"{type(scheduler).__name__} has prediction_type {name!r}; known are {', '.join(PREDICTION_TYPES)}."
-        )
-    return PREDICTION_TYPES[name]
+    flows = family.flows and scheduler.config.get("use_flow_sigmas", False)
+    return prediction_in({"prediction_type": name, "use_flow_sigmas": flows}, f"A {type(scheduler).__name__}")
 
 
 def initial_scale(scheduler: Any) -> float:
@@ -149,14 +137,19 @@ def _runs_to_data(scheduler: Any) -> bool:
     return bool((share - noise).abs() > (share - (1 - noise)).abs())
 
 
-def _ready(scheduler: Any) -> Family:
-    """The family of a scheduler that has timesteps; of a foreign one, after a look at its steps."""
-    family = family_of(scheduler)
+def _ready(scheduler: Any) -> tuple[Family, NoiseLevel]:
+    """The family of a scheduler that has timesteps, and the levels [N+1] that its steps take the states for; of a
+    foreign one, after a look at its steps."""
+    family, name = family_of(scheduler), type(scheduler).__name__
     if getattr(scheduler, "timesteps", None) is None or len(scheduler.timesteps) == 0:
-        raise ValueError(f"{type(scheduler).__name__} has no timesteps yet; call its set_timesteps first.")
+        raise ValueError(f"{name} has no timesteps yet; call its set_timesteps first.")
+    try:
+        levels = family.levels(scheduler)
+    except ValueError as error:
+        raise error if name in str(error) else ValueError(f"A {name} has no levels on this grid: {error}") from None
     if not set(names_of(scheduler)) & set(family.classes.split()):
-        _remembered(scheduler, lambda: _proven(scheduler, family.levels(scheduler)))
-    return family
+        _remembered(scheduler, lambda: _proven(scheduler, levels))
+    return family, levels
 
 
 #: By scheduler: the timesteps for which levels were found, and those.
