@@ -26,7 +26,7 @@ from underpaint.data.stream import Source
 from underpaint.recipes.statistics.accumulation import Tally, take_statistics
 from underpaint.recipes.statistics.memory_plan import Settings, plan_statistics
 from underpaint.theory.covariance import Covariance
-from underpaint.theory.moments import LowRank, Sketch, column_sums
+from underpaint.theory.sums import LowRank, Sketch, column_sums
 
 
 def stored(folder: Path, dimension: int, count: int) -> Source:

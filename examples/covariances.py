@@ -12,7 +12,7 @@ import torch
 import underpaint as up
 from underpaint.analysis.agreement import along, explained_variance
 from underpaint.figures.pictures import show
-from underpaint.theory.moments import Stationary, Sums
+from underpaint.theory.sums import Stationary, Sums
 
 model, full = up.load_model("fashion-mnist"), up.load_gaussian("fashion-mnist")
 rows = up.load_data("fashion-mnist").rows(slice(0, 10_000))

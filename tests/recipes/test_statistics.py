@@ -36,7 +36,7 @@ from underpaint.sampling.trajectory import initial_noise, sample
 from underpaint.theory.covariance import Covariance, cosine_transform
 from underpaint.theory.gaussian import Gaussian, guided_gaussian
 from underpaint.theory.mixture import Mixture
-from underpaint.theory.moments import Full, LowRank, Sketch, Stationary, Sums
+from underpaint.theory.sums import Full, LowRank, Rows, Sketch, Stationary, Sums
 
 IMAGE = (2, 4, 3)
 D = 24
@@ -91,6 +91,7 @@ SKETCHES: dict[str, Sketch] = {
     "truncated": Full(D, rank=7),
     "low-rank": LowRank(D, rank=7),
     "stationary": Stationary(IMAGE),
+    "rows": Rows(400, D),
 }
 
 
@@ -675,7 +676,7 @@ def test_hostile_and_damaged_files_are_one_sentence(tmp_path: Path) -> None:
         ("other.pt", "cannot be read as tensors eigval"),
         ("evil.npz", r"cannot be read as mu \[D\] and sigma"),
         ("unfit.npz", r"cannot be read as mu \[D\] and sigma"),
-        ("nan.npz", "sigma holds NaN"),
+        ("nan.npz", "this matrix holds NaN"),
         ("short.npz", r"cannot be read as mu \[D\] and sigma"),
     ):
         with pytest.raises(ValueError, match=words):

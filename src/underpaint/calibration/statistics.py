@@ -13,7 +13,7 @@ from ..sampling.trajectory import initial_noise, sample
 from ..theory.covariance import Covariance
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
-from ..theory.moments import Full, LowRank, Sums
+from ..theory.sums import Full, LowRank, Sums
 
 #: Columns beyond the rank that the subspace iteration carries, so that the last of the rank converge too.
 _SPARE = 8

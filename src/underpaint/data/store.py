@@ -18,6 +18,8 @@ from ..theory.mixture import Mixture
 
 #: 2 adds covariances that are stationary, and classes.
 _FORMAT = 2
+#: So far B^T B v may be from random v; float32 rounds to a hundredth of it.
+_ORTHONORMAL = 1e-2
 
 
 def save_gaussian(
@@ -90,6 +92,11 @@ def _classes(path: Path, metadata: Mapping[str, Any]) -> dict[str, Mapping[str, 
     classes = metadata.get("classes") or {}
     if not isinstance(classes, dict) or not all(isinstance(n, dict) and "count" in n for n in classes.values()):
         raise ValueError(f"{path} is damaged (its classes are not described); take the statistics again.")
+    for label, notes in classes.items():
+        if not isinstance(notes["count"], int) or notes["count"] < 1:
+            raise ValueError(
+                f"{path} is damaged (class {label} has a count of {notes['count']!r}); take the statistics again."
+            )
     return classes
 
 
@@ -130,8 +137,17 @@ def _unpack(path: Path, tensors: dict[str, Tensor], notes: Mapping[str, Any], pr
 
 
 def _checked(gaussian: Gaussian, path: Path) -> Gaussian:
+    """The Gaussian, if its mean is finite and its basis orthonormal.
+
+    B^T B v = v for some random v: an entry of B^T B that is wrong shows in the product, at the cost of a few rows.
+    """
     if not bool(gaussian.mean.isfinite().all()):
         raise ValueError(f"{path} is damaged (its mean holds NaN or infinities); take the statistics again.")
+    basis = gaussian.covariance.basis
+    probes = torch.randn(4, basis.shape[1], generator=torch.Generator().manual_seed(0))
+    off = (probes.to(basis.dtype) @ basis.T @ basis - probes).abs()
+    if off.numel() and not float(off.max()) < _ORTHONORMAL:
+        raise ValueError(f"{path} is damaged (its basis is not orthonormal); take the statistics again.")
     return gaussian
 
 
@@ -159,8 +175,6 @@ def _mu_and_sigma(path: Path) -> Gaussian:
     try:
         with numpy.load(path, allow_pickle=False) as archive:
             mean, matrix = (torch.from_numpy(numpy.asarray(archive[name], numpy.float64)) for name in ("mu", "sigma"))
-        if not bool(matrix.isfinite().all()):
-            raise ValueError("sigma holds NaN or infinities")
         return _checked(Gaussian(mean.float(), Covariance.of(matrix)), path)
     except (OSError, EOFError, KeyError, ValueError, MemoryError, RuntimeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} cannot be read as mu [D] and sigma [D, D] ({error}).") from error

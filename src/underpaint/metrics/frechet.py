@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..files import replacing
+from ..theory.covariance import ROUNDING, check_symmetric, eigensystem
 from ..theory.moments import Moments
 
 #: The features of EDM's reference files (the pool3 layer of the 2015 Inception network); the files do not name them.
@@ -64,6 +65,7 @@ class Statistics:
                     f"The {name} of {self.space} features holds NaN or infinite values; check the samples."
                 )
             object.__setattr__(self, name, value)
+        check_symmetric(self.covariance)
 
     @staticmethod
     def of(moments: Moments, space: str) -> Statistics:
@@ -73,8 +75,8 @@ class Statistics:
     @cached_property
     def spectrum(self) -> tuple[Tensor, Tensor]:
         """Eigenvalues [F] of the covariance, ascending, none below 0, and eigenvectors [F, F]: found once, however many
-        distances are measured to these."""
-        return _spectrum(self.covariance)
+        distances are measured to these. ValueError for a matrix that is no covariance."""
+        return eigensystem(self.covariance)
 
 
 def frechet_distance(a: MeanAndCovariance, b: MeanAndCovariance) -> float:
@@ -89,23 +91,26 @@ def frechet_distance(a: MeanAndCovariance, b: MeanAndCovariance) -> float:
     `sampling_floor` for what a perfect sampler would get. Source: Dowson & Landau 1982.
 
     Raises:
-        ValueError: the dimensions differ.
+        ValueError: the dimensions differ, or a matrix is no covariance, since it has negative eigenvalues.
     """
     if a.mean.shape != b.mean.shape:
         raise ValueError(
             f"Cannot compare {len(a.mean)} features with {len(b.mean)}; extract both in one feature space."
         )
     mean_a, mean_b, cov_a, cov_b = (t.to("cpu", torch.float64) for t in (a.mean, b.mean, a.covariance, b.covariance))
-    values, vectors = b.spectrum if isinstance(b, Statistics) else _spectrum(cov_b)
+    values, vectors = b.spectrum if isinstance(b, Statistics) else eigensystem(cov_b)
+    _check_covariance(cov_a)
     root = vectors * values.sqrt()  # B^{1/2} up to a rotation on the right, which leaves eigenvalues alone
     overlap = torch.linalg.eigvalsh(root.T @ cov_a @ root).clamp(min=0).sqrt().sum()
     distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * overlap
     return max(float(distance), 0.0)
 
 
-def _spectrum(covariance: Tensor) -> tuple[Tensor, Tensor]:
-    values, vectors = torch.linalg.eigh(covariance)
-    return values.clamp(min=0), vectors
+def _check_covariance(matrix: Tensor) -> None:
+    """Refuse a matrix with negative eigenvalues, by a Cholesky factor, at a fraction of the cost of finding them."""
+    slack = ROUNDING * matrix.diagonal().max().clamp(min=1e-300)
+    if int(torch.linalg.cholesky_ex(matrix + slack * torch.eye(len(matrix), dtype=matrix.dtype)).info):
+        eigensystem(matrix)  # which says what is wrong, or finds that it is but rounding
 
 
 def sampling_floor(reference: Statistics, count: int) -> float:
@@ -167,7 +172,7 @@ def read_reference(path: str | Path) -> Statistics:
     Pickled content is never loaded.
 
     Raises:
-        ValueError: the file is missing, damaged, pickled, or lacks mu and sigma.
+        ValueError: the file is missing, damaged, pickled, or lacks mu and sigma; or sigma is no covariance.
     """
     path = Path(path)
     if not path.is_file():
@@ -185,9 +190,20 @@ def read_reference(path: str | Path) -> Statistics:
         ) from error
     if not {"mu", "sigma"} <= arrays.keys():
         raise ValueError(f"{path} holds {sorted(arrays) or 'no known arrays'}; expected mu [F] and sigma [F, F].")
-    mean, covariance = (torch.from_numpy(np.asarray(arrays[name], np.float64)) for name in ("mu", "sigma"))
-    space = str(arrays["space"]) if "space" in arrays else INCEPTION
-    return Statistics(space, mean, covariance, int(arrays["count"]) if "count" in arrays else None)
+    try:
+        mean, covariance = (torch.from_numpy(np.asarray(arrays[name], np.float64)) for name in ("mu", "sigma"))
+        space = str(arrays["space"]) if "space" in arrays else INCEPTION
+        found = Statistics(space, mean, covariance, _count(arrays["count"]) if "count" in arrays else None)
+        found.spectrum  # noqa: B018  a matrix that is no covariance is found out here, by name
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} holds no mean and covariance: {error}") from error
+    return found
+
+
+def _count(array: np.ndarray) -> int:
+    if array.shape != () or array.dtype.kind not in "iu" or int(array) < 1:
+        raise ValueError(f"the count is {str(array)[:40]}, expected a whole number of samples.")
+    return int(array)
 
 
 def write_reference(path: str | Path, statistics: Statistics) -> None:

@@ -16,6 +16,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from .blocks import mirror, on_all_cores, slices, triangle
+
+#: What is within this share of the largest may be rounding, of files in float32.
+ROUNDING = 1e-5
 SpectralFunction = Callable[[Tensor], Tensor]
 
 
@@ -116,6 +120,32 @@ class CosineBasis:
         )
 
 
+def eigensystem(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues [D] of a covariance matrix [D, D], ascending and none below 0, and eigenvectors [D, D]; float64, CPU.
+
+    Raises:
+        ValueError: it is no covariance: it holds NaN or infinities, is not symmetric, or has an eigenvalue that is
+            negative by more than rounding in float32.
+    """
+    matrix = matrix.detach().to("cpu", torch.float64)
+    check_symmetric(matrix)
+    values, vectors = torch.linalg.eigh(matrix)
+    if len(values) and values[0] < -ROUNDING * values[-1].abs():
+        raise ValueError(f"A covariance has no negative eigenvalues, but this matrix has {float(values[0]):.4g}.")
+    return values.clamp(min=0), vectors
+
+
+def check_symmetric(matrix: Tensor) -> None:
+    """Refuse a matrix [D, D] that is not finite and symmetric."""
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+        raise ValueError(f"A covariance is a square matrix [D, D], but this has the shape {tuple(matrix.shape)}.")
+    if not bool(matrix.isfinite().all()):
+        raise ValueError("A covariance is finite, but this matrix holds NaN or infinities.")
+    difference = float((matrix - matrix.T).abs().amax()) if len(matrix) else 0.0
+    if difference > ROUNDING * float(matrix.abs().amax()):
+        raise ValueError(f"A covariance is symmetric, but entries of this matrix differ by {difference:.4g} across.")
+
+
 @dataclass(frozen=True, eq=False)
 class Covariance:
     """Eigenvalues [R] (float64, CPU, descending), orthonormal basis [D, R], and the residual variance outside its span.
@@ -162,15 +192,50 @@ class Covariance:
         return Covariance(values, cast(Tensor, CosineBasis(vectors.to(dtype), order, size)))
 
     @staticmethod
-    def of(matrix: Tensor, rank: int | None = None, dtype: torch.dtype = torch.float32) -> Covariance:
+    def of(
+        matrix: Tensor, rank: int | None = None, dtype: torch.dtype = torch.float32, most: int | None = None
+    ) -> Covariance:
         """Eigendecompose a symmetric positive semi-definite [D, D] matrix in float64 on the CPU.
 
         ``rank`` keeps the leading directions and gives the others their mean variance, so that the trace is kept.
-        Eigenvalues that are negative by rounding are set to 0.
+        Eigenvalues that are negative by rounding are set to 0, and so are all beyond the first ``most``: those of N
+        rows are not zero in N - 1 directions at most, which alone are kept.
+
+        Raises:
+            ValueError: as `eigensystem`.
         """
-        values, vectors = torch.linalg.eigh(matrix.detach().to("cpu", torch.float64))
-        full = Covariance(values.flip(0).clamp(min=0), vectors.flip(1).contiguous())
+        values, vectors = eigensystem(matrix)
+        kept = min(len(values), len(values) if most is None else most)
+        full = Covariance(values.flip(0)[:kept], vectors.flip(1)[:, :kept].contiguous())
         return (full if rank is None else full.truncate(rank)).to(dtype=dtype)
+
+    @staticmethod
+    def of_rows(rows: Tensor, mean: Tensor, rank: int | None = None, dtype: torch.dtype = torch.float32) -> Covariance:
+        """The unbiased covariance of rows [N, D] about their mean [D], by the eigenvalues of their N x N products.
+
+        It has N - 1 directions, fewer where rows repeat each other, and no variance outside them; or ``rank`` of these,
+        and the mean variance of the others elsewhere. X^T X and X X^T have the same eigenvalues but for zeros, and if
+        X X^T v = l v, then X^T v is an eigenvector of X^T X. Work: O(N^2 D), which is less than O(D^3) for N < D.
+        """
+        count, dimension = rows.shape
+        mean = mean.double()
+        products = torch.empty(count, count, dtype=torch.float64)
+
+        def block(place: tuple[slice, slice]) -> None:
+            i, j = place
+            products[i, j] = (rows[i].double() - mean) @ (rows[j].double() - mean).T
+
+        on_all_cores(block, triangle(count))
+        mirror(products)
+        values, vectors = torch.linalg.eigh(products / (count - 1))
+        values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+        held = min(int((values > count * torch.finfo(torch.float64).eps * values[0]).sum()), count - 1)
+        kept = held if rank is None else min(rank, held)
+        columns = [(rows[:, d].double() - mean[d]).T @ vectors[:, :kept] for d in slices(dimension)]
+        basis = torch.linalg.qr(torch.cat(columns)).Q
+        rest = dimension - kept
+        residual = float(values[kept:held].sum()) / rest if rest else 0.0
+        return Covariance(values[:kept], basis.to(dtype), residual)
 
     @property
     def dimension(self) -> int:

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..noise import NoiseLevel
 from . import modes
 from .covariance import Covariance
-from .moments import Moments
+from .moments import Moments, check_rows
+from .shrinkage import shrink
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +40,18 @@ class Gaussian:
     ) -> Gaussian:
         """Fit mean and covariance to rows [N, D], batches of rows, or moments.
 
-        With ``rank`` the leading directions are kept and the rest get their mean variance. Moments are taken and
-        eigendecomposed in float64 (O(D^3), once); the basis is kept in ``dtype``.
+        With ``rank`` the leading directions are kept and the rest get their mean variance. N rows have no variance in
+        more than N - 1 directions, and no others are kept; see `shrunk` for what that means for few rows. Moments are
+        taken and eigendecomposed in float64, once: O(D^3), or O(N^2 D) for no more rows than dimensions. The basis is
+        kept in ``dtype``.
         """
+        if isinstance(data, Tensor) and 2 <= len(check_rows(data)) <= data.shape[1]:
+            rows = data.detach().cpu()
+            mean = rows.double().mean(0)
+            return Gaussian(mean.to(dtype), Covariance.of_rows(rows, mean, rank, dtype))
         moments = data if isinstance(data, Moments) else Moments.of(data)
-        return Gaussian(moments.mean.to(dtype), Covariance.of(moments.covariance, rank, dtype))
+        covariance = Covariance.of(moments.covariance, rank, dtype, most=moments.count - 1)
+        return Gaussian(moments.mean.to(dtype), covariance)
 
     @staticmethod
     def isotropic(mean: Tensor, variance: float) -> Gaussian:
@@ -66,6 +74,10 @@ class Gaussian:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Gaussian:
         return Gaussian(self.mean.to(device=device, dtype=dtype), self.covariance.to(device, dtype))
+
+    def shrunk(self, count: int) -> Gaussian:
+        """With the eigenvalues shrunk to what they probably are, if this was fitted to ``count`` rows; see `shrink`."""
+        return replace(self, covariance=shrink(self.covariance, count))
 
     def truncate(self, rank: int) -> Gaussian:
         """Keep the leading directions; see `Covariance.truncate`."""

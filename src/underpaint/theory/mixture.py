@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ..noise import NoiseLevel
 from . import modes
-from .covariance import Covariance
 from .gaussian import Gaussian
 from .moments import check_rows
 
@@ -85,7 +84,7 @@ class Mixture:
             raise ValueError(
                 f"Class {classes[counts.argmin()].item()} has {int(counts.min())} row; a Gaussian needs at least 2."
             )
-        return Mixture(counts.double(), tuple(fit_component(data[labels == c], rank, dtype) for c in classes))
+        return Mixture(counts.double(), tuple(Gaussian.fit(data[labels == c], rank, dtype) for c in classes))
 
     @property
     def dimension(self) -> int:
@@ -189,20 +188,3 @@ class Mixture:
 
 def _with_basis(component: Gaussian, basis: Tensor) -> Gaussian:
     return replace(component, covariance=replace(component.covariance, basis=basis))
-
-
-def fit_component(rows: Tensor, rank: int | None = None, dtype: torch.dtype = torch.float32) -> Gaussian:
-    """The Gaussian of rows [N, D]; of a given rank by the N x N Gram matrix where there are fewer rows than dimensions.
-
-    O(N^2 D) work in place of O(D^3), the same result.
-    """
-    count, dimension = rows.shape
-    if rank is None or count > dimension:
-        return Gaussian.fit(rows, rank, dtype)
-    mean = rows.double().mean(0)
-    centred = rows.double() - mean
-    values, vectors = torch.linalg.eigh(centred @ centred.T / (count - 1))
-    values, rank = values.flip(0).clamp(min=0), min(rank, count - 1)
-    basis = torch.linalg.qr(centred.T @ vectors.flip(1)[:, :rank]).Q
-    residual = float(values[rank:].sum()) / (dimension - rank)
-    return Gaussian(mean.to(dtype), Covariance(values[:rank], basis.to(dtype), residual))

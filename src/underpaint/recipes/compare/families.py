@@ -16,8 +16,9 @@ from ...noise import NoiseLevel
 from ...progress import Progress, silent
 from ...theory.cloud import PointCloud
 from ...theory.denoiser import Denoiser
+from ...theory.gaussian import Gaussian
 from ...theory.local import LocalCloud, Smoothed
-from ...theory.mixture import Mixture, fit_component
+from ...theory.mixture import Mixture
 from ..shared.model_and_data import ModelAndData, cluster
 from ..shared.results import quantity
 
@@ -151,7 +152,7 @@ def k_means_mixture(rows: Tensor, components: int, rank: int) -> Mixture:
     labels = cluster(rows, components)
     clusters = [rows[labels == label] for label in labels.unique()]
     ranks = [max(1, min(rank, rows.shape[1], len(part) // 4)) for part in clusters]
-    parts = [fit_component(part, kept) for part, kept in zip(clusters, ranks, strict=True)]
+    parts = [Gaussian.fit(part, kept) for part, kept in zip(clusters, ranks, strict=True)]
     return Mixture(torch.tensor([float(len(part)) for part in clusters]), tuple(parts))
 
 

@@ -24,7 +24,7 @@ from ...files import read_tensor_metadata, read_tensors, write_tensors
 from ...metrics.frechet import Statistics, write_reference
 from ...progress import Progress, silent
 from ...theory.gaussian import Gaussian
-from ...theory.moments import Sums, column_sums
+from ...theory.sums import Sums, column_sums
 from ...version import __version__
 from ..shared.processes import Message, Processes, join_processes
 from .memory_plan import StatisticsPlan

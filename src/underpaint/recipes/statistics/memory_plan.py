@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 
 from ...data.stream import Source, digest
-from ...theory.moments import Full, LowRank, Sketch, Stationary
+from ...theory.sums import Full, LowRank, Sketch, Stationary
 
 KINDS = ("auto", "full", "low-rank", "stationary")
 #: Ranks that the automatic choice goes through.
