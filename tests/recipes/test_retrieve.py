@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,15 @@ from torch import Tensor
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
-from underpaint.analysis.retrieval import closeness, nearest, other_nearest, ranks
+from underpaint.analysis.retrieval import (
+    apart_from,
+    closeness,
+    copy_distance,
+    nearest,
+    other_nearest,
+    ranks,
+    repeated,
+)
 from underpaint.cli import app
 from underpaint.figures.retrieval import write_retrieval
 from underpaint.noise import EDM
@@ -109,6 +118,30 @@ def test_samples_of_a_class_are_sampled_for_it(monkeypatch: pytest.MonkeyPatch) 
     assert str(seen["case"]) == "class 7"
 
 
+def twice(monkeypatch: pytest.MonkeyPatch, times: int, noise: float = 0.0) -> Retrieval:
+    """A model that gives near copies of its data, of which each image is there so many times, with some noise."""
+    rows, _ = data()
+    many = rows.repeat(times, 1)
+    many = many + noise * torch.randn(many.shape, generator=torch.Generator().manual_seed(1))
+    what = replace(subject({None: PointCloud(rows + 0.01)}), rows=many)
+    monkeypatch.setattr(recipe, "load_subject", lambda *args, **given: what)
+    return retrieve(Settings(seeds=tuple(range(4)), steps=12, samples=20, shown=2))
+
+
+@pytest.mark.parametrize(("times", "noise"), [(1, 0.0), (2, 0.0), (5, 0.0), (3, 0.005)])
+def test_copies_are_found_however_often_each_image_is_in_the_data(
+    monkeypatch: pytest.MonkeyPatch, times: int, noise: float
+) -> None:
+    found = twice(monkeypatch, times, noise)
+    memory = found.memory
+    assert memory.copies["samples"] == 1
+    assert memory.copies["data"] < 0.1
+    assert memory.repeated == (400 * (times - 1) if noise == 0 else 0)
+    assert memory.alike == (1 if times > 1 else 0)
+    assert memory.closer > 0.95
+    assert ("The data repeat themselves" in verdict(found)) == (times > 1)
+
+
 def test_everything_is_written(run: Retrieve, tmp_path: Path) -> None:
     content = write_retrieval(run(), tmp_path / "out")
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == content
@@ -165,6 +198,33 @@ def test_the_others_leave_out_the_point_itself(normal) -> None:
     expected = distance.topk(2, largest=False).values
     assert_close(other_nearest(points, torch.arange(30), 2), expected, rtol=1e-6, atol=1e-6)
     assert other_nearest(points, torch.tensor([5]), 3).tolist() == [[0, 0, 0]]
+
+
+def test_the_nearest_that_differs_is_that_of_all_distances(normal) -> None:
+    points, x = normal(300, 6), normal(11, 6, seed=1)
+    points[100:120] = points[:20] + 1e-3
+    distance = torch.cdist(x, points)
+    first = distance.argmin(1)
+    far = torch.cdist(points[first], points) >= 0.5
+    expected, place = distance.masked_fill(~far, torch.inf).min(1)
+    for chunk in (7, 1000):
+        found, index = apart_from(points, x, first.unsqueeze(1), 0.5, chunk)
+        assert_close(found, expected, rtol=1e-9, atol=1e-9)
+        assert torch.equal(index, place)
+    others = other_nearest(points, torch.arange(20), 2, apart=0.5)
+    near = torch.cdist(points[:20], points)
+    one, where = near.masked_fill(near < 0.5, torch.inf).min(1)
+    two = near.masked_fill((near < 0.5) | (torch.cdist(points[where], points) < 0.5), torch.inf).amin(1)
+    assert_close(others, torch.stack([one, two], 1), rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match="too few that lie 100 apart"):
+        apart_from(points, x, first.unsqueeze(1), 100.0)
+
+
+def test_points_that_are_there_again_are_counted(normal) -> None:
+    points = normal(50, 4).float()
+    assert repeated(points) == 0
+    assert repeated(torch.cat([points, points[:7], points[:7]])) == 14
+    assert copy_distance(points) == pytest.approx(0.1 * float(torch.pdist(points).median()), rel=0.1)
 
 
 @given(seed=st.integers(0, 999), ties=st.booleans())

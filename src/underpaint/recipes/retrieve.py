@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..analysis.retrieval import closeness, nearest, other_nearest, ranks
+from ..analysis.retrieval import apart_from, closeness, copy_distance, nearest, other_nearest, ranks, repeated
 from ..analysis.summary import Summary
 from ..noise import NoiseLevel
 from ..progress import Progress, silent
@@ -69,16 +69,22 @@ class Way:
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """Final images ("samples") beside images of the data ("data"), both against all *other* images of the data."""
+    """Final images ("samples") beside images of the data ("data"), both against all *other* images of the data; those
+    that are copies of each other, or nearly so, count as one."""
 
     distance: dict[str, Tensor] = quantity("distance to the nearest, root mean square per number, by image")
-    ratio: dict[str, Tensor] = quantity("distance to the nearest over that to the second nearest, by image")
+    ratio: dict[str, Tensor] = quantity(
+        "distance to the nearest over that to the second nearest that differs, by image"
+    )
     copies: dict[str, float] = quantity(f"share of images with a ratio below {COPY:.3g}")
     copied: tuple[int, ...] = quantity(f"seeds of samples with a ratio below {COPY:.3g}")
     closer: float = quantity(
         "probability that a sample is closer to the data than an image of the data is to the others"
     )
     closer_error: float = quantity("standard error of that, were it 0.5")
+    repeated: int = quantity("images of the data that are another one again, number by number")
+    alike: float = quantity("share of images of the data, of those looked at, with another one nearer than apart")
+    apart: float = quantity("distance below which two images of the data count as one, root mean square per number")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,19 +124,19 @@ def retrieve(settings: Settings, progress: Progress = silent) -> Retrieval:
         more = subject.sample(subject.denoise, others, grid, solver, "more samples", progress, every=settings.steps)
         finals = torch.cat([finals, more.final])
     way = follow(subject.rows, run)
-    distance, index = nearest(subject.rows, finals, 2)
-    suspects = (distance[:, 0] / distance[:, 1]).argsort()[:12]
+    memory, index = remember(subject.rows, finals, seeds)
+    suspects = memory.ratio["samples"].argsort()[:12]
     times = torch.linspace(0, len(run) - 1, min(12, len(run))).round().long()
     return Retrieval(
         setup=describe(settings, subject, time.monotonic() - began),
         level=run.level[:-1],
         way=way,
-        memory=remember(subject.rows, distance, seeds),
+        memory=memory,
         times=times,
         estimates=subject.images(run.denoised[times][:, : settings.shown]),
         neighbours=subject.images(subject.rows[way.index[times][:, : settings.shown]]),
         suspects=subject.images(finals[suspects]),
-        originals=subject.images(subject.rows[index[suspects, 0]]),
+        originals=subject.images(subject.rows[index[suspects]]),
     )
 
 
@@ -153,20 +159,33 @@ def follow(rows: Tensor, run: Trajectory) -> Way:
     )
 
 
-def remember(rows: Tensor, distance: Tensor, seeds: tuple[int, ...]) -> Memory:
-    """Distances of samples to their two nearest data rows, [S, 2], beside those between data rows."""
+def remember(rows: Tensor, finals: Tensor, seeds: tuple[int, ...]) -> tuple[Memory, Tensor]:
+    """Distances of samples [S, D] to their two nearest distinct data rows beside those between data rows, and which row
+    is the nearest, [S].
+
+    A copy of a picture that is twice in the data is as near to the second as to the first: so the second neighbour is
+    the nearest that differs from the first.
+    """
     chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: len(seeds)]
-    found = {"samples": distance, "data": other_nearest(rows, chosen, 2)}
+    apart = copy_distance(rows)
+    first, index = (found[:, 0] for found in nearest(rows, finals))
+    second, _ = apart_from(rows, finals, index.unsqueeze(1), apart)
+    found = {"samples": torch.stack([first, second], 1), "data": other_nearest(rows, chosen, 2, apart)}
     ratio = {name: pair[:, 0] / pair[:, 1].clamp(min=1e-300) for name, pair in found.items()}
     closer, error = closeness(found["samples"][:, 0], found["data"][:, 0])
-    return Memory(
-        distance={name: pair[:, 0] / rows.shape[1] ** 0.5 for name, pair in found.items()},
+    root = rows.shape[1] ** 0.5
+    memory = Memory(
+        distance={name: pair[:, 0] / root for name, pair in found.items()},
         ratio=ratio,
         copies={name: float((values < COPY).double().mean()) for name, values in ratio.items()},
         copied=tuple(seed for seed, value in zip(seeds, ratio["samples"].tolist(), strict=True) if value < COPY),
         closer=closer,
         closer_error=error,
+        repeated=repeated(rows),
+        alike=float((other_nearest(rows, chosen)[:, 0] < apart).double().mean()),
+        apart=apart / root,
     )
+    return memory, index
 
 
 def describe(settings: Settings, subject: ModelAndData, seconds: float) -> dict[str, Any]:
@@ -184,9 +203,22 @@ def verdict(result: Retrieval) -> str:
     shares = ", ".join(f"{100 * share:.3g} % of {name}" for name, share in memory.copies.items())
     seeds = f" (seeds {', '.join(map(str, memory.copied))})" if memory.copied else ""
     return (
-        f"Copies of training images, nearest within {COPY:.3g} of the second nearest: {shares}{seeds}.\n"
+        f"Copies of training images, nearest within {COPY:.3g} of the second nearest that differs: {shares}{seeds}.\n"
+        f"{_duplicates(result)}"
         f"A sample is closer to the data than an image of the data is to the others with probability "
         f"{memory.closer:.2f} (0.5 ± {memory.closer_error:.2f} if alike).\n"
         f"The nearest image changes {float(way.distinct.mean) - 1:.1f} times on the way, for the last time at σ/α "
         f"{float(way.settled.mean):.3g}; the last one's place among all is at first {float(way.rank.mean[0]):,.0f}."
+    )
+
+
+def _duplicates(result: Retrieval) -> str:
+    """A line on copies among the data themselves, if there are any."""
+    memory = result.memory
+    if not memory.repeated and not memory.alike:
+        return ""
+    looked = f"{100 * memory.alike:.3g} % of {len(memory.distance['data'])} looked at"
+    return (
+        f"The data repeat themselves: {memory.repeated:,} images are another one again, and {looked} have another one "
+        f"nearer than {memory.apart:.3g}. Such count as one here.\n"
     )

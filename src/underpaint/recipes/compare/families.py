@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...analysis import agreement
-from ...analysis.retrieval import other_nearest
+from ...analysis.retrieval import copy_distance, other_nearest
 from ...models.pictures import picture_shape
 from ...noise import NoiseLevel
 from ...progress import Progress, silent
@@ -160,7 +160,8 @@ def local_families(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Family]:
     """Denoisers that know the data and do not repeat them."""
     known, shape = known_rows(subject, sweeps.local), picture_shape(subject.model.shape)
     few, cloud = known[: max(1, sweeps.local // _SHARED)], PointCloud(known)
-    spacing = float(other_nearest(known, torch.arange(min(200, len(known)))).median())
+    some = torch.arange(min(200, len(known)))
+    spacing = float(other_nearest(known, some, apart=copy_distance(known)).median())
     sizes = [size for size in sweeps.sizes if size < 2 * max(shape[1:]) - 1]
     smoothed = Family(
         f"width of the smoothing, over {spacing:.3g}, the median distance of nearest data points",
