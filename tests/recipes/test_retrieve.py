@@ -124,7 +124,7 @@ def twice(monkeypatch: pytest.MonkeyPatch, times: int, noise: float = 0.0) -> Re
     many = rows.repeat(times, 1)
     many = many + noise * torch.randn(many.shape, generator=torch.Generator().manual_seed(1))
     what = replace(subject({None: PointCloud(rows + 0.01)}), rows=many)
-    monkeypatch.setattr(recipe, "load_subject", lambda *args, **given: what)
+    monkeypatch.setattr(recipe, "load_model_and_data", lambda *args, **given: what)
     return retrieve(Settings(seeds=tuple(range(4)), steps=12, samples=20, shown=2))
 
 
