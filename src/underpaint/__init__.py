@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
     from .models.load import load_model as load_model
     from .models.model import Model as Model
     from .models.pipelines import teleport_pipeline as teleport_pipeline
-    from .models.record import Recording as Recording, decode as decode, record as record
+    from .models.record import Recording as Recording, record as record
     from .models.wrap import wrap as wrap
     from .noise import DDPM as DDPM, EDM as EDM, Flow as Flow, NoiseLevel as NoiseLevel, Schedule as Schedule
     from .prediction import from_denoised as from_denoised, to_denoised as to_denoised
@@ -67,7 +67,7 @@ _PUBLIC = {
     "models.load": ("load_model",),
     "models.model": ("Model",),
     "models.pipelines": ("teleport_pipeline",),
-    "models.record": ("Recording", "decode", "record"),
+    "models.record": ("Recording", "record"),
     "models.wrap": ("wrap",),
     "noise": ("DDPM", "EDM", "Flow", "NoiseLevel", "Schedule"),
     "prediction": ("from_denoised", "to_denoised"),

@@ -17,7 +17,7 @@ from diffusers.utils import logging
 from torch import Tensor
 from torch.testing import assert_close
 
-from underpaint.models.record import Recording, decode, record
+from underpaint.models.record import Recording, record
 from underpaint.models.schedulers import scheduler_levels
 
 logging.set_verbosity_error()
@@ -108,7 +108,7 @@ def test_recording_changes_no_bit(kind: str, scheduler: str) -> None:
     assert torch.equal(trajectory.level.sigma, levels.sigma)
     assert torch.equal(trajectory.level.alpha, levels.alpha)
     assert torch.equal(recording.timesteps, pipe.scheduler.timesteps.double())
-    decoded = decode(pipe, trajectory.final, recording.shape)
+    decoded = recording.decode(trajectory.final)
     assert_close(decoded.permute(0, 2, 3, 1), plain, rtol=0, atol=1e-6)
     if kind == "ddpm":
         assert recording.conditional is None
@@ -290,7 +290,7 @@ def test_a_half_precision_pipeline() -> None:
     recording = recorded(pipe, "sd")
     assert torch.equal(images(recording.output), images(run(pipe, "sd")))
     assert recording.trajectory.x.dtype == recording.guided.dtype == torch.bfloat16
-    decoded = decode(pipe, recording.trajectory.final, recording.shape)
+    decoded = recording.decode(recording.trajectory.final)
     assert_close(decoded.permute(0, 2, 3, 1), images(recording.output), rtol=0, atol=0.02)
 
 
@@ -382,24 +382,42 @@ def test_packed_latents_of_another_shape_than_square() -> None:
     wide = {"height": 16, "width": 32}
     recording = recorded(pipe, "flux", **wide)
     assert recording.shape == (32, 16)
-    decoded = decode(pipe, recording.trajectory.x[-2:], recording.shape, size=(16, 32))
+    decoded = recording.decode(recording.trajectory.x[-2:])
     assert decoded.shape == (2, 1, 3, 16, 32)
     assert_close(decoded[-1].permute(0, 2, 3, 1), images(recording.output), rtol=0, atol=1e-6)
 
 
-def test_decoding_goes_in_batches_and_keeps_the_autoencoder_as_it_was() -> None:
+def test_decoding_calls_no_network_and_leaves_the_pipeline_as_it_was() -> None:
     pipe = tiny.tiny_stable_diffusion()
-    x = recorded(pipe, "sd").trajectory.x
-    sizes: list[int] = []
-    hook = pipe.vae.decoder.register_forward_hook(lambda module, given, output: sizes.append(len(output)))
-    together = decode(pipe, x, (4, 8, 8), batch=3)
-    hook.remove()
-    assert sizes == [3, 1]
+    recording = recorded(pipe, "sd", output_type="latent")
+    x, calls = recording.trajectory.x, []
+    hooks = [part.register_forward_hook(lambda *_: calls.append(1)) for part in (pipe.unet, pipe.text_encoder)]
+    together = recording.decode(x)
+    assert together.shape == (len(x), 1, 3, 16, 16)
+    assert not calls
+    for hook in hooks:
+        hook.remove()
     for rows, pictures in zip(x, together, strict=True):
-        assert_close(decode(pipe, rows, (4, 8, 8)), pictures, rtol=0, atol=1e-5)
+        assert_close(recording.decode(rows), pictures, rtol=0, atol=1e-5)
+    assert not watched(pipe)
+
+
+def test_an_autoencoder_that_is_run_in_float32_gets_its_own_dtype_back() -> None:
+    pipe = tiny.tiny_sdxl()
+    recording = recorded(pipe, "sdxl", output_type="latent")
+    plain = recording.decode(recording.trajectory.final)
     pipe.vae.to(torch.float16).register_to_config(force_upcast=True)
-    assert_close(decode(pipe, x, (4, 8, 8)), together, rtol=0, atol=0.01)
+    assert_close(recording.decode(recording.trajectory.final), plain, rtol=0, atol=0.01)
     assert {p.dtype for p in pipe.vae.parameters()} == {torch.float16}
+
+
+def test_decoding_leaves_random_numbers_alone() -> None:
+    recording = recorded(pipeline("sd"), "sd")
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    recording.decode(recording.trajectory.final)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_what_cannot_be_recorded_is_refused() -> None:
@@ -414,8 +432,8 @@ def test_what_cannot_be_recorded_is_refused() -> None:
     strange = Copying(diffusers.ScoreSdeVeScheduler())
     with pytest.raises(ValueError, match="scheduler of a Copying, ScoreSdeVeScheduler, has no step"):
         record(strange)
-    with pytest.raises(ValueError, match=r"rows of images of shape \(4, 8, 8\), got \(2, 255\)"):
-        decode(pipeline("sd"), torch.zeros(2, 255), (4, 8, 8))
+    with pytest.raises(ValueError, match=r"rows of states of shape \(4, 8, 8\), got \(2, 255\)"):
+        recorded(pipeline("sd"), "sd").decode(torch.zeros(2, 255))
 
 
 class Swirl(diffusers.DDIMScheduler):

@@ -27,6 +27,7 @@ from .load import load_model
 from .model import Condition
 from .record import BEGIN
 from .schedulers import initial_scale, scales_input, step_index, told_levels
+from .stage import stepped
 
 #: What a scheduler may keep one of for each call of the network, and of levels one more.
 _PER_CALL = ("timesteps", "sigmas", "sigmas_interpol", "sigmas_up", "sigmas_down", "order_list")
@@ -309,13 +310,6 @@ def _mixing(plain: Any, jump: _Jump) -> Any:
         return plain(self, *args, **kwargs)
 
     return mix
-
-
-def stepped(state: Tensor, return_dict: bool) -> Any:
-    """A state as a scheduler's step gives it back, for those who take an estimate from it, too."""
-    from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
-
-    return DDIMSchedulerOutput(state, state) if return_dict else (state, state)
 
 
 def _teleported(own: type, jump: _Jump) -> type:

@@ -9,7 +9,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -20,8 +20,8 @@ from ..sampling.solvers import ddim_step
 from ..sampling.trajectory import Trajectory
 from .guidance import guidance_halves
 from .interpose import first_tensor, interposed
-from .latent import LatentAutoencoder
 from .schedulers import scheduler_denoised, scheduler_levels, step_index, told_levels
+from .stage import Call, decoded
 from .text_encoding import encoding_alone
 
 #: A method of schedulers whose step may begin elsewhere than at the sample that it is given, at a timestep: where; None
@@ -46,6 +46,7 @@ class Recording:
         timesteps: what the network was told of the N levels, [N].
         shape: of one state, (C, H, W); (tokens, channels) for the packed latents of Flux.
         output: what the pipeline returned.
+        call: how it was called, for `decode`; holds what its networks answered before the first step.
     """
 
     trajectory: Trajectory
@@ -54,9 +55,10 @@ class Recording:
     timesteps: Tensor
     shape: tuple[int, ...]
     output: Any
+    call: Call = field(repr=False)
 
     def __repr__(self) -> str:
-        halves = "no halves" if self.conditional is None else "both halves"
+        halves = "both halves" if isinstance(self.halves, tuple) else "no halves"
         return f"Recording({self.trajectory!r}, shape {self.shape}, {halves} of guidance)"
 
     @property
@@ -78,6 +80,21 @@ class Recording:
         if isinstance(self.halves, str):
             raise ValueError(f"This recording has no halves of guidance: {self.halves}.")
         return None if self.halves is None else self.halves[index]
+
+    def decode(self, rows: Tensor) -> Tensor:
+        """Rows [..., D] as what the pipeline makes of final states: images [..., c, h, w] and videos [..., F, c, h, w]
+        in [0, 1], sounds [..., channels, T].
+
+        It is the pipeline's own way from its last step to its output, whatever that is: the call is made again, with
+        networks that give the answers of before and a scheduler that gives back these states, as many at once as the
+        call made. What it does besides, such as to put an image back behind a mask, is done.
+
+        Raises:
+            ValueError: the rows are not those of this recording, or its pipeline makes no arrays of them.
+        """
+        if rows.shape[-1] != math.prod(self.shape):
+            raise ValueError(f"Expected rows of states of shape {self.shape}, got {tuple(rows.shape)}.")
+        return decoded(self.call, rows, self.shape, self.trajectory.x.shape[1])
 
 
 def record(
@@ -104,7 +121,8 @@ def record(
         device: where it is kept.
 
     Memory: with K = ceil(N/every) steps kept, (2K + 1) B D numbers, (4K + 1) B D with guidance, and as many again for a
-    moment at the end; where the pipeline computes, one state and at most three outputs of the network.
+    moment at the end; where the pipeline computes, one state, at most four outputs of the network, and what all of them
+    answered before the first step.
 
     Raises:
         ValueError: the pipeline has no scheduler, one whose levels are not known, or did not use it; it stepped without
@@ -118,7 +136,7 @@ def record(
         raise ValueError(
             f"The scheduler of a {type(pipe).__name__}, {type(scheduler).__name__}, has no step to record."
         )
-    tape = _Tape(scheduler, every, dtype, torch.device(device))
+    tape = _Tape(Call.of(pipe, args, kwargs), every, dtype, torch.device(device))
     with encoding_alone(pipe), _watching(pipe, tape):
         output = pipe(*args, **kwargs)
     return tape.recording(output)
@@ -135,7 +153,7 @@ def _watching(pipe: Any, tape: _Tape) -> Iterator[None]:
 
     def heard(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         output = module(*args, **kwargs)
-        tape.hear(output)
+        tape.hear(module, output)
         return output
 
     scheduler.__class__ = _recorded(own, tape)
@@ -177,14 +195,17 @@ def _recorded(own: type, tape: _Tape) -> type:
 class _Tape:
     """What was heard and kept so far."""
 
-    def __init__(self, scheduler: Any, every: int, dtype: torch.dtype | None, device: torch.device) -> None:
-        self.scheduler, self.every, self.dtype, self.device = scheduler, every, dtype, device
+    def __init__(self, call: Call, every: int, dtype: torch.dtype | None, device: torch.device) -> None:
+        self.call, self.scheduler = call, call.pipe.scheduler
+        self.every, self.dtype, self.device = every, dtype, device
         self.shape: tuple[int, ...] = ()
         self.clear()
 
     def clear(self) -> None:
         """Begin anew."""
-        self.steps, self.calls, self.sign = 0, 0, 1
+        self.steps, self.calls, self.sign, self.whole = 0, 0, 1, True
+        #: by module, what it answered before the first step
+        self.answers: dict[int, list[Any]] = {}
         #: the last outputs of networks since the last step
         self.heard: deque[Tensor] = deque(maxlen=_HEARD)
         self.states: list[Tensor] = []
@@ -199,9 +220,11 @@ class _Tape:
         """Whether the coming step is kept."""
         return self.steps % self.every == 0
 
-    def hear(self, output: Any) -> None:
+    def hear(self, module: torch.nn.Module, output: Any) -> None:
         """A network has answered."""
         self.calls += 1
+        if self.steps == 0:
+            self.answers.setdefault(id(module), []).append(output)
         tensor = first_tensor(output) if self.keeps else None
         if tensor is not None:
             self.heard.append(tensor.detach().clone())
@@ -215,7 +238,7 @@ class _Tape:
             )
         index, levels = step_index(self.scheduler, timestep), scheduler_levels(self.scheduler)
         if self.steps == 0:
-            self.shape = tuple(sample.shape[1:])
+            self.shape, self.whole, self.width = tuple(sample.shape[1:]), index == 0, len(sample)
             self.batch = len(sample) // 2 if _doubled(output, sample, list(self.heard)) else len(sample)
         self.kept, self.here, self.ahead = self.keeps, levels[index], levels[index + 1]
         if self.kept:
@@ -289,6 +312,7 @@ class _Tape:
             timesteps=torch.tensor(self.timesteps, dtype=torch.float64),
             shape=self.shape,
             output=output,
+            call=replace(self.call, answers=self.answers, whole=self.whole, doubled=self.width > self.batch),
         )
 
     def _halves(self, like: Tensor) -> tuple[Tensor, Tensor] | str | None:
@@ -358,43 +382,3 @@ def _doubled(output: Tensor, sample: Tensor, heard: list[Tensor]) -> bool:
         return len(tensor) == len(sample) == 2 * half and torch.equal(tensor[:half], tensor[half:])
 
     return twice(sample) and twice(output) and any(len(h) == len(sample) and not twice(h) for h in heard)
-
-
-def decode(
-    pipe: Any, rows: Tensor, shape: tuple[int, ...], size: tuple[int, int] | None = None, batch: int = 8
-) -> Tensor:
-    """Rows [..., D] of a recording as images [..., c, h, w] in [0, 1], clipped for display.
-
-    Latents go through the pipeline's own autoencoder, ``batch`` of them at once, behind its scale and shift.
-
-    Args:
-        pipe: the pipeline that was recorded.
-        shape: of one state: `Recording.shape`.
-        size: (height, width) in pixels of images with packed latents (Flux); square unless given.
-
-    Raises:
-        ValueError: the rows do not have the shape, or are not those of images.
-    """
-    if rows.shape[-1] != math.prod(shape) or len(shape) not in (2, 3):
-        raise ValueError(f"Expected rows of images of shape {tuple(shape)}, got {tuple(rows.shape)}.")
-    states, vae = rows.detach().reshape(-1, *shape), getattr(pipe, "vae", None)
-    if vae is None:
-        images = states.cpu().float()
-    else:
-        if len(shape) == 2:
-            edge = math.isqrt(shape[0]) * 2 * pipe.vae_scale_factor
-            states = pipe._unpack_latents(states, *(size or (edge, edge)), pipe.vae_scale_factor)
-        images = _decoded(vae, states, batch)
-    return (images / 2 + 0.5).clamp(0, 1).reshape(*rows.shape[:-1], *images.shape[1:])
-
-
-def _decoded(vae: Any, states: Tensor, batch: int) -> Tensor:
-    """Images [B, c, h, w] in [-1, 1], on the CPU; a VAE that had to be run in float32 gets its own dtype back."""
-    channels, height, width = states.shape[1:]
-    dtype, autoencoder = vae.dtype, LatentAutoencoder(vae, (channels, height, width))
-    try:
-        with torch.no_grad():
-            parts = [autoencoder.decode(part.to(vae.device)).cpu().float() for part in states.split(batch)]
-    finally:
-        vae.to(dtype)
-    return torch.cat(parts)
