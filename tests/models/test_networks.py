@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import loops
 import pytest
 import tiny
 import torch
-from models import loops
-from models.loops import SHAPE, Loop, Network, gaussian
+from loops import SHAPE, Loop, Network, gaussian
 from torch import Tensor
 from torch.testing import assert_close
 
