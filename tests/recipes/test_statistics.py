@@ -18,16 +18,20 @@ import scipy.stats
 import torch
 from torch import Tensor
 from torch.testing import assert_close
+from typer.testing import CliRunner
 
+from underpaint.cli import app
 from underpaint.data.named import SYSTEM_FOLDER
 from underpaint.data.sources import open_source
 from underpaint.data.store import gaussian_provenance, load_gaussian, load_mixture, save_gaussian
 from underpaint.data.stream import Chunk, Source
 from underpaint.files import write_tensors
+from underpaint.models.load import load_model
 from underpaint.models.model import Model
 from underpaint.noise import DDPM, EDM, NoiseLevel
+from underpaint.recipes.shared.request import Conditioning
 from underpaint.recipes.statistics.accumulation import Result, take_statistics
-from underpaint.recipes.statistics.memory_plan import Settings, parse_memory, plan_statistics
+from underpaint.recipes.statistics.memory_plan import Settings, StatisticsPlan, parse_memory, plan_statistics
 from underpaint.recipes.statistics.sources import latents, open_data, own_samples, parse_size
 from underpaint.sampling.exponential import gaussian_exponential
 from underpaint.sampling.solvers import find_solver, heun
@@ -335,6 +339,94 @@ def test_the_choice_under_a_memory_limit_is_said_aloud(shape, classes: int, memo
     assert words in plan_statistics(source, Settings(memory=parse_memory(memory))).words
 
 
+def test_few_items_are_planned_by_their_number() -> None:
+    """Three pictures of 3 x 64 x 64 took 12.5 GB by their dimension."""
+
+    def plan(count: int, **settings: object) -> StatisticsPlan:
+        source = Source("x", (3, 64, 64), count, lambda start, stop: Chunk(torch.empty(0)), "", "")
+        return plan_statistics(source, Settings(**settings))  # type: ignore[arg-type]
+
+    assert plan(3).words.startswith("rank-2 covariance of 12,288 dimensions, all that 3 items have; at most 0.0 GB")
+    assert plan(5000).words.startswith(
+        "rank-4999 covariance of 12,288 dimensions, all that 5,000 items have; at most 5.3"
+    )
+    assert plan(5000, memory=2e9).words.startswith("rank-512 covariance of 12,288 dimensions (rank-4999 needs 5.")
+    assert plan(5000, rank=7).words.startswith("rank-7 covariance")
+    assert plan(400, memory=2.4e8).words.startswith("rank-64 covariance of 12,288")
+
+
+@pytest.mark.parametrize("count", [9, 20, D, D + 1])
+def test_statistics_of_few_items_have_their_rank(tmp_path: Path, count: int) -> None:
+    rows, labels = rows_like(count).float(), [i % 2 for i in range(count)]
+    result = take(source_of(rows, labels, step=4))
+    expected = torch.cov(rows.double().T)
+    assert result.gaussian.covariance.rank == min(count - 1, D)
+    assert_close(result.gaussian.covariance.matrix(), expected, rtol=0, atol=1e-5)
+    for label, (number, gaussian) in result.classes.items():
+        part = rows[torch.tensor(labels) == label]
+        assert (number, gaussian.covariance.rank) == (len(part), min(len(part) - 1, D))
+        assert_close(gaussian.covariance.matrix(), torch.cov(part.double().T), rtol=0, atol=1e-5)
+    result.save(tmp_path / "s.safetensors")
+    assert torch.equal(load_gaussian(tmp_path / "s.safetensors").eigenvalues, result.gaussian.eigenvalues)
+    summary, values = result.notes["summary"], torch.linalg.eigvalsh(expected).flip(0).clamp(min=0)
+    shares = values / values.sum()
+    assert (summary["items"], summary["dimension"], summary["rank"]) == (count, D, min(count - 1, D))
+    assert summary["total variance"] == pytest.approx(float(values.sum()), rel=1e-5)
+    assert summary["effective rank"] == pytest.approx(float(torch.special.entr(shares).sum().exp()), rel=1e-4)
+    for share in (90, 99):
+        wanted = 1 + int((shares.cumsum(0) < share / 100).sum())
+        assert summary[f"components for {share} %"] == wanted
+    assert f"effective rank        {summary['effective rank']:,.6g}" in result.table
+
+
+def test_few_items_are_resumed_to_the_last_bit(tmp_path: Path) -> None:
+    rows, labels = rows_like(20).float(), [i % 2 for i in range(20)]
+    source, settings = source_of(rows, labels, step=2), Settings(interval=0.0)
+    whole = take_statistics(plan_statistics(source, settings))
+    with pytest.raises(InterruptedError):
+        take_statistics(plan_statistics(failing(source, 13), settings), tmp_path / "part")
+    resumed = take_statistics(plan_statistics(source, settings), tmp_path / "part")
+    assert whole is not None
+    assert resumed is not None
+    assert same(whole, resumed)
+
+
+def test_shrinkage_is_that_of_the_theory(tmp_path: Path) -> None:
+    """Of all items and of each class, unless it has too few."""
+    rows, labels = rows_like(50).float(), [0] * 5 + [1] * 45
+    result = take(source_of(rows, labels), shrinkage="ledoit-wolf")
+    plain = take(source_of(rows, labels))
+    assert_close(result.gaussian.eigenvalues, plain.gaussian.shrunk(50).eigenvalues, rtol=1e-4, atol=1e-7)
+    assert_close(result.classes[1][1].eigenvalues, plain.classes[1][1].shrunk(45).eigenvalues, rtol=1e-4, atol=1e-7)
+    assert_close(result.classes[0][1].eigenvalues, plain.classes[0][1].eigenvalues)
+    assert (result.notes["shrinkage"], result.notes["classes not shrunk"]) == ("ledoit-wolf", [0])
+    result.save(tmp_path / "s.safetensors")
+    assert gaussian_provenance(tmp_path / "s.safetensors")["shrinkage"] == "ledoit-wolf"
+    for settings, words in (
+        ({"shrinkage": "oracle"}, "Unknown shrinkage 'oracle'; choose ledoit-wolf or none"),
+        ({"shrinkage": "ledoit-wolf", "rank": 3}, "needs the whole spectrum; leave out --rank"),
+        ({"shrinkage": "ledoit-wolf", "kind": "stationary"}, "needs the whole spectrum"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            take(source_of(rows, labels), **settings)
+    with pytest.raises(ValueError, match="needs at least 12 items; rows has 11"):
+        take(source_of(rows[:11]), shrinkage="ledoit-wolf")
+
+
+def test_the_command_prints_and_draws_a_summary(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (40, 6, 5), dtype=np.uint8))
+    place = tmp_path / "out.safetensors"
+    shown = CliRunner().invoke(app, ["stats", str(tmp_path / "a.npy"), "--out", str(place)])
+    assert shown.exit_code == 0, shown.output
+    assert "components for 90 %" in shown.output
+    assert (tmp_path / "out.mean.png").read_bytes()[:4] == b"\x89PNG"
+    shown = CliRunner().invoke(app, ["stats", str(tmp_path / "a.npy"), "--out", str(place), "--json"])
+    found = json.loads(shown.stdout)
+    assert found["summary"]["rank"] == 30
+    assert found["picture"] == str(tmp_path / "out.mean.png")
+    assert gaussian_provenance(place)["summary"] == found["summary"]
+
+
 def test_what_cannot_be_planned_is_refused() -> None:
     flat, images = source_of(rows_like(9), shape=(D,)), source_of(rows_like(9))
     for source, settings, words in (
@@ -546,6 +638,20 @@ def test_a_models_own_samples(model: Model) -> None:
     run = sample(believed, initial_noise(range(1, 5), 12, level[0]), level, find_solver("ddim"))
     assert_close(own_samples(believed, 6, 3, "ddim", batch=3).read(1, 5).data, run.final, rtol=0, atol=1e-6)
     assert len(source.read(0, 5).data) == 5
+
+
+def test_samples_of_a_class_are_those_of_its_denoiser() -> None:
+    """Guided, and said so; of features as of pixels."""
+    model = load_model("fashion-mnist")
+    case, level = Conditioning(3, 2.0), model.schedule.grid(2)
+    source = own_samples(model, 4, steps=2, solver="ddim", case=case)
+    x = initial_noise(range(4), model.dimension, level[0])
+    expected = sample(model.conditional(3, 2.0), x, level, find_solver("ddim")).final
+    assert_close(source.read(0, 4).data, expected, rtol=0, atol=1e-5)
+    assert source.handling.startswith("samples (class 3, guidance 2) of fashion-mnist, seeds 0 to 3")
+    assert source.identity != own_samples(model, 4, steps=2, solver="ddim").identity
+    with pytest.raises(ValueError, match=r"\(class 3, guidance 2\) is for samples of a model; give --samples"):
+        open_data("fashion-mnist", case=case)
 
 
 def test_latents_are_what_the_model_encodes(tmp_path: Path, model: Model) -> None:

@@ -10,9 +10,13 @@ import typer
 
 from .base import app, check_folder, err, out, progress_bars, words
 from .options import (
+    ClassOption,
     DeviceOption,
     FeaturesOption,
+    GuidanceOption,
     JsonOption,
+    NegativeOption,
+    PromptOption,
     QuietOption,
 )
 
@@ -37,12 +41,19 @@ def stats(
     samples: Annotated[
         int | None, typer.Option("--samples", help="DATA is a model: of so many of its samples.")
     ] = None,
+    prompt: PromptOption = None,
+    label: ClassOption = None,
+    guidance: GuidanceOption = 1.0,
+    negative: NegativeOption = None,
     features: FeaturesOption = None,
     device: DeviceOption = None,
     kind: Annotated[str, typer.Option("--kind", help="auto, full, low-rank or stationary.")] = "auto",
     rank: Annotated[int | None, typer.Option("--rank", help="Directions to keep.")] = None,
     memory: Annotated[str, typer.Option("--memory", help="What it may take, such as 8GB or 500MB.")] = "8GB",
     classes: Annotated[bool, typer.Option("--classes/--no-classes", help="Also one for each class.")] = True,
+    shrinkage: Annotated[
+        str | None, typer.Option("--shrinkage", help="ledoit-wolf: eigenvalues as they probably are, for few items.")
+    ] = None,
     precise: Annotated[bool, typer.Option("--precise", help="All in float64.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an item that cannot be read.")] = False,
     checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Default: beside --out.")] = None,
@@ -61,12 +72,16 @@ def stats(
         raise ValueError(f"Statistics of features are written as .npz, got --out {place}.")
     check_folder(place.parent)
     from ..recipes.shared.processes import is_first_process
+    from ..recipes.shared.request import Conditioning
     from ..recipes.statistics.accumulation import take_statistics
     from ..recipes.statistics.memory_plan import Settings, parse_memory, plan_statistics
     from ..recipes.statistics.sources import open_data, parse_size
 
-    settings = Settings(kind, rank, parse_memory(memory), classes, precise, strict, groups)
-    source = open_data(data, parse_size(size), mode, split, encoder, samples, features, device, column)
+    settings = Settings(kind, rank, parse_memory(memory), classes, precise, strict, groups, shrinkage=shrinkage)
+    if prompt is not None and label is not None:
+        raise ValueError("Give a --prompt or a --class, not both.")
+    case = Conditioning(label if prompt is None else prompt, guidance, negative)
+    source = open_data(data, parse_size(size), mode, split, encoder, samples, features, device, column, case)
     plan = plan_statistics(source, settings)
     with progress_bars(quiet or as_json) as progress:
         if not quiet and is_first_process():
@@ -75,10 +90,20 @@ def stats(
     if result is None:
         return
     result.save(place)
+    from ..figures.statistics import write_picture
+
+    picture = write_picture(
+        result.gaussian, source.shape if source.pixels else (), place.with_name(f"{place.stem}.mean.png")
+    )
     if as_json:
-        print(json.dumps(result.notes, ensure_ascii=False))
+        shown = None if picture is None else str(picture)
+        print(json.dumps(result.notes | {"file": str(place), "picture": shown}, ensure_ascii=False))
     elif not quiet:
         out.print(f"{result.summary}: {place}", highlight=False, soft_wrap=True)
+        out.print(result.table, highlight=False, soft_wrap=True)
+        out.print(f"Read as: {source.handling}", highlight=False, soft_wrap=True)
+        if picture is not None:
+            out.print(f"Mean and first components: {picture}", highlight=False, soft_wrap=True)
 
 
 @app.command()

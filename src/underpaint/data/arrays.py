@@ -66,7 +66,7 @@ def array_source(path: Path, shards: Sequence[Path], split: str = "train", loade
     handling = BYTES if kind == "uint8" else "numbers as they are"
     items = "images" if len(shape) == 3 and shape[0] in (1, 3) else "latents" if len(shape) == 3 else "rows"
     source = Source(path.stem, tuple(map(int, shape)), ends[-1], read, identity, handling, classes)
-    return replace(source.noted(word), origin=f"{items} of {path.name}")
+    return replace(source.noted(word), origin=f"{items} of {path.name}", pixels=items == "images")
 
 
 def _labels(path: Path, found: list[Any], counts: list[int]) -> tuple[torch.Tensor | None, dict[int, str]]:

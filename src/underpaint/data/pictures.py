@@ -142,7 +142,9 @@ def decoded_source(
             tuple(image for image in read if isinstance(image, str)),
         )
 
-    return Source(name, shape, count, read, digest(identity, str(geometry)), BYTES, classes).noted(str(geometry))
+    return Source(name, shape, count, read, digest(identity, str(geometry)), BYTES, classes, pixels=True).noted(
+        str(geometry)
+    )
 
 
 def _settle(

@@ -44,6 +44,7 @@ class Source:
         space: name of the feature space, where the items are features.
         origin: what the items are, in words that follow their number.
         taken: what was chosen among the data and done to them, where it was not the only choice; part of ``handling``.
+        pixels: whether the items are pixels, grey or RGB, and neither latents nor other rows.
         identity: changes when the items do (their names, sizes and handling; contents are not read for it), so that
             work is resumed on the same data only.
     """
@@ -59,6 +60,7 @@ class Source:
     space: str = ""
     origin: str = "items"
     taken: str = ""
+    pixels: bool = False
 
     def noted(self, *words: str) -> Source:
         """The same source with more words on what was taken; empty ones are passed over."""
@@ -90,7 +92,15 @@ class Source:
             return Chunk(torch.cat(rows), torch.cat(labels) if labels else None, tuple(bad))
 
         handling = f"{self.handling}; {how}"
-        return replace(self, shape=shape, read=read, identity=digest(self.identity, how), handling=handling, step=step)
+        return replace(
+            self,
+            shape=shape,
+            read=read,
+            identity=digest(self.identity, how),
+            handling=handling,
+            step=step,
+            pixels=False,
+        )
 
 
 def digest(*parts: Any) -> str:

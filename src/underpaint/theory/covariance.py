@@ -256,6 +256,25 @@ class Covariance:
         rest = torch.full((self.dimension - self.rank,), self.residual, dtype=torch.float64)
         return torch.cat([self.eigenvalues, rest])
 
+    @property
+    def total(self) -> float:
+        """The total variance, the trace."""
+        return float(self.eigenvalues.sum()) + (self.dimension - self.rank) * self.residual
+
+    @property
+    def effective_rank(self) -> float:
+        """exp(-sum_k p_k log p_k), p_k the shares of the eigenvalues in the trace: D if all are equal, 1 if one is all.
+
+        Source: Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality".
+        """
+        shares = self.spectrum / max(self.total, 1e-300)
+        return float(torch.special.entr(shares).sum().exp())
+
+    def components_for(self, share: float) -> int:
+        """How many of the largest eigenvalues make up this share of the total variance."""
+        sums = self.spectrum.sort(descending=True).values.cumsum(0)
+        return min(int((sums < share * sums[-1]).sum()) + 1, self.dimension)
+
     def truncate(self, rank: int) -> Covariance:
         """Keep ``rank`` leading directions; the residual variance takes the mean of what is dropped (same trace)."""
         if not 0 <= rank <= self.dimension:

@@ -13,6 +13,8 @@ from .covariance import Covariance
 
 #: Eigenvalues below this share of the largest are those of directions without any variance.
 _NOTHING = 1e-13
+#: Rows that it takes at the least: the kernels of fewer reach below 0.
+FEWEST = 12
 
 
 def shrink(covariance: Covariance, count: int) -> Covariance:
@@ -35,8 +37,8 @@ def shrink(covariance: Covariance, count: int) -> Covariance:
     """
     values, dimension = covariance.eigenvalues, covariance.dimension
     known = int((values > _NOTHING * values[0]).sum()) if len(values) else 0
-    if known < 11 or count < 12:
-        raise ValueError(f"Shrinkage needs at least 12 different rows, got {count} with {known} directions.")
+    if known < FEWEST - 1 or count < FEWEST:
+        raise ValueError(f"Shrinkage needs at least {FEWEST} different rows, got {count} with {known} directions.")
     if covariance.residual or not isinstance(covariance.basis, Tensor):
         raise ValueError("Shrinkage needs the whole spectrum; take the covariance without a rank, and not stationary.")
     values = values[:known]

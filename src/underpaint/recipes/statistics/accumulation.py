@@ -131,6 +131,12 @@ class Result:
         first = f" (the first: {left['items'][0]})" if left["count"] else ""
         return f"Statistics of {self.notes['count']:,} items, {left['count']:,} left out{first}"
 
+    @property
+    def table(self) -> str:
+        """What the covariance is like, a line for each number."""
+        lines = (f"  {name:<22}{value:,.6g}" for name, value in self.notes["summary"].items())
+        return "\n".join(lines)
+
     def save(self, path: str | Path) -> None:
         """Write a file that `load_gaussian` reads; of features, one that `read_reference` reads."""
         space, known = self.notes.get("features"), self.gaussian
@@ -170,6 +176,21 @@ def take_statistics(plan: StatisticsPlan, checkpoint: Path | None = None, progre
     if checkpoint:
         checkpoint.unlink(missing_ok=True)
     return result
+
+
+def summarise(gaussian: Gaussian, count: int) -> dict[str, Any]:
+    """What a covariance is like, in JSON types: how many numbers it stands for, and how many of them matter."""
+    covariance = gaussian.covariance
+    return {
+        "items": count,
+        "dimension": covariance.dimension,
+        "rank": covariance.dimension if covariance.residual else int((covariance.eigenvalues > 0).sum()),
+        "total variance": covariance.total,
+        "residual variance": covariance.residual,
+        "effective rank": covariance.effective_rank,
+        "components for 90 %": covariance.components_for(0.9),
+        "components for 99 %": covariance.components_for(0.99),
+    }
 
 
 def _start(plan: StatisticsPlan, processes: Processes, checkpoint: Path | None) -> Tally:
@@ -216,13 +237,22 @@ def _round(plan: StatisticsPlan, processes: Processes, centre: Tensor, first: in
 def _finish(tally: Tally, progress: Progress) -> Result:
     plan, source = tally.plan, tally.plan.source
     labels = [label for label, sums in sorted(tally.sums.items()) if label != _ALL and sums.count > 1]
+    plain = list[int]()
     advance = progress("decompositions", 1 + len(labels))
     dtype = torch.float64 if source.space else torch.float32
 
     def gaussian(sums: Sums) -> Gaussian:
         fitted = Gaussian(sums.mean.to(dtype), sums.covariance(dtype))
         advance()
-        return fitted
+        return fitted.shrunk(sums.count) if plan.settings.shrinkage else fitted
+
+    def of_class(label: int) -> Gaussian:
+        try:
+            return gaussian(tally.sums[label])
+        except ValueError:  # too few items to shrink by
+            plain.append(label)
+            sums = tally.sums[label]
+            return Gaussian(sums.mean.to(dtype), sums.covariance(dtype))
 
     whole = tally.overall()
     notes = {
@@ -235,8 +265,11 @@ def _finish(tally: Tally, progress: Progress) -> Result:
         "products": "float64" if plan.settings.precise else "float32",
         "hash": hashlib.sha256("".join(tally.hashes).encode()).hexdigest(),
         "left_out": {"count": tally.bad, "items": tally.named},
+        "shrinkage": plan.settings.shrinkage,
         "class_names": {label: source.classes.get(label, str(label)) for label in labels},
         "underpaint": __version__,
     } | ({"features": source.space} if source.space else {})
     result = gaussian(whole)
-    return Result(result, {label: (tally.sums[label].count, gaussian(tally.sums[label])) for label in labels}, notes)
+    notes["summary"] = summarise(result, whole.count)
+    classes = {label: (tally.sums[label].count, of_class(label)) for label in labels}
+    return Result(result, classes, notes | ({"classes not shrunk": plain} if plan.settings.shrinkage else {}))

@@ -7,8 +7,11 @@ import re
 from dataclasses import dataclass, replace
 
 from ...data.stream import Source, digest
-from ...theory.sums import Full, LowRank, Sketch, Stationary
+from ...theory.shrinkage import FEWEST
+from ...theory.sums import Full, LowRank, Rows, Sketch, Stationary
 
+#: Estimates of eigenvalues from those of few items; see `theory.shrinkage`.
+SHRINKAGE = ("ledoit-wolf",)
 KINDS = ("auto", "full", "low-rank", "stationary")
 #: Ranks that the automatic choice goes through.
 _RANKS = (1024, 512, 256, 128, 64)
@@ -26,6 +29,7 @@ class Settings:
         strict: an item that cannot be read ends it.
         groups: how many parts the work is cut into, at most; more processes than this are idle.
         interval: seconds between checkpoints.
+        shrinkage: see `SHRINKAGE`; None leaves eigenvalues as they are.
     """
 
     kind: str = "auto"
@@ -36,12 +40,17 @@ class Settings:
     strict: bool = False
     groups: int = 64
     interval: float = 60.0
+    shrinkage: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise ValueError(f"Unknown kind of covariance {self.kind!r}; choose from {', '.join(KINDS)}.")
         if self.groups < 1 or (self.rank is not None and self.rank < 1):
             raise ValueError(f"rank and groups must be at least 1, got {self.rank} and {self.groups}.")
+        if self.shrinkage not in (None, *SHRINKAGE):
+            raise ValueError(f"Unknown shrinkage {self.shrinkage!r}; choose {', '.join(SHRINKAGE)} or none.")
+        if self.shrinkage and (self.rank or self.kind not in ("auto", "full")):
+            raise ValueError("Shrinkage needs the whole spectrum; leave out --rank and --kind.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +87,13 @@ def plan_statistics(source: Source, settings: Settings | None = None) -> Statist
         if settings.kind not in ("auto", "full") or settings.rank:
             raise ValueError("Statistics of features are full; leave out --kind and --rank.")
         settings = replace(settings, kind="full", classes=False, precise=True)
+    if settings.shrinkage:
+        if source.count < FEWEST:
+            raise ValueError(f"Shrinkage needs at least {FEWEST} items; {source.name} has {source.count}.")
+        settings = replace(settings, kind="full")
     if source.count < 2:
         raise ValueError(f"Statistics need at least 2 items; {source.name} has {source.count}.")
-    chunk = 2 ** int(math.log2(min(max(2**24 / source.dimension, 1), source.step)))
+    chunk = 2 ** int(math.log2(min(max(2**24 / source.dimension, 1), source.step, source.count)))
     group = math.ceil(math.ceil(source.count / chunk) / settings.groups)
     options = _options(source, settings)
 
@@ -94,6 +107,8 @@ def plan_statistics(source: Source, settings: Settings | None = None) -> Statist
             f"{cost(options[-1])}."
         )
     words, classes = f"{_title(sketch)} covariance of {source.dimension:,} dimensions", 1
+    if isinstance(sketch, Rows):
+        words += f", all that {source.count:,} items have"
     if sketch is not options[0]:
         words += f" ({_title(options[0])} needs {cost(options[0])})"
     if settings.classes and len(source.classes) > 1:
@@ -108,8 +123,16 @@ def plan_statistics(source: Source, settings: Settings | None = None) -> Statist
 
 def _options(source: Source, settings: Settings) -> list[Sketch]:
     """The sketches to choose from, best first."""
-    full: list[Sketch] = [Full(source.dimension, settings.rank)]
-    ranks = [settings.rank] if settings.rank else [r for r in _RANKS if 2 * r < source.dimension] or [source.dimension]
+    few = (
+        source.count <= source.dimension and not source.space
+    )  # their products with each other are fewer than those of the dimensions
+    full: list[Sketch] = [
+        Rows(source.count, source.dimension, settings.rank) if few else Full(source.dimension, settings.rank)
+    ]
+    most = min(source.dimension, source.count - 1)
+    ranks = (
+        [settings.rank] if settings.rank else [r for r in _RANKS if 2 * r < source.dimension and r <= most] or [most]
+    )
     low: list[Sketch] = [LowRank(source.dimension, rank) for rank in ranks]
     image = source.shape if len(source.shape) == 3 else None
     still: list[Sketch] = [Stationary((image[0], image[1], image[2]))] if image else []
@@ -122,13 +145,17 @@ def _options(source: Source, settings: Settings) -> list[Sketch]:
 
 
 def _memory(sketch: Sketch, classes: int, source: Source, chunk: int) -> int:
-    """Bytes at the peak: sums so far, of a group, and on their way (3 a class), one decomposition (7), and chunks."""
-    return 8 * math.prod(sketch.shape) * (3 * classes + 7) + 32 * chunk * source.dimension
+    """Bytes at the peak: sums so far, of a group, and on their way (3 a class), one decomposition (7), and chunks. Rows
+    that are kept belong to one class each."""
+    times = 3 * (1 if isinstance(sketch, Rows) else classes) + 7
+    return 8 * math.prod(sketch.shape) * times + 32 * chunk * source.dimension
 
 
 def _title(sketch: Sketch) -> str:
     if isinstance(sketch, LowRank):
         return f"rank-{sketch.rank}"
+    if isinstance(sketch, Rows):
+        return f"rank-{min(sketch.rank or sketch.count, sketch.count - 1)}"
     return "full" if isinstance(sketch, Full) else "stationary"
 
 

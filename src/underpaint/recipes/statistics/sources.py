@@ -17,7 +17,7 @@ from ...models.load import load_model
 from ...models.model import Model
 from ...sampling.solvers import find_solver
 from ...sampling.trajectory import initial_noise, sample
-from ..shared.request import find_device
+from ..shared.request import Conditioning, find_denoiser, find_device
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -44,20 +44,23 @@ def open_data(
     features: str | None = None,
     device: str | None = None,
     column: str | None = None,
+    case: Conditioning | None = None,
 ) -> Source:
     """A source as `open_source` opens it; or, with ``encoder``, what this model makes of pictures brought to its size;
-    or, with ``samples``, so many samples of the model ``place``; or, with ``features``, those of the pictures in this
-    space (of `find_features`). Networks run on ``device``."""
+    or, with ``samples``, so many samples of the model ``place`` in a ``case``; or, with ``features``, those of the
+    pictures in this space (of `find_features`). Networks run on ``device``."""
     there = find_device(device)
+    if samples is None and case not in (None, Conditioning()):
+        raise ValueError(f"A class, prompt or guidance ({case}) is for samples of a model; give --samples, too.")
     if features is not None:
         if encoder is not None:
             raise ValueError("Features are of pictures and not of latents; give --features or --latents.")
         if samples is not None:
             model = load_model(place, device=there)
-            return seen(own_samples(model, samples), features, model, there)
+            return seen(own_samples(model, samples, case=case), features, model, there)
         return seen(open_source(place, size, mode, split, column), features, device=there)
     if samples is not None:
-        return own_samples(load_model(place, device=there), samples)
+        return own_samples(load_model(place, device=there), samples, case=case)
     if encoder is None:
         return open_source(place, size, mode, split, column)
     model = load_model(encoder, device=there)
@@ -92,14 +95,32 @@ def seen(source: Source, features: str, model: Model | None = None, device: torc
     return replace(source.encoded(encode, (width(space),), f"features {space.name}", step=256), space=space.name)
 
 
-def own_samples(model: Model, count: int, steps: int = 25, solver: str = "dpmpp-2m", batch: int = 64) -> Source:
+def own_samples(
+    model: Model,
+    count: int,
+    steps: int = 25,
+    solver: str = "dpmpp-2m",
+    batch: int = 64,
+    case: Conditioning | None = None,
+) -> Source:
     """A model's own samples for seeds 0 to count - 1, as a source; each chunk is sampled when it is read."""
-    solve, level = find_solver(solver), model.schedule.grid(steps)
+    solve, level, case = find_solver(solver), model.schedule.grid(steps), case or Conditioning()
+    denoise = find_denoiser(model, case)
 
     def read(start: int, stop: int) -> Chunk:
         parts = [range(first, min(first + batch, stop)) for first in range(start, stop, batch)]
         noise = (initial_noise(part, model.dimension, level[0]) for part in parts)
-        return Chunk(torch.cat([sample(model, x, level, solve, every=steps).final for x in noise]))
+        return Chunk(torch.cat([sample(denoise, x, level, solve, every=steps).final for x in noise]))
 
-    how = f"samples of {model.name}, seeds 0 to {count - 1}, {steps} steps of {solver}"
-    return Source(model.name, model.shape, count, read, f"{how}; {fingerprint(model)}", how, step=256)
+    what = "samples" if case == Conditioning() else f"samples ({case})"
+    how = f"{what} of {model.name}, seeds 0 to {count - 1}, {steps} steps of {solver}"
+    return Source(
+        model.name,
+        model.shape,
+        count,
+        read,
+        f"{how}; {fingerprint(model)}",
+        how,
+        step=256,
+        pixels=model.autoencoder is None,
+    )
