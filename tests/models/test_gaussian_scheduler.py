@@ -276,6 +276,69 @@ def test_sigmas_are_taken_as_they_are() -> None:
     assert_close(scheduler_levels(flow).sigma.float(), torch.tensor([2.7 / 2.8, 0.75, 0.0]))
 
 
+@pytest.mark.parametrize("name", ["StableDiffusionSigmas", "StableDiffusionXLSigmas"])
+def test_levels_may_end_in_zero_as_those_of_diffusers_do(name: str, full: Gaussian, normal: Any) -> None:
+    """As many calls as Euler makes of them, and the same result as without the last."""
+    given, finals = diffusers.schedulers.AysSchedules[name], []
+    euler = diffusers.EulerDiscreteScheduler()
+    euler.set_timesteps(sigmas=given)
+    for sigmas in (given, given[:-1]):
+        scheduler = ours(euler.config, full)
+        scheduler.set_timesteps(sigmas=sigmas)
+        assert len(scheduler.timesteps) == len(euler.timesteps) == 10
+        assert_close(scheduler_levels(scheduler).ratio, torch.tensor(given, dtype=torch.float64), rtol=1e-6, atol=0)
+        finals.append(solve(scheduler, full, normal(2, 6), "eps"))
+    assert torch.equal(*finals)
+    flow = ours(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0).config, full)
+    flow.set_timesteps(3, sigmas=[0.9, 0.5, 0.0])
+    assert_close(scheduler_levels(flow).sigma.float(), torch.tensor([2.7 / 2.8, 0.75, 0.0]))
+    for wrong in ([], [0.0], [1.0, 2.0, 0.0]):
+        with pytest.raises(ValueError, match=r"Levels must fall from first to last and begin above 0, got sigmas = \["):
+            scheduler.set_timesteps(sigmas=wrong)
+
+
+def test_sigmas_of_a_flow_on_betas_are_shifted_as_those_of_unipc(full: Gaussian) -> None:
+    options = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    unipc = diffusers.UniPCMultistepScheduler(**options)
+    scheduler = ours(unipc, full)
+    for each in (unipc, scheduler):
+        each.set_timesteps(sigmas=np.array([0.9, 0.5, 0.2]))
+    assert_close(scheduler_levels(scheduler).sigma, scheduler_levels(unipc).sigma, rtol=1e-6, atol=0)
+    assert_close(scheduler.timesteps, 1000 * scheduler.sigmas[:-1])
+
+
+def test_what_pipelines_hand_on_for_other_schedulers_is_taken_or_refused_by_name(full: Gaussian, normal: Any) -> None:
+    scheduler, state = ours(diffusers.DDIMScheduler().config, full), normal(2, 6)
+    scheduler.set_timesteps(3, original_inference_steps=None)
+    with pytest.raises(
+        ValueError, match="integrator takes no original_inference_steps, got 50: a state is at one level"
+    ):
+        scheduler.set_timesteps(3, original_inference_steps=50)
+    first, second, _ = scheduler.timesteps
+    with pytest.raises(ValueError, match=r"takes no per_token_timesteps, got a tensor \(2, 3\)"):
+        scheduler.step(state, first, state, per_token_timesteps=torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"takes no s_churn, got 0\.4"):
+        scheduler.step(state, first, state, s_churn=0.4)
+    with pytest.raises(ValueError, match=r"The next timestep here is \[.*\], got prev_timestep = 7"):
+        scheduler.step(state, first, state, prev_timestep=7)
+    plain = scheduler.step(state, first, state).prev_sample
+    scheduler.set_timesteps(3)
+    same = scheduler.step(
+        state, first, state, prev_timestep=second, per_token_timesteps=None, s_churn=0.0, s_noise=1.0
+    ).prev_sample
+    assert torch.equal(plain, same)
+
+
+def test_a_timestep_that_stands_twice_begins_at_its_first(full: Gaussian, normal: Any) -> None:
+    """Schedulers of diffusers take the second of them when a run begins."""
+    scheduler = ours(diffusers.DDIMScheduler(num_train_timesteps=100).config, full)
+    scheduler.set_timesteps(4)
+    levels, state = scheduler_levels(scheduler), normal(2, 6)
+    scheduler.layout.timesteps = torch.tensor([99, 99, 50, 25])
+    result = scheduler.step(torch.zeros(2, 6), scheduler.timesteps[0], state)
+    assert_close(result.pred_original_sample, state / float(levels.alpha[0]), rtol=1e-5, atol=0)
+
+
 def test_levels_even_in_log_have_their_own_times_and_not_rounded_ones() -> None:
     scheduler = ours(
         diffusers.DDIMScheduler().config, Gaussian.isotropic(torch.zeros(6), 1.0), use_exponential_sigmas=True

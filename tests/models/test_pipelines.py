@@ -22,8 +22,9 @@ from underpaint.models.schedulers import prediction_of, scheduler_levels
 from underpaint.noise import NoiseLevel
 from underpaint.prediction import from_denoised
 from underpaint.sampling.auto import choose_skip
-from underpaint.sampling.solvers import Solver, dpmpp_2m, euler, heun
+from underpaint.sampling.solvers import Solver, ddim_step, dpmpp_2m, euler, heun
 from underpaint.sampling.teleport import steps_above, teleport
+from underpaint.theory.gaussian import Gaussian
 
 logging.set_verbosity_error()
 pytestmark = pytest.mark.filterwarnings("ignore:__array")
@@ -136,6 +137,21 @@ def test_the_call_gives_what_the_scheduler_gives_from_the_landing(kind: str, nam
             scheduler.scale_model_input(state, t)  # some schedulers count by it
         state = scheduler.step(output, t, state, **draws).prev_sample
     close(found[: len(state)], state.flatten(1))
+
+
+def test_a_timestep_that_stands_twice_where_the_jump_lands_is_no_image_start() -> None:
+    """Karras' levels at low noise round to the same times; a scheduler would begin at the second of them."""
+    pipe, gaussian = (
+        pipeline("sd", "DPMSolverMultistep", use_karras_sigmas=True, num_train_timesteps=5),
+        statistics("sd"),
+    )
+    pipe.scheduler.set_timesteps(STEPS)
+    levels = scheduler_levels(pipe.scheduler)
+    assert pipe.scheduler.timesteps.tolist() == [4, 3, 2, 1, 1, 0]
+    found = run(lambda **given: record(teleport_pipeline(pipe, gaussian, 3), **given), "sd").trajectory
+    assert torch.equal(found.level.ratio, levels[3:].ratio)
+    here, there = found.level[0], found.level[1]  # the first step is of first order
+    close(found.x[1], ddim_step(found.x[0], found.denoised[0], here, there))
 
 
 def test_flux_keeps_its_tokens_and_its_time_shift() -> None:
@@ -307,6 +323,32 @@ def test_the_scheduler_is_changed_before() -> None:
     teleported.scheduler = diffusers.EulerDiscreteScheduler.from_config(teleported.scheduler.config)
     with pytest.raises(ValueError, match="change it before teleport_pipeline"):
         run(teleported, "sd")
+
+
+class Asking:
+    """A pipeline that asks for the type of its scheduler itself, as those of Bria do."""
+
+    def __init__(self) -> None:
+        self.scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+        self.transformer = torch.nn.Linear(6, 6)
+        self.components = {"transformer": self.transformer, "scheduler": self.scheduler}
+
+    def __call__(self, state: torch.Tensor) -> tuple[bool, bool, torch.Tensor]:
+        kind = type(self.scheduler)
+        self.scheduler.set_timesteps(STEPS)
+        for t in self.scheduler.timesteps:
+            state = self.scheduler.step(self.transformer(state), t, state).prev_sample
+        plain = diffusers.FlowMatchEulerDiscreteScheduler
+        return not (kind != plain), hash(kind) == hash(plain), state  # noqa: SIM202, as they ask
+
+
+def test_a_scheduler_that_is_asked_for_its_type_is_of_it() -> None:
+    gaussian, start = Gaussian.isotropic(torch.zeros(6), 1.0), torch.randn(3, 6)
+    pipe = Asking()
+    with torch.no_grad():
+        for call in (teleport_pipeline(pipe, gaussian, 2), lambda state: record(pipe, state).output):
+            assert call(start)[:2] == (True, True)
+    assert type(pipe.scheduler) is diffusers.FlowMatchEulerDiscreteScheduler
 
 
 @pytest.mark.parametrize("strength", [0.5, 0.95, 1.0])

@@ -14,7 +14,6 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
@@ -27,8 +26,8 @@ from ..sampling.fitted import Calibration, Plan, read_calibration, write_calibra
 from ..sampling.solvers import Solver, Step
 from ..theory.gaussian import Gaussian
 from .pipelines import rows_of
-from .scheduler_configs import LEVELS, betas_of, read_scheduler, read_settings, scheduler_config, time_unit
-from .scheduler_families import Trained
+from .scheduler_configs import read_scheduler, scheduler_config, time_unit
+from .scheduler_layout import IN_SIGMA, is_flow, make_layout, refuse, without_end
 from .schedulers import scheduler_denoised, scheduler_levels, step_index
 
 #: The files beside ``scheduler_config.json`` that hold the Gaussian and, if there is one, the calibration.
@@ -36,8 +35,6 @@ GAUSSIAN_FILE, CALIBRATION_FILE = "gaussian.safetensors", "calibration.json"
 #: From so many calls on, the order is 2 unless told, else 1. A compromise: with fewer calls order 1 is nearer with
 #: guidance, whose long steps do not bear extrapolation, and order 2 without; see ``tuning`` in results of `bench`.
 _MANY = 10
-#: What in a config spaces its levels in sigma and not in time.
-_IN_SIGMA = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
 
 
 class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
@@ -87,7 +84,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         self.layout, self.gaussian, self.calibration = layout, gaussian, calibration
         self._forget()
         ours: dict[str, Any] = {"integrator_order": order, "corrector": corrector, "ending": ending}
-        if _is_flow(layout):
+        if is_flow(layout):
             ours["prediction_type"] = "flow_prediction"  # which the class says there
         ours["layout"] = type(layout).__name__
         self.register_to_config(**{**layout.config, **ours})  # type: ignore[no-untyped-call]
@@ -131,7 +128,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         if not isinstance(config, Mapping):
             config = scheduler_config(config)
         scheduler = cls(
-            _layout(config, kwargs),
+            make_layout(config, kwargs),
             gaussian,
             config.get("integrator_order") if order is None else order,
             config.get("corrector", True) if corrector is None else corrector,
@@ -194,36 +191,41 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         sigmas: Sequence[float] | None = None,
         timesteps: Sequence[float] | None = None,
         mu: float | None = None,
+        **others: Any,
     ) -> None:
         """Lay the levels.
 
         Args:
             num_inference_steps: calls of the network.
             device: where the timesteps are put.
-            sigmas: the levels themselves but for the last: sigma/alpha, or of flows sigma, before their time shift.
+            sigmas: the levels themselves: sigma/alpha, or of flows sigma, before their time shift. A last one of 0, as
+                in diffusers' `AysSchedules`, may be left out.
             timesteps: what the network is told of them.
             mu: the time shift of a flow whose shift depends on the resolution.
+            others: what pipelines hand on for other schedulers; None or without effect, or it is refused.
 
         Raises:
             ValueError: the layout cannot be given this, or the calibration has no plan of so many calls.
         """
         self._plan, self._landed = None, False
+        refuse(others)
+        sigmas = None if sigmas is None else without_end(sigmas)
         if self.calibration is not None and sigmas is None and timesteps is None and num_inference_steps is not None:
             self._follow(self.calibration.plan(num_inference_steps), device, {} if mu is None else {"mu": mu})
             return
         layout, given = self.layout, {"timesteps": timesteps, "mu": mu}
-        if _is_flow(layout):
-            given["sigmas"], sigmas = sigmas, None
-        elif sigmas is not None:  # other layouts take none, or only places on their own curve
+        if sigmas is not None:
             num_inference_steps = len(sigmas)
+        if is_flow(layout):  # other layouts take none, or only places on their own curve
+            given["sigmas"], sigmas = sigmas, None
         given = {name: value for name, value in given.items() if value is not None}
         unknown = given.keys() - inspect.signature(layout.set_timesteps).parameters
         if unknown:
             raise ValueError(f"Levels laid by a {type(layout).__name__} take no {', '.join(sorted(unknown))}.")
         layout.set_timesteps(num_inference_steps, device=device, **given)
         if sigmas is not None:
-            self._tell(torch.as_tensor(sigmas, dtype=torch.float32), device)
-        elif any(self.config.get(name) for name in (*_IN_SIGMA, "use_flow_sigmas")) and not _is_flow(layout):
+            self._tell(self._shifted(torch.as_tensor(sigmas, dtype=torch.float32)), device)
+        elif any(self.config.get(name) for name in (*IN_SIGMA, "use_flow_sigmas")) and not is_flow(layout):
             self._tell(layout.sigmas[:-1], device)
         self._forget()
 
@@ -231,12 +233,12 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         """Lay a plan's levels. Those of a flow are its sigma itself, and are not shifted again."""
         self._plan, level = plan, plan.level[int(plan.jumps) : -1]
         self.layout.set_timesteps(plan.calls, device=device, **given)
-        if _is_flow(self.layout):
-            sigmas = (level.sigma / (level.alpha + level.sigma)).float().to(device)
-            self.layout.sigmas = torch.cat([sigmas, sigmas.new_zeros(1)])
-            self.layout.timesteps = sigmas * len(self)
+        share = (level.sigma / (level.alpha + level.sigma)).float().to(device)
+        if is_flow(self.layout):
+            self.layout.sigmas = torch.cat([share, share.new_zeros(1)])
+            self.layout.timesteps = share * len(self)
         else:
-            self._tell(level.ratio.float(), device)
+            self._tell(share if self.config.get("use_flow_sigmas") else level.ratio.float(), device)
             self.layout.sigmas[-1] = 0  # where a plan ends; layouts may end at the lowest level that was trained
         self._forget()
 
@@ -252,7 +254,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         """Whether the step at this time, or the next if none is told, is the first of a plan with a jump."""
         if self._plan is None or not self._plan.jumps:
             return False
-        return self._ahead is None if timestep is None else step_index(self.layout, timestep) == 0
+        return self._ahead is None if timestep is None else step_index(self, timestep) == 0
 
     def _underpaint_begin(self, sample: Tensor, timestep: float | Tensor) -> Tensor:
         """Where the step begins that is given this sample; see `record.BEGIN`."""
@@ -265,6 +267,21 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         here, there = self._plan.level[0], scheduler_levels(self.layout)[0]
         drawn = rows_of(sample, self.gaussian) * (float(here.sigma) / float(self.init_noise_sigma))
         return self.gaussian.flow(drawn, here, there).to(sample.dtype).view_as(sample)
+
+    def index_for_timestep(self, timestep: float | Tensor, schedule_timesteps: Tensor | None = None) -> int:
+        """Where a run that is asked for this timestep first begins: where it stands first, if it stands twice."""
+        times = self.timesteps if schedule_timesteps is None else schedule_timesteps
+        found = (times == torch.as_tensor(timestep).to(times)).nonzero()
+        if len(found) == 0:
+            raise ValueError(f"There is no timestep {float(timestep):g} among the {len(times)} of this scheduler.")
+        return int(found[0])
+
+    def _shifted(self, sigmas: Tensor) -> Tensor:
+        """Sigmas that are given, behind the time shift of a flow whose config has betas."""
+        if not self.config.get("use_flow_sigmas"):
+            return sigmas
+        shift = self.layout.config.get("flow_shift", 1.0)
+        return shift * sigmas / (1 + (shift - 1) * sigmas)
 
     def _tell(self, sigmas: Tensor, device: str | torch.device | None) -> None:
         """Give the layout these sigmas before its last, and their very times, which it would round."""
@@ -286,6 +303,8 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         use_clipped_model_output: bool | None = None,
         generator: Any = None,
         return_dict: bool = True,
+        prev_timestep: float | Tensor | None = None,
+        **others: Any,
     ) -> DDIMSchedulerOutput | tuple[Tensor, Tensor]:
         """The state at the next level, ``prev_sample``, and x0-hat, ``pred_original_sample``.
 
@@ -295,6 +314,8 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             sample: the state, of any shape [B, ...].
             eta, use_clipped_model_output, generator: taken because pipelines hand them on; nothing is drawn or clipped.
             return_dict: or a tuple.
+            prev_timestep: the next of ``timesteps``, which some pipelines name.
+            others: what pipelines hand on for other schedulers; None or without effect, or it is refused.
 
         Raises:
             ValueError: the timesteps are not set, eta is not 0, or the states are not of the Gaussian's dimension.
@@ -303,7 +324,11 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             raise ValueError(f"The Gaussian exponential integrator is deterministic; it takes eta = 0, got {eta}.")
         if getattr(self.layout, "num_inference_steps", None) is None:
             raise ValueError("Call set_timesteps before the first step.")
-        index = step_index(self.layout, timestep)
+        refuse(others)
+        index = step_index(self, timestep)
+        following = self.timesteps[index + 1 : index + 2].tolist()
+        if prev_timestep is not None and following != [float(prev_timestep)]:
+            raise ValueError(f"The next timestep here is {following or 'none'}, got prev_timestep = {prev_timestep}.")
         if index >= len(self.timesteps):
             raise ValueError(f"All {index} steps are made; call set_timesteps before the next run.")
         state = rows_of(self._underpaint_begin(sample, timestep), self.gaussian)
@@ -361,45 +386,3 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
     def _forget(self) -> None:
         """Let go of the run's tensors."""
         self._ahead = self._solution = self._output = None
-
-
-def _layout(config: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
-    """A scheduler of diffusers that lays the levels of a config's family.
-
-    What says which level a time means is handed on as the config's own class has it, also where it leaves that out.
-
-    Raises:
-        ValueError: the config is of no family that is known, or a change of something that is not in it.
-    """
-    trained, settings = read_settings(config)
-    kind = _layout_class(trained, config, {**settings, **changes})
-    known = {*inspect.signature(kind.__init__).parameters, "_use_default_values"} - {"algorithm_type", "solver_type"}
-    if changes.keys() - known:
-        unknown = ", ".join(sorted(changes.keys() - known))
-        raise ValueError(f"The levels are laid by a {kind.__name__}, which has no setting {unknown}.")
-    levels = {name: settings[name] for name in LEVELS[trained] if name in settings and name in known}
-    if settings.get("snr_shift_scale", 1.0) != 1.0:
-        levels["trained_betas"] = betas_of(settings).float().tolist()
-    if trained != "edm":
-        read_scheduler({**config, **changes})  # says what is amiss
-    return kind.from_config({name: value for name, value in config.items() if name in known}, **{**levels, **changes})
-
-
-def _layout_class(trained: Trained, config: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
-    """The class that lays a config's levels."""
-    if trained == "edm":
-        own = str(config.get("layout") or config.get("_class_name"))
-        return getattr(diffusers, own if own.startswith("Cosine") else "EDMEulerScheduler")
-    if trained == "flow":
-        return diffusers.FlowMatchEulerDiscreteScheduler
-    spaced = [name for name in _IN_SIGMA if settings.get(name)]
-    if settings.get("use_flow_sigmas") and spaced not in ([], ["use_karras_sigmas"]):
-        raise ValueError(f"{spaced[0]} and use_flow_sigmas do not go together: sigma would be above 1 in a flow.")
-    only = [name for name in ("sigma_min", "sigma_max", "shift_terminal") if settings.get(name) is not None]
-    if only or (settings.get("use_flow_sigmas") and spaced):
-        return diffusers.UniPCMultistepScheduler
-    return diffusers.DPMSolverMultistepScheduler
-
-
-def _is_flow(layout: Any) -> bool:
-    return isinstance(layout, diffusers.FlowMatchEulerDiscreteScheduler)

@@ -22,11 +22,11 @@ from ..noise import NoiseLevel
 from ..sampling.auto import SkipChoice, choose_skip
 from ..sampling.teleport import steps_above
 from ..theory.gaussian import Gaussian
-from .interpose import interposed
+from .interpose import disguised, interposed
 from .load import load_model
 from .model import Condition
 from .record import BEGIN
-from .schedulers import initial_scale, scales_input, step_index, told_levels
+from .schedulers import begins_late, initial_scale, scales_input, told_levels
 from .stage import stepped
 
 #: What a scheduler may keep one of for each call of the network, and of levels one more.
@@ -152,6 +152,8 @@ class _Jump:
             first = layout.timesteps[:1]
             _cut(layout, starts[skip], skip)
             self.rest = layout.timesteps
+            if hasattr(layout, "set_begin_index"):  # where a timestep stands twice, it would begin at the second
+                layout.set_begin_index(0)
             if self.late:
                 layout.timesteps = torch.cat([first, layout.timesteps])
 
@@ -278,7 +280,7 @@ def _jumping(own: type, jump: _Jump) -> type:
         if not (self is jump.scheduler and jump.pending):
             return plain.step(self, *args, **kwargs)
         given = signature.bind(self, *args, **kwargs)
-        if step_index(self, given.arguments["timestep"]):
+        if begins_late(self, given.arguments["timestep"]):
             raise ValueError("Teleport starts from noise; this pipeline starts from an image, in the middle of a grid.")
         jump.check(given.arguments["sample"])
         landed = given.arguments["sample"] = jump(given.arguments["sample"])
@@ -298,7 +300,7 @@ def _jumping(own: type, jump: _Jump) -> type:
         names["init_noise_sigma"] = property(
             lambda self: jump.scale if self is cut and jump.scale else whole.__get__(self)
         )
-    return _disguised(plain, names)
+    return disguised(plain, names)
 
 
 def _mixing(plain: Any, jump: _Jump) -> Any:
@@ -326,7 +328,7 @@ def _teleported(own: type, jump: _Jump) -> type:
         finally:
             jump.running = jump.pending = False
 
-    return _disguised(plain, {"__call__": call})
+    return disguised(plain, {"__call__": call})
 
 
 def _call(plain: Any, pipe: Any, jump: _Jump, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -363,12 +365,6 @@ class _Draws:
         torch.set_rng_state(self.cpu)
         if self.gpus:
             torch.cuda.set_rng_state_all(self.gpus)
-
-
-def _disguised(plain: Any, names: dict[str, Any]) -> type:
-    """A subclass that goes by the name of its parent, for what is saved."""
-    same = {"__module__": plain.__module__, "__qualname__": plain.__qualname__, "__doc__": plain.__doc__}
-    return type(plain.__name__, (plain,), {"_plain": plain, **names, **same})
 
 
 def _plain(own: type) -> Any:

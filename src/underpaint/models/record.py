@@ -19,7 +19,7 @@ from ..noise import NoiseLevel
 from ..sampling.solvers import ddim_step
 from ..sampling.trajectory import Trajectory
 from .guidance import guidance_halves
-from .interpose import first_tensor, interposed
+from .interpose import disguised, first_tensor, interposed
 from .schedulers import scheduler_denoised, scheduler_levels, step_index, told_levels
 from .stage import Call, decoded
 from .text_encoding import encoding_alone
@@ -188,8 +188,7 @@ def _recorded(own: type, tape: _Tape) -> type:
         tape.after(result[0])
         return result
 
-    names = {"step": step, "__module__": own.__module__, "__qualname__": own.__qualname__, "__doc__": own.__doc__}
-    return type(own.__name__, (own,), names)
+    return disguised(own, {"step": step})
 
 
 class _Tape:

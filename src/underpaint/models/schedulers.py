@@ -77,6 +77,14 @@ def step_index(scheduler: Any, timestep: float | Tensor) -> int:
     return int(found[0])
 
 
+def begins_late(scheduler: Any, timestep: float | Tensor) -> bool:
+    """Whether a run whose first step is handed this timestep does not begin at the first of the grid, as those do that
+    start from an image."""
+    counted = [getattr(scheduler, name, None) for name in ("step_index", "begin_index")]
+    first = torch.as_tensor(timestep).flatten()[0].to(scheduler.timesteps)
+    return any(counted) or bool(first != scheduler.timesteps[0])
+
+
 def scheduler_denoised(scheduler: Any, output: Tensor, x: Tensor, level: NoiseLevel) -> Tensor:
     """x0-hat [B, D] that a model output [B, D] stands for at the scheduler's state x [B, D] of one level.
 
