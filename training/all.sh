@@ -30,8 +30,8 @@ done
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python}
 [ -n "$device" ] || device=$("$python" -c 'import torch; print("cuda" if torch.cuda.is_available() else "cpu")')
-# threads that wait for each other should leave the core to other work meanwhile
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
+# on a CPU two workers of one thread each: threads within an operation wait for each other where cores are shared
+if [ "$device" = cpu ]; then workers="--threads 1 --workers ${WORKERS:-2}"; else workers=""; fi
 echo "training on $device for $minutes minutes, into $out"
 
 # train SHARE SCRIPT NAME [OPTION...]: for SHARE of the minutes on a CPU, with a log beside the checkpoint
@@ -42,7 +42,7 @@ train() {
     mine=$("$python" -c 'import sys; print(float(sys.argv[1]) * float(sys.argv[2]))' "$minutes" "$share")
     mkdir -p "$out/$name"
     echo "$name: $mine minutes"
-    "$python" -u "$here/$script" --out "$out/$name" --minutes "$mine" --device "$device" "$@" >> "$out/$name/log" 2>&1 ||
+    "$python" -u "$here/$script" --out "$out/$name" --minutes "$mine" --device "$device" $workers "$@" >> "$out/$name/log" 2>&1 ||
         { echo "$name failed; the end of $out/$name/log:" >&2; tail -n 5 "$out/$name/log" >&2; return 1; }
     echo "$name: done"
 }
@@ -58,7 +58,7 @@ natural() {
 scenes() { # shares of the autoencoder, of the latent network and of the reader
     train "$1" autoencoder.py autoencoder
     train "$2" text_to_image.py emoji --autoencoder "$out/autoencoder/vae" --scenes "$scenes" "${@:4}"
-    train "$3" reader.py reader
+    train "$3" reader.py reader --workers 1 # it normalises over the batch
 }
 
 if [ "$device" = cuda ]; then

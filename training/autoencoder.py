@@ -73,7 +73,7 @@ def main() -> None:
     def loss(generator: torch.Generator) -> Tensor:
         place = generator.device
         seed = int(torch.randint(HELD_OUT, (), generator=generator, device=place))
-        images = to_network(pictures(painter, settings.batch, seed)).to(place)
+        images = to_network(pictures(painter, settings.part, seed)).to(place)
         with mixed_precision(place):
             latent = autoencoder.encode(images).latent_dist
         mean, variance = latent.mean.float(), latent.var.float()

@@ -106,7 +106,7 @@ def main() -> None:
         grow(UNet2DModel.from_pretrained(args.start, torch_dtype=torch.float32), network)
     network = network.to(settings.device, memory_format=torch.channels_last)
     print(f"{len(data):,} images, {sum(p.numel() for p in network.parameters()):,} parameters", flush=True)
-    loss = denoising_loss(network, data, levels, settings.batch, args.drop, settings.device)
+    loss = denoising_loss(network, data, levels, settings.part, args.drop, settings.device)
     note = {"drop": args.drop, "start": str(args.start) if args.start else None, "data": data.source}
     train(network, loss, args.out, settings, note)
     network.cpu().save_pretrained(args.out / "network")

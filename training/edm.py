@@ -134,7 +134,7 @@ def main() -> None:
     labels = torch.zeros(len(data), dtype=torch.long) if data.labels is None or not null else data.labels
     labels = labels.repeat(2).to(settings.device)
     drop = args.drop if null else 0.0
-    loss = denoising_loss(network, rows, labels, null, data.shape, levels, settings.batch, drop)
+    loss = denoising_loss(network, rows, labels, null, data.shape, levels, settings.part, drop)
     train(network, loss, args.out, settings, {"drop": drop, "data": data.source, "config": config})
     state = args.out / "state.pt"
     with replacing(state) as temporary:

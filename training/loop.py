@@ -9,6 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 from average import WIDTHS, State, exponent, keep_copies, kept_share, reconstruct
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from underpaint.files import replacing, write_text
 
@@ -34,10 +36,12 @@ class Settings:
     Args:
         minutes: wall time, counted over all resumed parts.
         rate: the highest learning rate, after ``warmup`` steps; a half cosine brings it to zero.
-        batch: examples in one call of the loss.
+        batch: examples a step.
         clip: bound on the norm of the gradient.
         width: of the average that the network holds in the end; see `average`.
         until: end as a time of day HH:MM (UTC) in place of ``minutes``, which are then what was spent and what is left.
+        workers: threads that each take a part of the batch. Where other work shares the cores of a CPU, two of them
+            lose less than two threads within each operation, which wait for each other every time.
     """
 
     minutes: float
@@ -49,6 +53,12 @@ class Settings:
     width: float = WIDTHS[0]
     device: str = "cpu"
     until: str | None = None
+    workers: int = 1
+
+    @property
+    def part(self) -> int:
+        """Examples in one call of the loss."""
+        return self.batch // self.workers
 
 
 def add_options(parser: argparse.ArgumentParser, minutes: float, rate: float, batch: int) -> None:
@@ -61,6 +71,7 @@ def add_options(parser: argparse.ArgumentParser, minutes: float, rate: float, ba
     parser.add_argument("--width", type=float, default=WIDTHS[0], help="of the weight average that is written")
     parser.add_argument("--device", default=None, help="cpu or cuda; by default a GPU if there is one")
     parser.add_argument("--threads", type=int, default=None, help="of a CPU")
+    parser.add_argument("--workers", type=int, default=1, help="parts of a batch that are worked on side by side")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -72,7 +83,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
     name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"on {device} ({name})", flush=True)
     torch.manual_seed(args.seed)
-    given = {name: getattr(args, name) for name in ("minutes", "rate", "batch", "seed", "width", "until")}
+    given = {name: getattr(args, name) for name in ("minutes", "rate", "batch", "seed", "width", "until", "workers")}
     return Settings(**given, device=device)
 
 
@@ -102,7 +113,7 @@ def train(
     note: dict[str, Any] | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> dict[str, Any]:
-    """Minimise ``loss(generator)``, which draws its batch from that generator and from nowhere else.
+    """Minimise ``loss(generator)``, which draws ``settings.part`` examples from that generator and from nowhere else.
 
     The learning rate follows the share of the time that is used up, so that an interrupted run that is started again
     ends as planned. At the end the network holds its average of ``settings.width``, and ``out/training.json`` says what
@@ -153,12 +164,18 @@ class Run:
     running: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        if self.settings.workers > 1 and any(isinstance(part, _BatchNorm) for part in self.network.modules()):
+            raise ValueError(
+                "This network normalises over the batch, which cannot be in parts; train it with one worker."
+            )
         parameters = self.network.parameters()
         fused = self.settings.device == "cuda"
         self.optimizer = torch.optim.AdamW(
             parameters, lr=self.settings.rate, weight_decay=0.0, betas=(0.9, 0.99), fused=fused
         )
-        self.generator = torch.Generator(self.settings.device).manual_seed(self.settings.seed)
+        seeds = range(self.settings.seed, self.settings.seed + 1000 * self.settings.workers, 1000)
+        self.generators = [torch.Generator(self.settings.device).manual_seed(seed) for seed in seeds]
+        self.pool = ThreadPoolExecutor(self.settings.workers)
         self.averages: dict[float, State] = {width: copy.deepcopy(self.network.state_dict()) for width in WIDTHS}
 
     @property
@@ -173,13 +190,19 @@ class Run:
         """One step of the optimiser and of the averages."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate_at(self.settings, self.step, used)
-        value = loss(self.generator)
-        self.optimizer.zero_grad(set_to_none=True)
-        value.backward()
+        parameters = [weight for weight in self.network.parameters() if weight.requires_grad]
+
+        def part(generator: torch.Generator) -> tuple[Tensor, tuple[Tensor, ...]]:
+            value = loss(generator)
+            return value.detach(), torch.autograd.grad(value, parameters, materialize_grads=True)
+
+        values, gradients = zip(*self.pool.map(part, self.generators), strict=True)
+        for parameter, *parts in zip(parameters, *gradients, strict=True):
+            parameter.grad = parts[0] if len(parts) == 1 else torch.stack(parts).mean(0)
         nn.utils.clip_grad_norm_(self.network.parameters(), self.settings.clip)
         self.optimizer.step()
         self.step += 1
-        self.running.append(value.detach())
+        self.running.append(torch.stack(values).mean())
         self._average()
 
     @torch.no_grad()
@@ -220,8 +243,9 @@ class Run:
 
     def save(self) -> None:
         state: dict[str, Any] = {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
-        state |= {"averages": self.averages, "generator": self.generator.get_state(), "running": self.running}
+        state |= {"averages": self.averages, "running": self.running}
         state |= {"step": self.step, "copies": self.copies, "spent": self.spent, "losses": self.losses}
+        state["generators"] = [generator.get_state() for generator in self.generators]
         with replacing(self.checkpoint) as temporary:
             torch.save(state, temporary)
         self.saved = self.step
@@ -233,7 +257,8 @@ class Run:
         state = torch.load(self.checkpoint, weights_only=True, map_location="cpu")
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.generator.set_state(state["generator"])
+        for generator, kept in zip(self.generators, state["generators"], strict=True):
+            generator.set_state(kept)
         for width, average in state["averages"].items():
             self.averages[width] = {name: tensor.to(self.settings.device) for name, tensor in average.items()}
         self.running = [value.to(self.settings.device) for value in state["running"]]

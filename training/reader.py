@@ -78,7 +78,7 @@ def main() -> None:
     def loss(generator: torch.Generator) -> Tensor:
         place = generator.device
         seed = int(torch.randint(HELD_OUT, (), generator=generator, device=place))
-        images, classes, _ = (part.to(place) for part in draw(painter, settings.batch, seed))
+        images, classes, _ = (part.to(place) for part in draw(painter, settings.part, seed))
         return cross_entropy(network(spoil(images, generator)), classes, weight)
 
     record = train(network, loss, args.out, settings)

@@ -169,7 +169,7 @@ def main() -> None:
     weight = share[counts - 1].to(place)
 
     def loss(generator: torch.Generator) -> Tensor:
-        count = settings.batch
+        count = settings.part
         rows = torch.multinomial(weight, count, generator=generator)
         mean, deviation = kept[rows].float().unbind(1)
         clean = scale * (mean + deviation * torch.randn(mean.shape, generator=generator, device=place))

@@ -177,3 +177,22 @@ def test_a_run_of_no_time_is_refused(loop: ModuleType, tmp_path: Path) -> None:
     network = make_network()
     with pytest.raises(ValueError, match="Nothing was trained"):
         loop.train(network, quadratic(network), tmp_path, loop.Settings(minutes=0.0, rate=0.1, batch=1))
+
+
+def test_workers_add_up_to_the_step_of_their_mean_loss(loop: ModuleType, tmp_path: Path) -> None:
+    settings = loop.Settings(minutes=1.0, rate=0.05, batch=32, workers=2, seed=3)
+    parted, alone = make_network(), make_network()
+    run = loop.Run(parted, settings, tmp_path / "two")
+    run.advance(quadratic(parted), 0.0)
+    single = loop.Run(alone, replace(settings, workers=1), tmp_path / "one")
+    generators, one_part = [torch.Generator().manual_seed(seed) for seed in (3, 1003)], quadratic(alone)
+    single.advance(lambda _: torch.stack([one_part(generator) for generator in generators]).mean(), 0.0)
+    torch.testing.assert_close(parted.state_dict(), alone.state_dict(), rtol=1e-6, atol=1e-7)
+    assert float(run.running[0]) == pytest.approx(float(single.running[0]), rel=1e-6)
+    assert settings.part == 16
+
+
+def test_a_network_that_normalises_over_the_batch_takes_one_worker(loop: ModuleType, tmp_path: Path) -> None:
+    settings = loop.Settings(minutes=1.0, rate=0.05, batch=32, workers=2)
+    with pytest.raises(ValueError, match="one worker"):
+        loop.Run(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), settings, tmp_path)
