@@ -54,9 +54,11 @@ class Loop:
         self.scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**options)
         self.network: Any = Network() if network is None else network
 
-    def __call__(self, steps: int = 6, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(self, steps: int = 6, batch_size: int = 2, generator: Any = None) -> Tensor:
         self.scheduler.set_timesteps(steps)
-        x = self.begin(torch.randn(2, *SHAPE, generator=generator))
+        draws = generator if isinstance(generator, list) else [generator]
+        each = batch_size // len(draws)
+        x = self.begin(torch.cat([torch.randn(each, *SHAPE, generator=one) for one in draws]))
         for t in self.scheduler.timesteps:
             x = self.move(x, t)
         return x
@@ -220,9 +222,9 @@ class ByHand(Loop):
 class WithSound(Loop):
     """As LTX-2: a second state, stepped by a copy of the scheduler."""
 
-    def __call__(self, steps: int = 6, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(self, steps: int = 6, batch_size: int = 2, generator: Any = None) -> Tensor:
         self.sound = torch.ones(1, 3)
-        return super().__call__(steps, generator)
+        return super().__call__(steps, batch_size, generator)
 
     def begin(self, noise: Tensor) -> Tensor:
         self.other = copy.deepcopy(self.scheduler)
@@ -240,3 +242,33 @@ class Function(Loop):
         super().__init__()
         own = self.network
         self.network = lambda *args: own(*args)
+
+
+class Blending(Loop):
+    """As inpainting with a network that sees no mask: a part is put back after each step."""
+
+    def move(self, x: Tensor, t: Tensor) -> Tensor:
+        return torch.cat([x[:, :, :1], super().move(x, t)[:, :, 1:]], 2)
+
+
+class Counting(Loop):
+    """Guidance that begins with the second step."""
+
+    def begin(self, noise: Tensor) -> Tensor:
+        self.count = 0
+        return noise
+
+    def predict(self, x: Tensor, t: Tensor) -> Tensor:
+        self.count += 1
+        return super().predict(x, t) * (0 if self.count == 1 else 1)
+
+
+class OwnTimes(Loop):
+    """A loop that goes by a copy of the timesteps."""
+
+    def __call__(self, steps: int = 6, batch_size: int = 1, generator: Any = None) -> Tensor:
+        self.scheduler.set_timesteps(steps)
+        x = torch.randn(batch_size, *SHAPE, generator=generator)
+        for t in self.scheduler.timesteps.clone():
+            x = self.move(x, t)
+        return x

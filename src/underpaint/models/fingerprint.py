@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..noise import EDM
 from .model import Condition, Model
+from .replay import Replay
 from .wrap import Wrapped
 
 #: Noise-to-signal ratios at which a network is asked, and digits that are kept of an answer: rounding with other
@@ -23,10 +24,10 @@ _STATES = 2
 
 
 def fingerprint(model: Model) -> str:
-    """A hash of a model's weights, wherever they were loaded from, and, for a wrapped network, of what it answers: the
-    same for the same denoiser, another for another.
+    """A hash of a model's weights, wherever they were loaded from, and, for a wrapped network or a replayed pipeline,
+    of what it answers: the same for the same denoiser, another for another.
 
-    Calls: 3 of 2 rows, of a wrapped network.
+    Calls: 3 of 2 rows, of a wrapped network or a pipeline.
     """
     parts = {"network": model.network, "embed": model.embed, "autoencoder": model.autoencoder}
     modules = {name: part.state_dict() for name, part in parts.items() if isinstance(part, nn.Module)}
@@ -34,7 +35,7 @@ def fingerprint(model: Model) -> str:
     tensors |= {"null": model.null_condition, "held": model.held}
     weights = digest({name: value for name, value in tensors.items() if isinstance(value, Tensor)})
     held = "" if model.held is None or isinstance(model.held, Tensor) else f" held {model.held!r}"
-    return weights + held + (f" answers {answers(model)}" if isinstance(model.network, Wrapped) else "")
+    return weights + held + (f" answers {answers(model)}" if isinstance(model.network, Wrapped | Replay) else "")
 
 
 def answers(model: Model) -> str:

@@ -22,7 +22,7 @@ def is_hub_id(source: str) -> bool:
     return re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]*\w[\w.-]*", source) is not None
 
 
-def fetch(source: str, revision: str | None = None) -> Path:
+def fetch(source: str, revision: str | None = None, whole: bool = False) -> Path:
     """The folder of a checkpoint on the hub, downloaded unless it is in the cache.
 
     Only configs, tokenizers and safetensors are fetched: no pickles, no code. With HF_HUB_OFFLINE=1, or where there is
@@ -31,6 +31,7 @@ def fetch(source: str, revision: str | None = None) -> Path:
     Args:
         source: "owner/name".
         revision: branch, tag or commit.
+        whole: with its image encoder and what goes with it, which pipelines that take an image need.
 
     Raises:
         ValueError: there is no such checkpoint or revision, it wants a login, or it could not be fetched.
@@ -44,7 +45,12 @@ def fetch(source: str, revision: str | None = None) -> Path:
 
     try:
         return Path(
-            snapshot_download(source, revision=revision, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED))
+            snapshot_download(
+                source,
+                revision=revision,
+                allow_patterns=list(_WANTED),
+                ignore_patterns=list(_UNWANTED[:1] if whole else _UNWANTED),
+            )
         )
     except GatedRepoError as error:
         raise ValueError(

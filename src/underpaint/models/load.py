@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from .hub import fetch, is_hub_id
 from .latent import dit, stable_diffusion, stable_diffusion_xl
 from .model import Model
 from .parts import load_pipeline
+from .replay import replayed_model
 from .scheduler_configs import scheduler_config
 
 #: Pipelines of diffusers and what makes a `Model` of each.
@@ -39,11 +40,14 @@ def load_model(
     name: str | None = None,
     size: Size | None = None,
     scheduler: Any = None,
+    **call: Any,
 ) -> Model:
     """Load a model as a denoiser.
 
-    Sample clipping and thresholding that a scheduler's config asks for are left off, since they would break the
-    probability flow; the model's notes then say so.
+    Any pipeline of diffusers can be one, whatever its condition is: see `replayed_model`. Those of `LATENT` and `PIXEL`
+    have adapters of their own, which take prompts or classes, and encode images; the first are replayed, too, if
+    ``call`` is given. Sample clipping and thresholding that a scheduler's config asks for are left off, since they
+    would break the probability flow; the model's notes then say so.
 
     Args:
         source: a name in the box; a folder in diffusers' format; a checkpoint on the Hugging Face hub ("owner/name"); a
@@ -54,35 +58,44 @@ def load_model(
         name: for reports; by default what the source is called.
         size: edge of the images in pixels, or (height, width); by default what the network was made for.
         scheduler: a scheduler of diffusers, to say what a bare UNet2DModel was trained on.
+        call: what the pipeline is called with, such as prompt="a bear", guidance_scale=4.0, image=...: the denoiser is
+            that of this call.
 
     Raises:
         ValueError: no such source, one that is not complete, or one of a kind not handled; pickled weights are never
             opened.
     """
     if isinstance(source, Model):
+        _check_no_call(source.name, call)
         model = source.to(device, dtype)
     elif isinstance(source, str | Path):
-        model = _load_files(source, revision, dtype or torch.float32, size).to(device)
+        model = _load_files(source, revision, dtype or torch.float32, size, call).to(device)
     else:
-        model = _adapt(source, size, scheduler).to(device, dtype)
+        model = _adapt(source, size, scheduler, call).to(device, dtype)
     return replace(model, name=name) if name else model
 
 
-def _load_files(source: str | Path, revision: str | None, dtype: torch.dtype, size: Size | None) -> Model:
+def _load_files(
+    source: str | Path, revision: str | None, dtype: torch.dtype, size: Size | None, call: Mapping[str, Any]
+) -> Model:
     path = assets.folder(str(source)) or Path(source)
     if path.exists():
-        return _load_path(path, dtype, size)
+        return _load_path(path, dtype, size, call)
     if not (isinstance(source, str) and is_hub_id(source)):
         raise ValueError(
             f"There is no model {str(source)!r}: give a folder in diffusers' format, a name on the Hugging Face hub "
             f"(owner/name), or a name in the box ({', '.join(assets.names())})."
         )
-    return replace(_load_path(fetch(source, revision), dtype, size), name=source)
+    folder = fetch(source, revision)
+    if (folder / "model_index.json").is_file() and _kind(folder) not in (*PIXEL, *LATENT):
+        folder = fetch(source, revision, whole=True)
+    return replace(_load_path(folder, dtype, size, call), name=source)
 
 
-def _load_path(path: Path, dtype: torch.dtype, size: Size | None) -> Model:
+def _load_path(path: Path, dtype: torch.dtype, size: Size | None, call: Mapping[str, Any]) -> Model:
     if (path / "model_index.json").is_file():
-        return _load_index(path, dtype, size)
+        return _load_index(path, dtype, size, call)
+    _check_no_call(str(path), call)
     for file in [path] if path.suffix == ".safetensors" else sorted(path.glob("*.safetensors")):
         if read_tensor_metadata(file).get("format") == "edm":
             from .edm import load_edm
@@ -97,41 +110,68 @@ def _load_path(path: Path, dtype: torch.dtype, size: Size | None) -> Model:
     return load_pixel_model(path, dtype, size)
 
 
-def _load_index(folder: Path, dtype: torch.dtype, size: Size | None) -> Model:
-    """A model from a folder with ``model_index.json``."""
+def _kind(folder: Path) -> str:
+    """The class of pipeline that a folder with ``model_index.json`` holds."""
     kind = read_json(folder / "model_index.json").get("_class_name")
     if not isinstance(kind, str):
         raise ValueError(
             f"{folder} wants a pipeline of its own, {kind}; code that comes with a checkpoint is never run."
         )
+    return kind
+
+
+def _load_index(folder: Path, dtype: torch.dtype, size: Size | None, call: Mapping[str, Any]) -> Model:
+    """A model from a folder with ``model_index.json``."""
+    kind = _kind(folder)
     if kind in PIXEL:
+        _check_no_call(f"{folder.name}, a {kind},", call)
         return load_pixel_model(folder, dtype, size)
-    if kind not in LATENT:
-        raise ValueError(_unknown(f"{folder} holds {kind}"))
     notes = read_notes(folder)
-    model = LATENT[kind](load_pipeline(folder, dtype), size)
+    if kind in LATENT and not call:
+        model = LATENT[kind](load_pipeline(folder, dtype), size)
+    else:
+        model = replayed_model(load_pipeline(folder, dtype, whole=True), size, **call)
     return replace(model, name=notes["name"], notes={**notes, **model.notes})
 
 
-def _adapt(source: Any, size: Size | None, scheduler: Any) -> Model:
+def _adapt(source: Any, size: Size | None, scheduler: Any, call: Mapping[str, Any]) -> Model:
     """The model of a pipeline or network object."""
     from diffusers import UNet2DModel
 
-    kinds = [kind.__name__ for kind in type(source).__mro__]
-    latent = next((LATENT[kind] for kind in kinds if kind in LATENT), None)
-    if latent is not None:
-        model = latent(source, size)
-        return replace(model, name=type(source).__name__)
-    unet, scheduler = getattr(source, "unet", source), scheduler or getattr(source, "scheduler", None)
-    if not isinstance(unet, UNet2DModel):
-        raise ValueError(_unknown(f"Got {kinds[0]}"))
-    if scheduler is None:
-        raise ValueError("A bare UNet2DModel does not say what it was trained on; give its scheduler as well.")
-    return pixel_model(unet, scheduler_config(scheduler), {"name": kinds[0]}, size)
+    own, name = _own_kind(source), type(source).__name__
+    if own in LATENT and not call:
+        return replace(LATENT[own](source, size), name=name)
+    unet, scheduler = getattr(source, "unet", source) if own in PIXEL else source, scheduler or _scheduler(source)
+    if isinstance(unet, UNet2DModel) and not call:
+        if scheduler is None:
+            raise ValueError("A bare UNet2DModel does not say what it was trained on; give its scheduler as well.")
+        return pixel_model(unet, scheduler_config(scheduler), {"name": name}, size)
+    if callable(source) and hasattr(_scheduler(source), "step"):
+        return replayed_model(source, size, **call)
+    _check_no_call(name, call)
+    raise ValueError(_unknown(f"Got {name}"))
+
+
+def _scheduler(source: Any) -> Any:
+    return getattr(source, "scheduler", None)
+
+
+def _own_kind(source: Any) -> str | None:
+    """The class of `LATENT` or `PIXEL` that a pipeline is, if it is called as that is: a subclass with a call of its
+    own is another."""
+    for cls in type(source).__mro__:
+        if cls.__name__ in (*LATENT, *PIXEL):
+            return cls.__name__ if getattr(type(source), "_plain", type(source)).__call__ is cls.__call__ else None
+    return None
+
+
+def _check_no_call(name: str, call: Mapping[str, Any]) -> None:
+    if call:
+        raise ValueError(f"{name} is no pipeline with a condition, and takes no {', '.join(sorted(call))}.")
 
 
 def _unknown(what: str) -> str:
     return (
-        f"{what}; handled are {', '.join([*PIXEL, *LATENT])} and UNet2DModel of diffusers. For any other network say "
-        "its schedule and prediction type with underpaint.wrap."
+        f"{what}; handled are pipelines of diffusers and UNet2DModel. For any other network say its schedule and "
+        "prediction type with underpaint.wrap."
     )

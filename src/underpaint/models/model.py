@@ -32,7 +32,9 @@ class Autoencoder(Protocol):
     """Between a latent model's states [B, C, H, W] and images [B, c, h, w] in [-1, 1]. States carry the model's own
     scale and shift; what the autoencoder itself calls a latent does not leave it."""
 
-    shape: tuple[int, int, int]
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(c, h, w) of the images."""
 
     def decode(self, states: Tensor) -> Tensor:
         """Images of states."""
@@ -273,6 +275,8 @@ class Model:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Model:
         """Move the weights (in place, as torch modules do) and return the model for that device and dtype."""
+        if device is None and dtype is None:
+            return self
         for part in (self.network, self.embed, self.autoencoder):
             if isinstance(part, torch.nn.Module):
                 part.to(device=device, dtype=dtype)

@@ -21,17 +21,22 @@ from ..files import read_json, read_tensor_metadata
 #: What a part may be, by library.
 _KINDS = {
     "diffusers": ("ModelMixin", "SchedulerMixin"),
-    "transformers": ("PreTrainedModel", "PreTrainedTokenizerBase"),
+    "transformers": (
+        *("PreTrainedModel", "PreTrainedTokenizerBase", "ProcessorMixin"),
+        *("ImageProcessingMixin", "FeatureExtractionMixin"),
+    ),
 }
 #: Parts of a pipeline that take no part in the probability flow.
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 
 
-def load_pipeline(folder: Path, dtype: torch.dtype) -> Any:
-    """A pipeline of diffusers put together from its folder, without safety checker and image encoder.
+def load_pipeline(folder: Path, dtype: torch.dtype, whole: bool = False) -> Any:
+    """A pipeline of diffusers put together from its folder, without safety checker, and unless it is to be ``whole``,
+    without image encoder.
 
     Raises:
-        ValueError: a part is missing, truncated, or not a class of diffusers or transformers.
+        ValueError: a part is missing, truncated, or not a class of diffusers or transformers; or this diffusers has no
+            such pipeline.
     """
     import diffusers
 
@@ -39,9 +44,14 @@ def load_pipeline(folder: Path, dtype: torch.dtype) -> Any:
     if any(isinstance(part, list) and part[:1] == ["transformers"] for part in index.values()):
         check_text()  # without it, diffusers has a stand-in for the pipeline, which asks for nothing
     with _no_notices():
-        kind = getattr(diffusers, index["_class_name"])
+        kind = getattr(diffusers, index["_class_name"], None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
+        raise ValueError(
+            f"{folder} holds {index['_class_name']}, which the diffusers installed here ({diffusers.__version__}) does "
+            "not have as a pipeline."
+        )
     known = inspect.signature(kind.__init__).parameters
-    parts: dict[str, Any] = dict.fromkeys(set(_UNUSED) & set(known))
+    parts: dict[str, Any] = dict.fromkeys(set(_UNUSED[:1] if whole else _UNUSED) & set(known))
     if "requires_safety_checker" in known:
         parts["requires_safety_checker"] = False
     for name in set(index) & set(known) - set(parts):
@@ -102,7 +112,9 @@ def _load_network(cls: Any, folder: Path, library: str, dtype: torch.dtype) -> A
     )
     if info["missing_keys"]:  # left at random values, with a warning, if we let it pass
         raise RuntimeError(f"it has no values for {', '.join(sorted(info['missing_keys'])[:3])}")
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    network = network.eval().requires_grad_(False)
+    flat = all(weight.ndim < 5 for weight in network.parameters())  # those of videos have no such format
+    return network.to(memory_format=torch.channels_last) if flat else network
 
 
 def _options(library: str, dtype: torch.dtype) -> dict[str, Any]:
@@ -117,21 +129,36 @@ def _options(library: str, dtype: torch.dtype) -> dict[str, Any]:
 
 def _find_class(folder: Path, library: str, kind: str) -> Any:
     """The class that a folder names, if it is a network, tokenizer or scheduler of diffusers or transformers."""
-    if library not in _KINDS:
+    if library == "transformers":
+        check_text()
+    module = import_module(library) if library in _KINDS else _pipeline_module(library)
+    if module is None:
         raise ValueError(
             f"{folder.parent} takes its {folder.name} ({kind}) from {library!r}; only classes of diffusers and "
             "transformers are used, and code that comes with a checkpoint is never run."
         )
-    if library == "transformers":
-        check_text()
-    module = import_module(library)
     cls = getattr(module, kind, None)
-    if not isinstance(cls, type) or not issubclass(cls, tuple(getattr(module, base) for base in _KINDS[library])):
+    if not isinstance(cls, type) or not issubclass(cls, _bases(library)):
+        module = import_module("diffusers") if library not in _KINDS else module
+        library = module.__name__
         raise ValueError(
             f"{folder.parent} wants {kind} of {library} for its {folder.name}; the {library} installed here "
             f"({module.__version__}) has no such network, tokenizer or scheduler."
         )
     return cls
+
+
+def _pipeline_module(library: str) -> Any:
+    """The module of diffusers' own that a folder takes a part of its pipeline from; None if there is none."""
+    name = f"diffusers.pipelines.{library}"
+    return import_module(name) if library.isidentifier() and find_spec(name) else None
+
+
+def _bases(library: str) -> tuple[type, ...]:
+    """What classes of a library may be derived from; a pipeline's own are networks."""
+    if library in _KINDS:
+        return tuple(getattr(import_module(library), base) for base in _KINDS[library])
+    return (import_module("diffusers").ModelMixin,)
 
 
 def check_text() -> None:

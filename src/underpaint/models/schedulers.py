@@ -110,7 +110,7 @@ def scheduler_denoised(scheduler: Any, output: Tensor, x: Tensor, level: NoiseLe
     kind = prediction_of(scheduler)
     if kind == "v":
         x, level = x / level.norm.to(x), NoiseLevel(level.alpha / level.norm, level.sigma / level.norm)
-    if kind == "flow" and _runs_to_data(scheduler):
+    if kind == "flow" and runs_to_data(scheduler):
         output = -output
     return to_denoised(output, x, level, kind)
 
@@ -134,7 +134,7 @@ def scales_input(scheduler: Any) -> bool:
     return family_of(scheduler).scaled
 
 
-def _runs_to_data(scheduler: Any) -> bool:
+def runs_to_data(scheduler: Any) -> bool:
     """Whether a flow's time is the share of data, 0 at noise, rather than that of noise."""
     if family_of(scheduler).levels is not flow_levels:
         return False

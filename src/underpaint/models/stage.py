@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .interpose import interposed
+from .text_encoding import encoding_alone
 
 #: What pipelines call the number of results for one prompt, by how it begins and ends.
 _PER_PROMPT = ("num_", "_per_prompt")
@@ -63,7 +64,7 @@ class Call:
     def with_rows(self, rows: int) -> Call:
         """The same call for so many results."""
         option = self.rows_option
-        if rows == 1 or option is None:
+        if option is None or (option == "class_labels" and option not in self.given):
             return self
         value = list(self.given[option]) * rows if option == "class_labels" else rows
         return replace(self, given={**self.given, option: value})
@@ -130,13 +131,14 @@ def shown(call: Call, states: Tensor) -> Any:
     given = call.again()
     if "output_type" in call.known:
         given["output_type"] = "np"
-    with call.redrawn(), torch.no_grad(), interposed(puppet, silent):
+    with call.redrawn(), torch.no_grad(), encoding_alone(puppet), interposed(puppet, silent):
         return puppet(**given)
 
 
 def acted(pipe: Any, step: Any, lay: Any, scale: Any = None) -> Any:
     """A copy of a pipeline that shares its parts but for the scheduler, whose class is replaced: ``step(scheduler,
-    arguments)`` makes its steps, and ``lay(scheduler)`` is called when it has laid its timesteps."""
+    arguments)`` makes its steps, ``lay(scheduler)`` is called when it has laid its timesteps, and if given,
+    ``scale(scheduler, sample, timestep)`` scales states for the network. Then copies of the scheduler may not step."""
     puppet = copy.copy(pipe)
     puppet.__class__ = getattr(type(pipe), "_plain", type(pipe))  # of a teleported one, that which is whole
     scheduler = vars(puppet)["scheduler"] = copy.deepcopy(pipe.scheduler)
@@ -158,15 +160,31 @@ def _acting(own: Any, only: Any, make: Any, lay: Any, scale: Any) -> type:
 
     @functools.wraps(plain.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self is not only and scale is not None:
+            raise ValueError("This pipeline steps a second state with a copy of its scheduler, besides the first.")
         if self is not only:
             return plain.step(self, *args, **kwargs)
         given = signature.bind(self, *args, **kwargs).arguments
         return stepped(make(self, given), given.get("return_dict", True))
 
     names = {"step": step, "set_timesteps": set_timesteps, "_plain": plain, "__module__": plain.__module__}
+    if hasattr(plain, "add_noise"):
+        names["add_noise"] = _noising(plain.add_noise)
     if scale is not None and hasattr(plain, "scale_model_input"):
         names["scale_model_input"] = lambda self, sample, timestep=None: scale(self, sample, timestep)
     return type(plain.__name__, (plain,), {**names, "__qualname__": plain.__qualname__, "__doc__": plain.__doc__})
+
+
+def _noising(plain: Any) -> Any:
+    """A scheduler's add_noise for timesteps that are real numbers, also where it looks them up in a table."""
+
+    @functools.wraps(plain)
+    def add_noise(self: Any, original_samples: Tensor, noise: Tensor, timesteps: Tensor) -> Any:
+        if timesteps.is_floating_point() and not hasattr(self, "sigmas"):
+            timesteps = timesteps.round().long()
+        return plain(self, original_samples, noise, timesteps)
+
+    return add_noise
 
 
 def stepped(state: Tensor, return_dict: bool) -> Any:

@@ -1,0 +1,194 @@
+"""One call of a pipeline that is held at each of its steps, and asked there for what state and time one likes.
+
+The loop of a pipeline is a function of a state and a time: it prepares what its networks are given, calls them, guides,
+and steps its scheduler with the result. Here the call runs on a thread of its own, with a copy of the scheduler whose
+timesteps lie in one tensor that the loop walks through; a step hands out what it is given, waits, writes the time asked
+for where the loop looks next, and returns the state asked for. All that a pipeline does between two steps, such as
+guidance of any kind, several networks, or an image beside the state, is its own doing.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import replace
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .interpose import interposed
+from .record import check_step, step_sign
+from .scheduler_families import family_of
+from .schedulers import scheduler_denoised, scheduler_levels, step_index, told_levels
+from .stage import Call, acted
+from .text_encoding import encoding_alone
+
+#: Steps of one call; then it is begun anew.
+LENGTH = 4096
+
+
+class Session:
+    """A pipeline's call at its first step.
+
+    Attributes:
+        call: the call, with what its networks answered before that.
+        scheduler: a copy of the call's, with its own timesteps.
+        sample, output, timestep: what the first step was given.
+        sign: -1 if the step goes by the negative of its prediction.
+        index: which of the scheduler's timesteps it is.
+    """
+
+    def __init__(self, call: Call, rows: int) -> None:
+        self._loop = loop = _Loop(call, rows)
+        thread = threading.Thread(target=loop.run, name=f"replay of {type(call.pipe).__name__}", daemon=True)
+        with call.redrawn():
+            thread.start()
+            self.output = loop.answer()
+        self.sample, self.timestep, self.index = loop.sample, loop.timestep, loop.position
+        self.scheduler, self.sign, self.left = loop.twin, loop.sign, LENGTH - loop.position - 1
+        self.call = replace(call.with_rows(rows), answers=loop.heard, whole=loop.position == 0)
+        self.close = weakref.finalize(self, loop.requests.put, None)
+
+    def ask(self, state: Tensor, timestep: float, sigma: float | None) -> Tensor:
+        """What the pipeline would step with from a state, told a time, and of a scheduler that keeps sigmas, this one.
+
+        Raises:
+            ValueError: the pipeline did not take the state or the time as they were given.
+        """
+        self.left -= 1
+        self._loop.requests.put((state.to(self.sample), timestep, sigma))
+        return self._loop.answer()
+
+
+class _Closed(BaseException):
+    """The session is over."""
+
+
+class _Loop:
+    """The side of the pipeline, on its thread."""
+
+    def __init__(self, call: Call, rows: int) -> None:
+        self.call, self.rows = call, rows
+        self.requests: SimpleQueue[tuple[Tensor, float, float | None] | None] = SimpleQueue()
+        self.answers: SimpleQueue[Tensor | BaseException] = SimpleQueue()
+        self.heard: dict[int, list[Any]] = {}
+        self.twin: Any = None
+        self.position, self.sign = -1, 1
+        self.asked: tuple[Tensor, float] | None = None
+        self.sigma: float | None = None
+
+    def answer(self) -> Tensor:
+        """Wait for the next step."""
+        found = self.answers.get()
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+    def run(self) -> None:
+        try:
+            puppet = acted(self.call.pipe, self.step, self.lay, self.scale)
+            with torch.no_grad(), encoding_alone(puppet), interposed(puppet, self.hear):
+                puppet(**self.call.with_rows(self.rows).again(self.rows))
+            name = type(self.call.pipe).__name__
+            self.answers.put(ValueError(f"{name} ended its call before it was asked for all steps."))
+        except _Closed:
+            pass
+        except BaseException as error:
+            self.answers.put(error)
+
+    def hear(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        output = module(*args, **kwargs)
+        if self.asked is None:
+            self.heard.setdefault(id(module), []).append(output)
+        return output
+
+    def lay(self, scheduler: Any) -> None:
+        """Lengthen the timesteps, and the sigmas, of a scheduler that has laid them."""
+        self.twin = copy.deepcopy(scheduler)
+        self.twin.__class__ = type(scheduler)._plain
+        scheduler.timesteps = _lengthened(scheduler.timesteps)
+        if isinstance(getattr(scheduler, "sigmas", None), Tensor):
+            end = scheduler.sigmas[-1:]
+            scheduler.sigmas = torch.cat([_lengthened(scheduler.sigmas[:-1]), end.to(_lengthened(end).dtype)])
+
+    def scale(self, scheduler: Any, sample: Tensor, timestep: Any) -> Tensor:
+        """What the network is to see of a state."""
+        family = family_of(scheduler)
+        if self.asked is None or not family.scaled:
+            plain: Tensor = type(scheduler)._plain.scale_model_input(scheduler, sample, timestep)
+            return plain
+        sigma = torch.as_tensor(self.sigma, dtype=torch.float32)
+        if family.preconditioned:
+            scaled: Tensor = scheduler.precondition_inputs(sample, sigma.to(sample.device))
+            return scaled
+        return sample / float((sigma**2 + 1) ** 0.5)
+
+    def step(self, scheduler: Any, given: Mapping[str, Any]) -> Tensor:
+        """Hand out what a step is given, and lead to what is asked for."""
+        output, sample, timestep = given["model_output"], given["sample"], given["timestep"]
+        if self.asked is None:
+            self.begin(given)
+        else:
+            self.check(sample, timestep, *self.asked)
+        self.answers.put(output.detach())
+        request = self.requests.get()
+        if request is None:
+            raise _Closed
+        state, time, self.sigma = request
+        self.position += 1
+        scheduler.timesteps[self.position] = time
+        if self.sigma is not None:
+            scheduler.sigmas[self.position] = self.sigma
+        if hasattr(scheduler, "_step_index"):
+            scheduler._step_index = self.position
+        self.asked = state, float(scheduler.timesteps[self.position])
+        return state.clone()
+
+    def begin(self, given: Mapping[str, Any]) -> None:
+        """Look at the first step: where it is, and whether it goes by its prediction."""
+        self.sample, self.timestep = (
+            given["sample"].detach().clone(),
+            float(torch.as_tensor(given["timestep"]).flatten()[0]),
+        )
+        twin = copy.deepcopy(self.twin)
+        self.position = _index(twin, self.timestep)
+        if hasattr(twin, "set_begin_index"):
+            twin.set_begin_index(self.position)
+        here, there = told_levels(twin)[self.position], scheduler_levels(twin)[self.position + 1]
+        named = {name: value for name, value in given.items() if name not in ("self", "return_dict", "generator")}
+        more = named.pop("kwargs", {})
+        named["timestep"] = twin.timesteps[self.position]
+        state = self.sample.flatten(1).float()
+        rows = given["model_output"][:, : self.sample.shape[1]].flatten(1).float()
+        plain, negated = (scheduler_denoised(self.twin, sign * rows, state, here) for sign in (1, -1))
+        after = twin.step(**named, **more, return_dict=False)[0]
+        self.sign = step_sign(state, after, plain, negated, here, there)
+        check_step(self.twin, state, after, plain if self.sign > 0 else negated, here, there)
+
+    def check(self, sample: Tensor, timestep: Any, state: Tensor, time: float) -> None:
+        """Raise unless the step is made from the state and the time that were asked for."""
+        name = type(self.call.pipe).__name__
+        if float(torch.as_tensor(timestep).flatten()[0]) != time:
+            raise ValueError(f"{name} does not go by its scheduler's timesteps, so it cannot be asked at a time.")
+        rounding = 4 * torch.finfo(sample.dtype).eps * float(state.abs().max())
+        if sample.shape != state.shape or float((sample - state).abs().max()) > rounding:
+            raise ValueError(
+                f"{name} replaces part of its state between two steps, as inpainting does with a network that sees no "
+                "mask: what it does is no function of state and level."
+            )
+
+
+def _lengthened(values: Tensor) -> Tensor:
+    """With the last repeated, as real numbers."""
+    real = values if values.dtype == torch.float64 else values.float()
+    return torch.cat([real, real[-1:].expand(max(0, LENGTH - len(real)))])
+
+
+def _index(scheduler: Any, timestep: float) -> int:
+    """Which of the laid timesteps a loop begins with."""
+    found = (scheduler.timesteps.double() == timestep).nonzero()
+    return int(found[0]) if len(found) else step_index(scheduler, timestep)
