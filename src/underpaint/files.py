@@ -2,36 +2,186 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
+import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: What locks files; Windows has nothing like it.
+fcntl: Any = import_module("fcntl") if os.name == "posix" else None
+#: Temporary files begin so; 8 random letters follow, and as many characters of the target's name as every system takes.
+_HIDDEN, _ENDING = ".underpaint-", 50
+#: What it means when nothing more can be written.
+_FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "your share of the disk is used up",
+    errno.EFBIG: "it is larger than a file may be here",
+}
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that takes its place when the block ends well, and goes when it does
-    not."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    """Yield a temporary path beside ``path`` that takes its place when the block ends well, and goes when it does not.
+
+    Raises:
+        OSError: it cannot be written; one sentence says why.
+    """
+    target = Path(os.path.realpath(path))  # a link stays, and what it leads to is replaced
+    with _named(path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary(target) as temporary:
+            yield temporary
+            _settle(temporary)
+            temporary.replace(target)
+
+
+@contextmanager
+def replacing_in(folder: str | Path, last: Sequence[str] = ()) -> Iterator[Path]:
+    """Yield a hidden folder inside ``folder``, whose files take their places in it when the block ends well: first
+    all others, then those of the names in ``last``, one after the other.
+
+    Raises:
+        OSError: they cannot be written; one sentence says why.
+    """
+    target = Path(os.path.realpath(folder))
+
+    def place(path: Path) -> tuple[int, str]:
+        return last.index(path.name) if path.name in last else -1, str(path)
+
+    with _named(folder):
+        target.mkdir(parents=True, exist_ok=True)
+        with _temporary(target / "files", folder=True) as draft:
+            yield draft
+            files = sorted((path for path in draft.rglob("*") if path.is_file()), key=place)
+            for path in files:
+                _settle(path)
+            for path in files:
+                there = target / path.relative_to(draft)
+                there.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(there)
+
+
+@contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """What the system says of a hidden name becomes a sentence about the path that was asked for."""
     try:
-        yield temporary
-        # mkstemp makes private files; a result should be as readable as any other file of the user's
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
+        yield
+    except OSError as error:
+        words = f"{path} could not be written: {_reason(error)}; what was there before is unchanged."
+        raise OSError(error.errno or 0, words) from error
+
+
+def _reason(error: OSError) -> str:
+    said = error.strerror or str(error)
+    return f"{_FULL[error.errno]} ({said})" if error.errno in _FULL else said
+
+
+@contextmanager
+def _temporary(target: Path, folder: bool = False) -> Iterator[Path]:
+    """A file or folder beside the target under a hidden name, locked while it is in use and gone afterwards."""
+    make = _new_folder if folder else _new_file
+    path, handle = make(target)
+    while _lock(handle) is False or not path.exists():  # who clears debris was faster than the lock
+        os.close(handle)
+        path, handle = make(target)
+    if fcntl is None:  # where files cannot be locked, those that are open cannot be moved
+        os.close(handle)
+    try:
+        yield path
     finally:
-        temporary.unlink(missing_ok=True)
+        _remove(path)
+        if fcntl is not None:
+            os.close(handle)
+
+
+def _new_file(target: Path) -> tuple[Path, int]:
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=_HIDDEN, suffix=f"-{target.name[-_ENDING:]}")
+    return Path(name), handle
+
+
+def _new_folder(target: Path) -> tuple[Path, int]:
+    path = Path(tempfile.mkdtemp(dir=target.parent, prefix=_HIDDEN))
+    return path, os.open(path if fcntl is not None else os.devnull, os.O_RDONLY)
+
+
+def _lock(handle: int) -> bool | None:
+    """Whether nobody else holds the file, so that this process does now; None where files cannot be locked."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in (errno.EAGAIN, errno.EACCES) else None
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _settle(path: Path) -> None:
+    """Make a file as readable as any other of the user's, which mkstemp does not, and be sure that it is on the disk:
+    some systems only then say that it is full."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def clear_debris(folder: Path) -> None:
+    """Remove the temporary files that killed runs have left in a folder; those of running ones are locked, and stay."""
+    if fcntl is None or not folder.is_dir():
+        return
+    for path in folder.glob(f"{_HIDDEN}*"):
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+            try:
+                if _lock(handle):
+                    _remove(path)
+            finally:
+                os.close(handle)
+
+
+def check_targets(*targets: str | Path, sources: Sequence[str | Path] = ()) -> None:
+    """Fail before the work, not after it, where a file could not be written; what killed runs left there goes.
+
+    Raises:
+        ValueError: the file is a folder, no regular file or one of the ``sources``, its folder is a file, or nothing can
+            be written there.
+    """
+    known = {os.path.realpath(source) for source in sources}
+    for target in map(Path, targets):
+        if os.path.realpath(target) in known:
+            raise ValueError(f"Cannot write {target}: it is what is to be read; give another --out.")
+        if target.is_dir():
+            raise ValueError(f"Cannot write {target}: it is a folder; give another --out.")
+        if target.exists() and not target.is_file():
+            raise ValueError(f"Cannot write {target}: it is no regular file; give another --out.")
+    for folder in dict.fromkeys(Path(target).absolute().parent for target in targets):
+        existing = next(path for path in (folder, *folder.parents) if path.exists())
+        if not existing.is_dir():
+            raise ValueError(f"Cannot write to the folder {folder}: {existing} is a file; give another --out.")
+        try:
+            with _temporary(existing / "tried"):
+                pass
+        except OSError as error:
+            words = f"Cannot write to the folder {folder}: {existing} takes no files: {_reason(error)}"
+            raise ValueError(f"{words}; give another --out.") from error
+        clear_debris(folder)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -42,6 +192,7 @@ def write_text(path: str | Path, text: str) -> None:
 
 def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """Write tensors with JSON metadata as safetensors, whole or not at all."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     apart: dict[str, Tensor] = {}
@@ -52,7 +203,12 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
         apart[name] = plain.clone() if storage in seen else plain  # the format refuses tensors that share memory
         seen.add(storage)
     with replacing(path) as temporary:
-        save_file(apart, temporary, {"underpaint": json.dumps(metadata)})
+        try:
+            save_file(apart, temporary, {"underpaint": json.dumps(metadata)})
+        except SafetensorError as error:  # the library's own words for what the system says
+            found = re.search(r"os error (\d+)", str(error))
+            number = int(found[1]) if found else 0
+            raise OSError(number, os.strerror(number) if found else str(error)) from error
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

@@ -47,6 +47,10 @@ def test_seeds():
             parse_seeds(text)
 
 
+#: What the folder of bad inputs holds, before and after.
+HERE = ["broken.npy", "empty", "folder.png", "folder.safetensors", "hostile.pkl", "results", "taken"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -66,6 +70,15 @@ def test_seeds():
         (["sample", "--steps", "0"], "at least 1 step"),
         (["sample", "--out", "taken/samples.png"], "taken is a file"),
         (["report", "--out", "taken"], "taken is a file"),
+        (["sample", "--out", "folder.png"], "it is a folder"),
+        (["stats", "fashion-mnist", "--out", "empty"], "it is a folder"),
+        (["stats", "broken.npy", "--out", "broken.npy"], "it is what is to be read"),
+        (["stats", "fashion-mnist", "--checkpoint", "empty"], "it is a folder"),
+        (["calibrate", "fashion-mnist", "--out", "empty"], "it is a folder"),
+        (["convert", "hostile.pkl", "--out", "folder.safetensors"], "it is a folder"),
+        (["bench", "--out", "taken/bench"], "taken is a file"),
+        (["trajectory", "--out", "results"], "results.json: it is a folder"),
+        (["compare", "--out", "results"], "results.json: it is a folder"),
         (["report", "--seeds", "0-3"], "at least 8 seeds"),
         (["report", "--steps", "3"], "at least 12 steps"),
         (["report", "--data", "empty"], "no pictures that can be read"),
@@ -75,7 +88,8 @@ def test_seeds():
 def test_bad_input_gets_one_sentence_and_exit_code_2(monkeypatch, tmp_path: Path, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
     Path("taken").write_text("a file")
-    Path("empty").mkdir()
+    for folder in ("empty", "folder.png", "folder.safetensors", "results/results.json"):
+        Path(folder).mkdir(parents=True)
     Path("broken.npy").write_bytes(b"\x93NUMPY\x01")
     Path("hostile.pkl").write_bytes(b"cposix\nsystem\n(S'touch ran'\ntR.")
     assert run(monkeypatch, *arguments) == 2
@@ -83,7 +97,7 @@ def test_bad_input_gets_one_sentence_and_exit_code_2(monkeypatch, tmp_path: Path
     assert words in shown
     assert not Path("ran").exists()
     assert "Traceback" not in shown
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.npy", "empty", "hostile.pkl", "taken"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == HERE
 
 
 def test_unknown_options_exit_with_2(monkeypatch, capsys):

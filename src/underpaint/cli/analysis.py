@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from .base import app, check_folder, finish, given, out, parse_numbers, parse_seeds, progress_bars
+from ..files import check_targets
+from .base import app, finish, given, out, parse_numbers, parse_seeds, progress_bars
 from .options import (
     AlongOption,
     ClassesOption,
@@ -58,7 +59,7 @@ def report(
     Example: underpaint report --model fashion-mnist --seeds 0-63 --out report/
     """
     chosen = parse_seeds(seeds)
-    check_folder(folder)
+    check_targets(folder / "index.html", folder / "results.json", folder / "figures" / "geometry.png")
     from ..recipes.report.build import report as compute
     from ..recipes.report.settings import Settings
 
@@ -102,7 +103,7 @@ def trajectory(
     Example: underpaint trajectory --class 1 --class 7 --guidance 1 --guidance 3 --out trajectory/
     """
     chosen = parse_seeds(seeds)
-    check_folder(folder)
+    check_targets(folder / "results.json", folder / "table.csv", folder / "chunks" / "first.safetensors")
     from ..figures.geometry import write_survey
     from ..recipes.shared.request import Request
     from ..recipes.trajectory import prepare_all, survey
@@ -136,7 +137,7 @@ def compare(
     Example: underpaint compare --model fashion-mnist --seeds 0-15 --out comparison/
     """
     chosen = parse_seeds(seeds)
-    check_folder(folder)
+    check_targets(folder / "results.json")
     from ..figures.comparison import write_comparison
     from ..recipes.compare.comparison import Settings, compare as compute, tables
     from ..recipes.compare.families import Sweeps
@@ -170,7 +171,7 @@ def retrieve(
     Example: underpaint retrieve --model fashion-mnist --seeds 0-15 --out retrieval/
     """
     chosen = parse_seeds(seeds)
-    check_folder(folder)
+    check_targets(folder / "results.json")
     from ..figures.retrieval import write_retrieval
     from ..recipes.retrieve import Settings, retrieve as compute, verdict
 
@@ -212,7 +213,7 @@ def perturb(
     Example: underpaint perturb --class 7 --along data:1 --along x0:1 --out perturb/
     """
     chosen, sizes, when = parse_seeds(seeds), parse_numbers(magnitudes), parse_seeds(at, "Steps") if at else ()
-    check_folder(folder)
+    check_targets(folder / "results.json")
     from ..figures.perturbation import write_perturbed
     from ..recipes.perturb import Nudges, perturb as compute
     from ..recipes.shared.request import Request, prepare
@@ -255,7 +256,7 @@ def map_command(
 
     Example: underpaint map --class 7 --enter 12 --toward 8 --out map/
     """
-    check_folder(folder)
+    check_targets(folder / "results.json")
     from ..figures.maps import write_map
     from ..recipes.map import MapSettings, map_around
     from ..recipes.shared.request import Request, prepare

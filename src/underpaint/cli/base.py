@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -49,15 +48,6 @@ def parse_numbers(text: str) -> tuple[float, ...]:
 def given(*conditions: str | int | None) -> tuple[str | int, ...]:
     """Those that are not None."""
     return tuple(condition for condition in conditions if condition is not None)
-
-
-def check_folder(folder: Path) -> None:
-    """Fail before the work, not after it, where the results could not be written."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not existing.is_dir():
-        raise ValueError(f"Cannot write to the folder {folder}: {existing} is a file; choose another --out.")
-    if not os.access(existing, os.W_OK):
-        raise ValueError(f"Cannot write to the folder {folder}: {existing} is not writable; choose another --out.")
 
 
 @contextmanager
@@ -121,6 +111,8 @@ def main() -> None:
     try:
         app(prog_name="underpaint")
     except (ValueError, OSError, ImportError) as error:
-        message = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else str(error)
+        message = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            message = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
         err.print(f"underpaint: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .base import app, check_folder, finish, parse_seeds, progress_bars
+from ..files import check_targets
+from .base import app, finish, parse_seeds, progress_bars
 from .options import (
     ClassesOption,
     DeviceOption,
@@ -80,7 +81,7 @@ def bench(
 
     Example: underpaint bench --calls 5,6,8,10 --calibration plans.json --out bench/
     """
-    check_folder(folder)
+    check_targets(folder / "results.json", folder / "table.md", folder / "cells" / "first.safetensors")
     from ..models.peers import GRIDS
     from ..recipes.benchmark.benchmark import bench as compute, prepare_bench
     from ..recipes.benchmark.cells import Settings

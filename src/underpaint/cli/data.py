@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from .base import app, check_folder, err, out, progress_bars, words
+from ..files import check_targets, read_json
+from .base import app, err, out, progress_bars, words
 from .options import (
     ClassOption,
     DeviceOption,
@@ -70,7 +71,8 @@ def stats(
     place = place or Path("stats.npz" if features else "stats.safetensors")
     if features and place.suffix != ".npz":
         raise ValueError(f"Statistics of features are written as .npz, got --out {place}.")
-    check_folder(place.parent)
+    part = checkpoint or place.with_name(f"{place.name}.part")
+    check_targets(place, part, sources=[data])
     from ..recipes.shared.processes import is_first_process
     from ..recipes.shared.request import Conditioning
     from ..recipes.statistics.accumulation import take_statistics
@@ -86,7 +88,7 @@ def stats(
     with progress_bars(quiet or as_json) as progress:
         if not quiet and is_first_process():
             err.print(plan.words, highlight=False, soft_wrap=True)
-        result = take_statistics(plan, checkpoint or place.with_name(f"{place.name}.part"), progress)
+        result = take_statistics(plan, part, progress)
     if result is None:
         return
     result.save(place)
@@ -121,8 +123,7 @@ def convert(
     Example: underpaint convert edm-cifar10-32x32-uncond-vp.pkl --out edm-cifar10.safetensors
     """
     chosen = place or source.with_suffix(".safetensors")
-    check_folder(chosen.parent)
-    from ..files import read_json
+    check_targets(chosen, sources=[source])
     from ..recipes.convert import convert as compute
 
     summary = compute(source, chosen, None if config is None else read_json(config))

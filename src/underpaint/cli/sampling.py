@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from .base import app, check_folder, out, parse_seeds, progress_bars
+from ..files import check_targets
+from .base import app, out, parse_seeds, progress_bars
 from .options import (
     CalibrationOption,
     ClassesOption,
@@ -55,8 +56,9 @@ def sample(
     Example: underpaint sample --seeds 0-15 --steps 20 --teleport 10 --out samples.png
     """
     chosen = parse_seeds(seeds)
-    check_folder(place.parent if place.suffix.lower() == ".png" else place)
-    from ..recipes.sample import SampleRequest, generate, write_images
+    from ..recipes.sample import SampleRequest, generate, places, write_images
+
+    check_targets(*places(chosen, place))
 
     if prompt is not None and label is not None:
         raise ValueError("Give a --prompt or a --class, not both.")
@@ -102,7 +104,7 @@ def calibrate(
     Example: underpaint calibrate fashion-mnist --calls 5,8,10 --out fashion-mnist.json
     """
     chosen, numbers, unseen = parse_seeds(seeds), parse_seeds(calls, "Calls"), parse_seeds(held_out)
-    check_folder(place.parent)
+    check_targets(place)
     from ..recipes.calibrate import calibrate_model
     from ..recipes.shared.request import Request
     from ..sampling.fitted import write_calibration

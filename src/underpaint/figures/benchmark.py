@@ -158,12 +158,14 @@ def _calls_axis(axes: Axes) -> None:
 
 def write_bench(result: Bench, folder: str | Path, parquet: bool = True) -> dict[str, Any]:
     """Write table.md, results.parquet, the figures as PNG and SVG, and results.json; return what the last holds."""
-    folder = Path(folder)
     drawn = {"error": error(result), "images": images(result), "frechet": frechet(result), "skipping": skipping(result)}
     figures = {name: figure for name, figure in drawn.items() if figure is not None}
-    write_text(folder / "table.md", page(result))
-    if parquet:
-        write_parquet(result, folder / "results.parquet")
+
+    def tables(draft: Path) -> None:
+        write_text(draft / "table.md", page(result))
+        if parquet:
+            write_parquet(result, draft / "results.parquet")
+
     content = to_json(result)
     kept = {name: content[name] for name in ("setup", "floor", "own", "ratios")}
-    return write_result(kept | {"table": rows(result)}, figures, folder, ("png", "svg"))
+    return write_result(kept | {"table": rows(result)}, figures, folder, ("png", "svg"), tables)

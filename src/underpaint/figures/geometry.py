@@ -90,5 +90,5 @@ def _mean(values: Sequence[float]) -> float:
 
 def write_survey(survey: Survey, folder: str | Path) -> dict[str, Any]:
     """Write table.csv, geometry.png and results.json; return what the last holds."""
-    write_text(Path(folder) / "table.csv", table(survey))
-    return write_result(survey, {"geometry": geometry_comparison(survey)}, folder)
+    figures = {"geometry": geometry_comparison(survey)}
+    return write_result(survey, figures, folder, more=lambda draft: write_text(draft / "table.csv", table(survey)))

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,10 @@ import matplotlib
 from jinja2 import Environment, PackageLoader, select_autoescape
 from matplotlib.figure import Figure
 
+from ..files import replacing_in
 from ..recipes.report.build import Report
 from ..recipes.shared.results import to_json
+from .folder import LAST
 from .report import REPORT_FIGURES
 from .style import RC
 
@@ -26,18 +26,15 @@ def write_report(
 ) -> dict[str, Any]:
     """Write index.html, figures/*.png and *.svg, and results.json into a folder; return what results.json holds.
 
-    Everything is first written beside the folder and moved into it at the end, the page last, so that an interruption
-    or a full disk leaves what was there before.
+    All is first written aside and takes its place at the end, the page last, so that an interruption or a full disk
+    leaves what was there before.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     advance = progress("drawing", len(REPORT_FIGURES))
     results: dict[str, Any] = to_json(report)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as name:
-        draft = Path(name)
+    with replacing_in(folder, LAST) as draft:
         (draft / "figures").mkdir()
         shown = []
         for plate in REPORT_FIGURES:
@@ -54,7 +51,6 @@ def write_report(
         )
         page = environment.get_template("report.html.j2").render(report=report, plates=shown, setup=report.setup)
         (draft / "index.html").write_text(page, encoding="utf-8")
-        _move(draft, folder)
     return results
 
 
@@ -65,11 +61,3 @@ def _save(figure: Figure, stem: Path) -> bytes:
         figure.savefig(buffer, format="png")
     stem.with_suffix(".png").write_bytes(buffer.getvalue())
     return buffer.getvalue()
-
-
-def _move(draft: Path, folder: Path) -> None:
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    for path in sorted((draft / "figures").iterdir()):
-        path.replace(folder / "figures" / path.name)
-    for name in ("results.json", "index.html"):
-        shutil.move(draft / name, folder / name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -111,14 +112,19 @@ def _statistics(request: SampleRequest, model: Model) -> Gaussian:
     return gaussian
 
 
+def places(seeds: Sequence[int], place: Path) -> list[Path]:
+    """The files that `write_images` writes."""
+    return [place] if place.suffix.lower() == ".png" else [place / f"seed-{seed:06d}.png" for seed in seeds]
+
+
 def write_images(samples: Samples, place: Path) -> list[Path]:
     """Write one grid if place ends in .png, else a folder with one PNG a seed; each says in its metadata how it was
     made."""
-    if place.suffix.lower() == ".png":
+    paths = places(samples.seeds, place)
+    if paths == [place]:
         columns = min(8, max(1, round(len(samples.seeds) ** 0.5)) if len(samples.seeds) < 64 else 8)
         _write_png(_sheet(samples.images, columns), place, samples.summary)
-        return [place]
-    paths = [place / f"seed-{seed:06d}.png" for seed in samples.seeds]
+        return paths
     for path, seed, image in zip(paths, samples.seeds, samples.images, strict=True):
         _write_png(image, path, samples.summary | {"seeds": [seed]})
     return paths

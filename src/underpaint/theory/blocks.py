@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
@@ -13,6 +15,8 @@ _Part = TypeVar("_Part")
 _Result = TypeVar("_Result")
 #: Edge of the blocks that products are cut into.
 _BLOCK = 512
+#: How many threads there were outside of `one_thread`; 0 there.
+_CORES: ContextVar[int] = ContextVar("cores", default=0)
 
 
 def slices(length: int) -> list[slice]:
@@ -36,11 +40,20 @@ def mirror(matrix: Tensor) -> None:
 def on_all_cores(work: Callable[[_Part], _Result], parts: list[_Part]) -> list[_Result]:
     """The results for all parts, in order, each from one thread: a product that is shared out among threads would
     depend, in its last bits, on how many there are."""
+    threads = _CORES.get() or torch.get_num_threads()
+    # OpenMP counts threads for each thread anew, so every worker has to be told
+    with one_thread(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        return list(pool.map(work, parts))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread here: what several share out differs, in its last bits, with how many there are."""
     threads = torch.get_num_threads()
+    outer = _CORES.set(_CORES.get() or threads)
     torch.set_num_threads(1)
     try:
-        # OpenMP counts threads for each thread anew, so every worker has to be told
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(work, parts))
+        yield
     finally:
         torch.set_num_threads(threads)
+        _CORES.reset(outer)

@@ -1,8 +1,9 @@
 """Mean and covariance of data of any size: one pass, bounded memory, any number of processes, resumable.
 
 The items are cut into chunks and the chunks into groups, both of a size that the data alone decide. A group is summed
-from zero, and the sums of the groups are added in the order of the groups, whoever made them: so the result is the same
-to the last bit for any number of processes and threads, interrupted or not (on processors of one kind).
+from zero, and the sums of the groups are added in the order of the groups, whoever made them; each product, and each
+decomposition at the end, is the work of one thread. So the result is the same to the last bit for any number of
+processes and threads, interrupted or not (on processors of one kind, and with the same libraries).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from ...data.stream import Chunk
 from ...files import read_tensor_metadata, read_tensors, write_tensors
 from ...metrics.frechet import Statistics, write_reference
 from ...progress import Progress, silent
+from ...theory.blocks import one_thread
 from ...theory.gaussian import Gaussian
 from ...theory.sums import Sums, column_sums
 from ...version import __version__
@@ -118,11 +120,13 @@ class Tally:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """The Gaussian of all items, those of the classes (label -> count, Gaussian), and what is noted beside them."""
+    """The Gaussian of all items, those of the classes (label -> count, Gaussian), what is noted beside them, and where
+    the sums are kept until they are saved."""
 
     gaussian: Gaussian
     classes: dict[int, tuple[int, Gaussian]]
     notes: dict[str, Any]
+    checkpoint: Path | None = None
 
     @property
     def summary(self) -> str:
@@ -138,12 +142,15 @@ class Result:
         return "\n".join(lines)
 
     def save(self, path: str | Path) -> None:
-        """Write a file that `load_gaussian` reads; of features, one that `read_reference` reads."""
+        """Write a file that `load_gaussian` reads; of features, one that `read_reference` reads. Then the checkpoint
+        goes."""
         space, known = self.notes.get("features"), self.gaussian
         if space is None:
             save_gaussian(path, known, self.classes, **self.notes)
         else:
             write_reference(path, Statistics(space, known.mean, known.covariance.matrix(), self.notes["count"]))
+        if self.checkpoint:
+            self.checkpoint.unlink(missing_ok=True)
 
 
 def take_statistics(plan: StatisticsPlan, checkpoint: Path | None = None, progress: Progress = silent) -> Result | None:
@@ -151,7 +158,8 @@ def take_statistics(plan: StatisticsPlan, checkpoint: Path | None = None, progre
 
     In each round every process sums one group, and the first adds them up in order. ``checkpoint`` is a file of all
     sums so far, written by the first process after a round if the last one is older than the settings' interval, and
-    gone at the end: what is killed loses the work since it was written. Disk: twice the sums, the old and the new.
+    when they are complete: what is killed loses the work since it was written. It goes when the result is saved. Disk:
+    twice the sums, the old and the new.
 
     Raises:
         ValueError: nothing can be read, the checkpoint is that of other work, or with ``strict`` an item is bad.
@@ -163,7 +171,8 @@ def take_statistics(plan: StatisticsPlan, checkpoint: Path | None = None, progre
         for _ in range(tally.groups):
             advance()
         saved = time.monotonic()
-        for first in range(tally.groups, plan.groups, processes.size):
+        missing = range(tally.groups, plan.groups, processes.size)
+        for first in missing:
             for part in _round(plan, processes, tally.centre, first):
                 tally.merge(part)
                 advance()
@@ -172,10 +181,9 @@ def take_statistics(plan: StatisticsPlan, checkpoint: Path | None = None, progre
                 saved = time.monotonic()
     if processes.rank:
         return None
-    result = _finish(tally, progress)
-    if checkpoint:
-        checkpoint.unlink(missing_ok=True)
-    return result
+    if checkpoint and (missing or not checkpoint.is_file()):
+        write_tensors(checkpoint, *tally.pack())
+    return replace(_finish(tally, progress), checkpoint=checkpoint)
 
 
 def summarise(gaussian: Gaussian, count: int) -> dict[str, Any]:
@@ -242,7 +250,8 @@ def _finish(tally: Tally, progress: Progress) -> Result:
     dtype = torch.float64 if source.space else torch.float32
 
     def gaussian(sums: Sums) -> Gaussian:
-        fitted = Gaussian(sums.mean.to(dtype), sums.covariance(dtype))
+        with one_thread():
+            fitted = Gaussian(sums.mean.to(dtype), sums.covariance(dtype))
         advance()
         return fitted.shrunk(sums.count) if plan.settings.shrinkage else fitted
 
