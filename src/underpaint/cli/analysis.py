@@ -14,6 +14,8 @@ from .options import (
     AlongOption,
     ClassesOption,
     ClassOption,
+    ColumnOption,
+    DataGaussianOption,
     DataOption,
     DeviceOption,
     DtypeOption,
@@ -29,6 +31,7 @@ from .options import (
     QuietOption,
     SeedsOption,
     SolverOption,
+    SplitOption,
     StatisticsOption,
     StepsOption,
 )
@@ -38,6 +41,9 @@ from .options import (
 def report(
     model: ModelOption = "fashion-mnist",
     data: DataOption = None,
+    split: SplitOption = "train",
+    column: ColumnOption = None,
+    gaussian: DataGaussianOption = None,
     seeds: SeedsOption = "0-63",
     steps: StepsOption = 51,
     solver: SolverOption = "ddim",
@@ -64,7 +70,9 @@ def report(
     from ..recipes.report.settings import Settings
 
     asked = ((*(prompts or ()), *(classes or ())), tuple(guidance or (1.0,)), negative)
-    settings = Settings(model, data, chosen, steps, solver, 5000 if full else 300, full, *asked)
+    settings = Settings(
+        model, data, chosen, steps, solver, 5000 if full else 300, full, *asked, split, column, gaussian
+    )
     with progress_bars(quiet or as_json) as progress:
         computed = compute(settings, progress)
         from ..figures.report_page import write_report
@@ -120,6 +128,9 @@ def trajectory(
 def compare(
     model: ModelOption = "fashion-mnist",
     data: DataOption = None,
+    split: SplitOption = "train",
+    column: ColumnOption = None,
+    gaussian: DataGaussianOption = None,
     images: Annotated[int, typer.Option("--images", help="Images of the data to noise.")] = 32,
     seeds: SeedsOption = "0-15",
     steps: StepsOption = 25,
@@ -142,7 +153,19 @@ def compare(
     from ..recipes.compare.comparison import Settings, compare as compute, tables
     from ..recipes.compare.families import Sweeps
 
-    settings = Settings(model, data, label, images, chosen, steps, solver, sweeps=Sweeps(local=local))
+    settings = Settings(
+        model,
+        data,
+        label,
+        images,
+        chosen,
+        steps,
+        solver,
+        sweeps=Sweeps(local=local),
+        split=split,
+        column=column,
+        gaussian=gaussian,
+    )
     with progress_bars(quiet or as_json) as progress:
         result = compute(settings, progress)
     written = write_comparison(result, folder)
@@ -157,6 +180,9 @@ def compare(
 def retrieve(
     model: ModelOption = "fashion-mnist",
     data: DataOption = None,
+    split: SplitOption = "train",
+    column: ColumnOption = None,
+    gaussian: DataGaussianOption = None,
     seeds: SeedsOption = "0-15",
     steps: StepsOption = 25,
     solver: SolverOption = "dpmpp-2m",
@@ -175,8 +201,11 @@ def retrieve(
     from ..figures.retrieval import write_retrieval
     from ..recipes.retrieve import Settings, retrieve as compute, verdict
 
+    settings = Settings(
+        model, data, label, chosen, steps, solver, samples, split=split, column=column, gaussian=gaussian
+    )
     with progress_bars(quiet or as_json) as progress:
-        result = compute(Settings(model, data, label, chosen, steps, solver, samples), progress)
+        result = compute(settings, progress)
     written = write_retrieval(result, folder)
     if as_json:
         print(json.dumps(written, ensure_ascii=False))

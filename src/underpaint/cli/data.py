@@ -12,6 +12,7 @@ from ..files import check_targets, read_json
 from .base import app, err, out, progress_bars, words
 from .options import (
     ClassOption,
+    ColumnOption,
     DeviceOption,
     FeaturesOption,
     GuidanceOption,
@@ -19,6 +20,7 @@ from .options import (
     NegativeOption,
     PromptOption,
     QuietOption,
+    SplitOption,
 )
 
 
@@ -34,10 +36,8 @@ def stats(
     mode: Annotated[
         str | None, typer.Option("--mode", help="L (grey) or RGB. Default: RGB if some pictures are in colour.")
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="Of data that have several.")] = "train",
-    column: Annotated[
-        str | None, typer.Option("--column", help="Of tables, or of tar shards with several pictures under one name.")
-    ] = None,
+    split: SplitOption = "train",
+    column: ColumnOption = None,
     encoder: Annotated[str | None, typer.Option("--latents", help="Of this model: statistics of its latents.")] = None,
     samples: Annotated[
         int | None, typer.Option("--samples", help="DATA is a model: of so many of its samples.")

@@ -15,8 +15,16 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="The model's data: a name, a folder of images or idx files, a .npy or .npz file. Default: what it names.",
+        help="The model's data: a name, a folder or file of them, or hf:NAME. Default: what it names.",
     ),
+]
+SplitOption = Annotated[str, typer.Option("--split", help="Split of data that have several.")]
+ColumnOption = Annotated[
+    str | None, typer.Option("--column", help="Of tables, or of tar shards with several pictures under one name.")
+]
+DataGaussianOption = Annotated[
+    str | None,
+    typer.Option("--gaussian", help="Statistics of the data: a file of `underpaint stats`. Default: taken of --data."),
 ]
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds, such as 0-63 or 1,5,9-12.")]
 StepsOption = Annotated[int, typer.Option("--steps", help="Steps of the sampling grid.")]

@@ -30,6 +30,7 @@ class Settings:
 
     ``label`` is a class, for models that know classes. ``seeds`` are followed on their way, the first ``shown`` of them
     drawn; the memorisation check takes ``samples`` final images, the seeds' own among them, and as many of the data.
+    ``split`` and ``column`` are of the data; ``gaussian`` is a file of their statistics.
     """
 
     model: str = "fashion-mnist"
@@ -40,6 +41,9 @@ class Settings:
     solver: str = "dpmpp-2m"
     samples: int = 128
     shown: int = 4
+    split: str = "train"
+    column: str | None = None
+    gaussian: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
@@ -113,7 +117,15 @@ def retrieve(settings: Settings, progress: Progress = silent) -> Retrieval:
         ValueError: as `load_model_and_data`, or data of fewer than three images.
     """
     began = time.monotonic()
-    subject = load_model_and_data(settings.model, settings.data, case=Conditioning(settings.label), progress=progress)
+    subject = load_model_and_data(
+        settings.model,
+        settings.data,
+        case=Conditioning(settings.label),
+        progress=progress,
+        split=settings.split,
+        column=settings.column,
+        gaussian=settings.gaussian,
+    )
     if len(subject.rows) < 3:
         raise ValueError(f"A second nearest image needs at least 3 images, got {len(subject.rows)}.")
     grid, solver = subject.model.schedule.grid(settings.steps), find_solver(settings.solver)

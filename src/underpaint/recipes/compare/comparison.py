@@ -33,6 +33,7 @@ class Settings:
 
     ``label`` is a class, for models that know classes; each class is looked at besides. ``images`` data points are
     noised, and of each class a quarter as many of its own; about ``levels`` of the sampling grid's levels are used.
+    ``split`` and ``column`` are of the data; ``gaussian`` is a file of their statistics.
     """
 
     model: str = "fashion-mnist"
@@ -44,6 +45,9 @@ class Settings:
     solver: str = "dpmpp-2m"
     levels: int = 10
     sweeps: Sweeps = field(default_factory=Sweeps)
+    split: str = "train"
+    column: str | None = None
+    gaussian: str | None = None
 
     def __post_init__(self) -> None:
         if self.images < 8 or len(self.seeds) < 2:
@@ -73,7 +77,15 @@ def compare(settings: Settings, progress: Progress = silent) -> Comparison:
         ValueError: as `load_model_and_data`.
     """
     began = time.monotonic()
-    subject = load_model_and_data(settings.model, settings.data, case=Conditioning(settings.label), progress=progress)
+    subject = load_model_and_data(
+        settings.model,
+        settings.data,
+        case=Conditioning(settings.label),
+        progress=progress,
+        split=settings.split,
+        column=settings.column,
+        gaussian=settings.gaussian,
+    )
     grid, mean = subject.model.schedule.grid(settings.steps), subject.gaussian.mean
     run = subject.sample(subject.denoise, settings.seeds, grid, find_solver(settings.solver), "sampling", progress)
     kept = spread_levels(grid[:-1], settings.levels)

@@ -70,7 +70,15 @@ def report(settings: Settings, progress: Progress = silent) -> Report:
     asked = Request(settings.model, settings.conditions, settings.guidance, settings.negative)
     model = load_model(settings.model)
     listed = cases(asked, model)
-    subject = load_model_and_data(model, settings.data, case=listed[0], progress=progress)
+    subject = load_model_and_data(
+        model,
+        settings.data,
+        case=listed[0],
+        progress=progress,
+        split=settings.split,
+        column=settings.column,
+        gaussian=settings.gaussian,
+    )
     level = subject.model.schedule.grid(settings.steps)
     solver = find_solver(settings.solver)
     trajectory = subject.sample(subject.denoise, settings.seeds, level, solver, "network", progress)

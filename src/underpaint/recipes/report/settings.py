@@ -13,7 +13,8 @@ class Settings:
     """What to run: ``samples`` for each Fréchet distance, and whether the *re-spent* accounting is measured too.
 
     Of several conditions (prompts, classes) and guidance weights, the report is about the first of each; all of them
-    are compared in a section of their own.
+    are compared in a section of their own. ``split`` and ``column`` are of the data; ``gaussian`` is a file of their
+    statistics, by default they are taken here.
     """
 
     model: str = "fashion-mnist"
@@ -26,6 +27,9 @@ class Settings:
     conditions: tuple[Condition, ...] = ()
     guidance: tuple[float, ...] = (1.0,)
     negative: str | None = None
+    split: str = "train"
+    column: str | None = None
+    gaussian: str | None = None
 
     def __post_init__(self) -> None:
         if len(self.seeds) < 8:

@@ -28,7 +28,7 @@ from ...theory.denoiser import Denoiser
 from ...theory.gaussian import Gaussian
 from ...theory.mixture import Mixture
 from ...version import __version__
-from .request import Conditioning, find_denoiser, network_calls
+from .request import Conditioning, check_statistics, find_denoiser, network_calls
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,16 +141,20 @@ def load_model_and_data(
     components: int = 10,
     case: Conditioning | None = None,
     progress: Progress = silent,
+    split: str = "train",
+    column: str | None = None,
+    gaussian: str | None = None,
 ) -> ModelAndData:
     """Load a model and its data (the model's own unless given), and fit the analytic denoisers.
 
-    The Gaussian of a data set in the box is that of its complete training split, whatever part of it is on this
-    machine; mixture and exact score use the images that are here. The mixture has one component a class, or
-    ``components`` k-means clusters where there are no labels.
+    ``split`` and ``column`` are of the data, as for `load_data`; ``gaussian`` is a file of statistics to take in place
+    of fitting the Gaussian. Otherwise that of a data set in the box is of its complete training split, whatever part of
+    it is on this machine; mixture and exact score use the images that are here. The mixture has one component a class,
+    or ``components`` k-means clusters where there are no labels.
 
     Raises:
-        ValueError: the model or data cannot be loaded, do not fit each other, the model does not say what it was
-        trained on, or does not take the case's condition.
+        ValueError: the model, data or statistics cannot be loaded, do not fit each other, the model does not say what
+        it was trained on, or does not take the case's condition.
     """
     advance = progress("loading model and data", 4)
     loaded, case = load_model(model), case or Conditioning()
@@ -159,15 +163,10 @@ def load_model_and_data(
     name = data if data is not None else loaded.notes.get("data")
     if name is None:
         raise ValueError(f"{loaded.name} does not say what it was trained on; give its data (a name or a folder).")
-    images = load_data(name, shape=loaded.image_shape)
+    images = load_data(name, split, loaded.image_shape, column)
     rows = encode(loaded, images, progress)
     advance()
-    boxed = assets.folder(str(name))
-    if boxed and loaded.notes.get("data") == str(name):
-        gaussian = load_gaussian(str(name))
-        fitted = f"all {gaussian_provenance(str(name))['count']:,} training images of {name}"
-    else:
-        gaussian, fitted = Gaussian.fit(rows, rank=largest_rank(rows)), images.source
+    known, fitted = find_gaussian(loaded, str(name), images, rows, gaussian)
     advance()
     labels = with_labels(images) if images.labels is not None else cluster(rows, components)
     kind = "classes" if images.labels is not None else "k-means clusters"
@@ -175,17 +174,31 @@ def load_model_and_data(
     # too few rows leave directions without variance, of which a mixture would be certain
     rank = None if smallest > 2 * rows.shape[1] else max(1, smallest // 4)
     about = {
-        "Gaussian": f"{_rank(len(gaussian.eigenvalues), gaussian.dimension)} Gaussian of {fitted}",
+        "Gaussian": f"{_rank(known.covariance.rank, known.dimension)} Gaussian of {fitted}",
         "mixture": f"{len(labels.unique())} {_rank(rank, rows.shape[1])} Gaussians, one for each of the {kind} of "
         f"{images.source}",
         "exact": f"exact score of {images.source}",
     }
     mixture = Mixture.fit(rows, labels, rank)
     advance()
-    features, reference, reader = find_quality_measures(boxed)
+    features, reference, reader = find_quality_measures(assets.folder(str(name)))
     return ModelAndData(
-        loaded, images, rows, gaussian, mixture, PointCloud(rows), features, reference, about, reader, case
+        loaded, images, rows, known, mixture, PointCloud(rows), features, reference, about, reader, case
     )
+
+
+def find_gaussian(
+    model: Model, name: str, images: ImageData, rows: Tensor, statistics: str | None
+) -> tuple[Gaussian, str]:
+    """The Gaussian of the data, and what it is of, in words: that of a file, if one is given; that of the box for a
+    model's own data there; else one fitted to the rows."""
+    if statistics is not None:
+        known = load_gaussian(statistics)
+        check_statistics(statistics, known, model)
+        return known, f"the statistics {statistics}"
+    if assets.folder(name) and model.notes.get("data") == name:
+        return load_gaussian(name), f"all {gaussian_provenance(name)['count']:,} training images of {name}"
+    return Gaussian.fit(rows, rank=largest_rank(rows)), images.source
 
 
 def encode(model: Model, images: ImageData, progress: Progress = silent, batch: int = 64) -> Tensor:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ... import assets
 from ...data.datasets import load_data
+from ...data.labels import join_by_name
+from ...data.named import known_classes
 from ...data.store import gaussian_provenance, load_gaussian
 from ...models.load import load_model
 from ...models.model import Condition, Model
@@ -282,11 +284,7 @@ def load_theory(request: Request, model: Model) -> Theory:
 
     def know(condition: Condition | None, gaussian: Gaussian, source: str) -> None:
         name = "all" if condition is None else name_condition(condition)
-        if gaussian.dimension != model.dimension:
-            raise ValueError(
-                f"The statistics of {name} are of dimension {gaussian.dimension}, but {model.name} works in "
-                f"{model.dimension} dimensions; give those of its own states."
-            )
+        check_statistics(source, gaussian, model, f"of {name}")
         given[condition], about[name] = gaussian, source
 
     boxed = assets.folder(request.model)
@@ -297,9 +295,8 @@ def load_theory(request: Request, model: Model) -> Theory:
         name, _, source = ("", "", text) if whole else text.rpartition("=")
         know(as_condition(name, model) if name else None, load_gaussian(source), source)
         if not name:
-            for condition, label in _named(wanted, source).items():
-                about_it = source if condition == label else f"{source}, {label}"
-                know(condition, load_gaussian(source, label), about_it)
+            for condition, (label, called) in _named(wanted, source, model).items():
+                know(condition, load_gaussian(source, label), f"{source}, {called}" if called else source)
     if not request.statistics:
         for label in sorted(c for c in wanted - given.keys() if isinstance(c, int)):
             rows, source = _class_rows(model, label)
@@ -308,18 +305,62 @@ def load_theory(request: Request, model: Model) -> Theory:
     return Theory(given.pop(None, None), {c: g for c, g in given.items() if c is not None}, about)
 
 
-def _named(conditions: Iterable[Condition], source: str) -> dict[Condition, Condition]:
-    """Which class of a file of ours each condition means: its label, or the only one whose name a prompt holds."""
-    ours = assets.folder(source) is not None or source.endswith(".safetensors")
-    known = list(gaussian_provenance(source).get("classes") or ()) if ours else []
-    meant: dict[Condition, Condition] = {}
+def check_statistics(source: str, gaussian: Gaussian, model: Model, what: str = "") -> None:
+    """Refuse statistics of other states than a model's: of another dimension, or of pixels in another range.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    called = f"The statistics {what or source}"
+    if gaussian.dimension != model.dimension:
+        raise ValueError(
+            f"{called} are of dimension {gaussian.dimension}, but {model.name} works in {model.dimension} dimensions; "
+            "give those of its own states."
+        )
+    notes = gaussian_provenance(source) if is_ours(source) else {}
+    spread, sampled = notes.get("range"), str(notes.get("handling")).startswith("samples")
+    pixels = model.autoencoder is None and len(model.shape) == 3 and model.shape[0] in (1, 3)
+    if not pixels or sampled or not isinstance(spread, list) or len(spread) != 2:
+        return
+    (low, high), (least, most) = spread, model.data_range
+    slack = 1e-3 * (most - least)
+    if low < least - slack or high > most + slack or low >= (least + most) / 2:
+        raise ValueError(
+            f"{called} are of values in [{low:.4g}, {high:.4g}], but the data of {model.name} lie in [{least:g}, "
+            f"{most:g}]; take those of its own states, with `underpaint stats --latents`."
+        )
+
+
+def is_ours(source: str) -> bool:
+    """Whether statistics are in the box or a file of ours, which says what they are of."""
+    return assets.folder(source) is not None or source.endswith(".safetensors")
+
+
+def _named(conditions: Iterable[Condition], source: str, model: Model) -> dict[Condition, tuple[Condition, str]]:
+    """Which class of a file of ours each condition means, and how the file calls it where that is another name.
+
+    A prompt means the only class whose name it holds. A label means the class of the same name, where both the file
+    and the network's own data have names, and else that of the same number.
+    """
+    notes = gaussian_provenance(source) if is_ours(source) else {}
+    known = list(notes.get("classes") or ())
+    names = {int(n): str(name) for n, name in (notes.get("class_names") or {}).items() if str(n).isdecimal()}
+    named = {n: name for n, name in names.items() if not name.isdecimal()}
+    own = str(model.notes.get("data"))
+    theirs = known_classes(own) if named and any(isinstance(c, int) for c in conditions) else {}
+    by_name = {label: n for n, label in join_by_name(named, theirs).items()}
+    meant: dict[Condition, tuple[Condition, str]] = {}
     for condition in conditions:
-        if isinstance(condition, int):
-            found = [condition] if str(condition) in known else []
+        if isinstance(condition, str):
+            found: list[Condition] = [name for name in known if re.search(rf"\b{re.escape(name)}\b", condition)]
+        elif theirs and notes.get("data") != own:
+            found = [by_name[condition]] if condition in by_name else []
         else:
-            found = [name for name in known if re.search(rf"\b{re.escape(name)}\b", condition)]
+            found = [condition] if str(condition) in known else []
         if len(found) == 1:
-            meant[condition] = found[0]
+            label = found[0]
+            called = f"class {label} ({names[label]})" if isinstance(label, int) and label in named else ""
+            meant[condition] = (label, str(label) if isinstance(condition, str) and label != condition else called)
     return meant
 
 
