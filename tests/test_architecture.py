@@ -13,6 +13,7 @@ from imports import FILES, PACKAGE, imports_of, name_of, room_of
 #: Room (module or package right under underpaint) -> floor. A new room must be given one.
 FLOORS = {
     "version": 0,
+    "bounds": 0,
     "noise": 0,
     "prediction": 0,
     "schedules": 0,

@@ -19,6 +19,8 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from .bounds import MOST_STEPS, integer
+
 Time = float | Tensor
 Betas = Literal["linear", "scaled-linear", "cosine"]
 
@@ -121,10 +123,13 @@ class Schedule(Protocol):
         """steps + 1 levels from the ratio ``start`` (default: the schedule's own first level) to sigma = 0."""
 
 
-def check_steps(steps: int) -> None:
-    """Raise ValueError for a grid of no step."""
+def check_steps(steps: int, start: float | None = None) -> None:
+    """Raise ValueError for a grid of no step or of too many, or one that begins at no noise-to-signal ratio."""
     if steps < 1:
         raise ValueError(f"A grid needs at least 1 step, got {steps}.")
+    integer(steps, "number of steps of a grid", 1, MOST_STEPS)
+    if start is not None and not start > 0:
+        raise ValueError(f"A grid begins at a positive noise-to-signal ratio, got {start}.")
 
 
 def preserving(ratio: float | Tensor) -> NoiseLevel:
@@ -198,7 +203,7 @@ class DDPM:
 
     def grid(self, steps: int, start: float | None = None) -> NoiseLevel:
         """Whole times, evenly spaced from the start down to 0, then sigma = 0."""
-        check_steps(steps)
+        check_steps(steps, start)
         first = float(len(self.log_ratios) - 1 if start is None else self.time(self.level(start)))
         times = torch.linspace(first, 0, steps, dtype=torch.float64)
         if start is None:
@@ -232,7 +237,7 @@ class EDM:
 
     def grid(self, steps: int, start: float | None = None) -> NoiseLevel:
         """Karras levels: evenly spaced in sigma^(1/rho), then sigma = 0."""
-        check_steps(steps)
+        check_steps(steps, start)
         sigma = spaced_ratios(steps, self.sigma_max if start is None else start, self.sigma_min, self.rho)
         return NoiseLevel.join(self(sigma), NoiseLevel.clean())
 
@@ -264,7 +269,7 @@ class Flow:
 
     def grid(self, steps: int, start: float | None = None) -> NoiseLevel:
         """Evenly spaced times, shifted; the first is t = 1 (alpha = 0) unless ``start`` says otherwise."""
-        check_steps(steps)
+        check_steps(steps, start)
         first = 1.0 if start is None else float(self.time(self.level(start)))
         unshifted = first / (self.shift - (self.shift - 1) * first)
         u = torch.linspace(unshifted, 0, steps + 1, dtype=torch.float64)
@@ -273,7 +278,8 @@ class Flow:
 
 def spaced_ratios(count: int, high: float, low: float, rho: float = math.inf) -> Tensor:
     """``count`` ratios from high to low, even in ratio^(1/rho); rho = inf is even in log. [count] float64."""
-    if not 0 < low < high:
+    integer(count, "number of levels", 1, MOST_STEPS + 1)
+    if not 0 < low < high < math.inf:
         raise ValueError(f"Ratios must run from a high to a lower positive value, got {high} to {low}.")
     u = torch.linspace(0, 1, count, dtype=torch.float64)
     if math.isinf(rho):

@@ -58,7 +58,7 @@ class VPSDE:
 
     def grid(self, steps: int, start: float | None = None) -> NoiseLevel:
         """Evenly spaced times from 1, or from the start, to epsilon; then sigma = 0."""
-        check_steps(steps)
+        check_steps(steps, start)
         first = 1.0 if start is None else float(self.time(self.level(start)))
         return NoiseLevel.join(
             self(torch.linspace(first, self.epsilon, steps, dtype=torch.float64)), NoiseLevel.clean()
@@ -143,7 +143,7 @@ class Interpolant:
 
     def grid(self, steps: int, start: float | None = None) -> NoiseLevel:
         """Evenly spaced times from the noise, or from the start, to the data; the last level is (1, 0)."""
-        check_steps(steps)
+        check_steps(steps, start)
         first = self.noise if start is None else float(self._time_at(torch.atan(float64(start))))
         noisy = float(self(self.data).sigma) > 0
         times = torch.linspace(first, self.data, steps if noisy else steps + 1, dtype=torch.float64)

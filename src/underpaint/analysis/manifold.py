@@ -6,6 +6,7 @@ directions in which the sample can be varied and remains an image.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..bounds import SEEDS, shown
 from ..files import read_tensors
 from ..noise import NoiseLevel
 from ..sampling.trajectory import Trajectory
@@ -42,8 +44,7 @@ def principal_directions(states: Tensor, count: int) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: more components are asked for than N states have.
     """
-    if not 1 <= count < len(states):
-        raise ValueError(f"{len(states)} states have principal components 1 to {len(states) - 1}, got {count}.")
+    _check_component(count, len(states))
     centred = (states - states.mean(0)).transpose(0, 1).double()
     values, weights = torch.linalg.eigh(centred @ centred.transpose(1, 2))
     leading = weights.flip(2)[..., :count].transpose(1, 2) @ centred
@@ -51,6 +52,22 @@ def principal_directions(states: Tensor, count: int) -> tuple[Tensor, Tensor]:
     unit = torch.where(forward < 0, -1.0, 1.0) * leading / leading.norm(dim=2, keepdim=True).clamp(min=1e-300)
     shares = values.flip(1)[:, :count].clamp(min=0) / values.sum(1, keepdim=True).clamp(min=1e-300)
     return unit.transpose(0, 1).to(states), shares.T
+
+
+def check_direction(text: str, steps: int, dimension: int, gaussian: Gaussian | None = None) -> None:
+    """Refuse a direction that `find_direction` will not find along a trajectory of ``steps`` steps, before it is run.
+
+    Raises:
+        ValueError: as `find_direction`.
+    """
+    if text.endswith(".safetensors"):
+        _from_file(text, dimension)
+        return
+    kind, number = _read_name(text)
+    if kind == "data":
+        _data_component(gaussian, number)
+    elif kind in ("x0", "eps"):
+        _check_component(number, steps)
 
 
 def find_direction(text: str, trajectory: Trajectory, gaussian: Gaussian | None = None) -> Direction:
@@ -62,7 +79,6 @@ def find_direction(text: str, trajectory: Trajectory, gaussian: Gaussian | None 
     Raises:
         ValueError: another name, a component that does not exist, or a file without such a tensor.
     """
-    kind, _, number = text.partition(":")
     finders: dict[str, Callable[[int], tuple[Tensor, Tensor | None]]] = {
         "x0": lambda k: _component(trajectory.denoised, k),
         "eps": lambda k: _component(trajectory.eps, k),
@@ -71,15 +87,27 @@ def find_direction(text: str, trajectory: Trajectory, gaussian: Gaussian | None 
     }
     if text.endswith(".safetensors"):
         rows, share = _from_file(text, trajectory.x.shape[2]), None
-    elif kind in finders and (number.isdecimal() or not number):
-        rows, share = finders[kind](int(number or kind != "random"))
     else:
-        raise ValueError(
-            f"Unknown direction {text!r}: give x0:K, eps:K or data:K (a principal component, from 1), random:SEED, or "
-            "a .safetensors file."
-        )
+        kind, number = _read_name(text)
+        rows, share = finders[kind](number)
     rows = (rows / rows.norm(dim=-1, keepdim=True)).to(trajectory.x).expand_as(trajectory.final)
     return Direction(Path(text).stem if text.endswith(".safetensors") else text, rows, share)
+
+
+def _read_name(text: str) -> tuple[str, int]:
+    """Kind and number of a direction that is no file; ValueError if it is of another form."""
+    found = re.fullmatch(r"(x0|eps|data|random)(?::(\d{1,10}))?", text)
+    if not found or int(found[2] or 0) >= SEEDS:
+        raise ValueError(
+            f"Unknown direction {shown(text)}: give x0:K, eps:K or data:K (a principal component, from 1), "
+            "random:SEED, or a .safetensors file."
+        )
+    return found[1], int(found[2] or found[1] != "random")
+
+
+def _check_component(k: int, states: int) -> None:
+    if not 1 <= k < states:
+        raise ValueError(f"{states} states have principal components 1 to {states - 1}, got {k}.")
 
 
 def _component(states: Tensor, k: int) -> tuple[Tensor, Tensor]:

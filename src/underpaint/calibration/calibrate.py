@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 
+from ..bounds import MOST_ITEMS, MOST_STEPS, check_seeds, integer
 from ..noise import NoiseLevel, Schedule
 from ..progress import Progress, silent
 from ..sampling.fitted import LOOK_BACK, TERMS, Calibration, Plan, fingerprint
@@ -53,6 +54,8 @@ def calibrate(
     Raises:
         ValueError: no seeds, seeds in both sets, or numbers of calls that are no plan.
     """
+    integer(fine, "number of steps of the fine solution", 4, MOST_STEPS)
+    integer(effort, "number of calls to search with", 0, MOST_ITEMS)
     wanted = sorted(set(calls))
     if not wanted or wanted[0] < 2 or wanted[-1] > fine - 2:
         raise ValueError(f"Plans need 2 to {fine - 2} calls, got {', '.join(map(str, calls)) or 'none'}.")
@@ -61,6 +64,8 @@ def calibrate(
             f"Plans are fitted to some seeds and judged on others; got {len(seeds)} to fit to and {len(held_out)} held "
             f"out, {len(set(seeds) & set(held_out))} of them in both."
         )
+    for given in (seeds, held_out):
+        check_seeds(given)
     solution = solve_finely(denoise, gaussian, schedule, seeds, fine, progress)
     unseen = solve_finely(denoise, gaussian, schedule, held_out, fine, progress)
     judge = PlanSelector(denoise, gaussian, schedule, solution, unseen)

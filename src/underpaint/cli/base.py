@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from ..bounds import MOST_ITEMS, SEEDS, shown
 from ..version import __version__
 
 app = typer.Typer(
@@ -28,12 +30,15 @@ def parse_seeds(text: str, what: str = "Seeds") -> tuple[int, ...]:
     """'0-3,8' -> (0, 1, 2, 3, 8); ValueError says what was wrong."""
     seeds: list[int] = []
     for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise ValueError(f"{what} are numbers and ranges such as 0-63 or 1,5,9-12; got {text!r}.")
-        seeds += range(int(first), int(last or first) + 1)
+        found = re.fullmatch(r"\s*(\d{1,20})(?:-(\d{1,20}))?\s*", part)
+        first, last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if last < first:
+            raise ValueError(f"{what} are numbers and ranges such as 0-63 or 1,5,9-12; got {shown(text)}.")
+        if last >= SEEDS or len(seeds) + last - first >= MOST_ITEMS:
+            raise ValueError(f"{what} are at most {MOST_ITEMS:,} numbers below {SEEDS:,}; got {shown(text)}.")
+        seeds += range(first, last + 1)
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"{what} may be given once each; got {text!r}.")
+        raise ValueError(f"{what} may be given once each; got {shown(text)}.")
     return tuple(seeds)
 
 
@@ -42,7 +47,7 @@ def parse_numbers(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise ValueError(f"Expected numbers such as -4,0.5,2; got {text!r}.") from None
+        raise ValueError(f"Expected numbers such as -4,0.5,2; got {shown(text)}.") from None
 
 
 def given(*conditions: str | int | None) -> tuple[str | int, ...]:
@@ -110,9 +115,23 @@ def main() -> None:
     """Entry point: what a user can mend becomes one sentence and exit code 2."""
     try:
         app(prog_name="underpaint")
-    except (ValueError, OSError, ImportError) as error:
-        message = str(error)
-        if isinstance(error, OSError) and error.strerror:
-            message = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        message = sentence(error)
+        if message is None:
+            raise
         err.print(f"underpaint: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
+
+
+def sentence(error: Exception) -> str | None:
+    """What a user is told of an error, in one line of printable text; None for an error that is ours."""
+    if isinstance(error, MemoryError | RuntimeError):
+        if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
+            return None
+        return "There is not enough memory for this; ask for fewer images, seeds or steps at a time."
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
+    words = " ".join(text.split())
+    words = re.sub(r"\S{161,}", lambda long: f"{long[0][:80]}...{long[0][-40:]}", words)
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in words)

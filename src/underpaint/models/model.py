@@ -15,7 +15,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from ..noise import NoiseLevel, Schedule
 from ..prediction import Prediction, to_denoised
 from ..schedules import Truncated
-from ..theory.denoiser import Denoiser, lead
+from ..theory.denoiser import Denoiser, check_weight, lead
 from .network import evaluating
 from .pictures import from_pictures, picture_shape, to_pictures
 
@@ -158,6 +158,7 @@ class Model:
             or a negative of a distilled one.
         """
         self._check(condition)
+        check_weight(guidance)
         if self.distilled:
             if negative is not None:
                 raise ValueError(f"{self.name} has its guidance inside and takes no negative condition.")

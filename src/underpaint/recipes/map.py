@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..analysis.manifold import denoise_around, find_direction, kept
+from ..analysis.manifold import check_direction, denoise_around, find_direction, kept
 from ..analysis.perturbation import carry_on
+from ..bounds import integer, number
 from ..models.model import Condition
 from ..noise import NoiseLevel
 from ..progress import Progress, silent
@@ -59,6 +60,9 @@ class MapSettings:
             raise ValueError(f"The span of a map must be positive, got {self.span}.")
         if not 0 < self.ratio < float("inf"):
             raise ValueError(f"The ratio at which to denoise must be positive, got {self.ratio}.")
+        integer(self.points, "number of points", 3, 1001)
+        number(self.span, "span of a map", 0, 1e6)
+        number(self.ratio, "ratio at which to denoise", 0, 1e6)
         if self.draws < 1:
             raise ValueError(f"At least one noise must be drawn, got {self.draws}.")
 
@@ -121,6 +125,8 @@ def map_around(
     if len(request.seeds) != 1:
         raise ValueError(f"A map is of one sample; give one seed, got {len(request.seeds)}.")
     denoise = find_denoiser(sampler.model, case)
+    for text in chart.along:
+        check_direction(text, count, sampler.model.dimension, sampler.theory.everything)
     run = sampler.sample(denoise, request.seeds, progress)
     directions = [find_direction(text, run, sampler.theory.everything) for text in chart.along]
     rows = torch.stack([d.rows[0] for d in directions])

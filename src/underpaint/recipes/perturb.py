@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import assets
-from ..analysis.manifold import Direction, find_direction
+from ..analysis.manifold import Direction, check_direction, find_direction
 from ..analysis.perturbation import (
     carry_on,
     displacement,
@@ -19,6 +19,7 @@ from ..analysis.perturbation import (
     linear_gain,
 )
 from ..analysis.summary import Summary
+from ..bounds import number, shown
 from ..models.model import Model
 from ..noise import NoiseLevel
 from ..progress import Progress, silent
@@ -49,10 +50,14 @@ class Nudges:
     unit: str = "sigma"
 
     def __post_init__(self) -> None:
+        if len(self.magnitudes) > 1000:
+            raise ValueError(f"A nudge has at most 1,000 magnitudes, got {len(self.magnitudes):,}.")
+        for magnitude in self.magnitudes:
+            number(magnitude, "magnitude of a nudge", -1e6, 1e6)
         if not any(self.magnitudes):
             raise ValueError(f"A nudge needs a magnitude other than 0, got {list(self.magnitudes)}.")
         if self.unit not in ("sigma", "norm"):
-            raise ValueError(f"Unknown unit {self.unit!r}; choose sigma or norm.")
+            raise ValueError(f"Unknown unit {shown(self.unit)}; choose sigma or norm.")
         if not self.along:
             raise ValueError("A nudge needs a direction, such as x0:1.")
 
@@ -101,6 +106,8 @@ def perturb(sampler: Sampler, request: Request, nudges: Nudges | None = None, pr
     nudges = nudges or Nudges()
     case, count = only(request, sampler), len(sampler.level) - 1
     steps, magnitudes = nudges.steps(count), tuple(sorted({m for m in nudges.magnitudes if m}))
+    for text in nudges.along:
+        check_direction(text, count, sampler.model.dimension, sampler.theory.everything)
     run = sampler.sample(find_denoiser(sampler.model, case), request.seeds, progress)
     directions = [find_direction(text, run, sampler.theory.everything) for text in nudges.along]
     size = torch.tensor(magnitudes, dtype=torch.float64)[:, None] * _unit_length(run, steps, nudges.unit).unsqueeze(1)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..analysis.retrieval import apart_from, closeness, copy_distance, nearest, other_nearest, ranks, repeated
 from ..analysis.summary import Summary
+from ..bounds import MOST_ITEMS, check_seeds, integer
 from ..noise import NoiseLevel
 from ..progress import Progress, silent
 from ..sampling.solvers import find_solver
@@ -48,8 +49,10 @@ class Settings:
     def __post_init__(self) -> None:
         if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"Retrieval needs at least 2 different seeds, got {list(self.seeds)}.")
+        check_seeds(self.seeds)
         if self.samples < len(self.seeds):
             raise ValueError(f"The seeds are samples too: ask for at least {len(self.seeds)}, not {self.samples}.")
+        integer(self.samples, "number of samples", 2, MOST_ITEMS)
         find_solver(self.solver)
 
     @property

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..assets import folder as boxed
+from ..bounds import check_seeds
 from ..data.store import load_gaussian
 from ..files import replacing
 from ..models.load import load_model
@@ -41,6 +42,9 @@ class SampleRequest:
     gaussian: str | None = None
     negative: str | None = None
     calibration: str | None = None
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
 
 
 @dataclass(frozen=True, eq=False)

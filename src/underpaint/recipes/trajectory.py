@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..analysis import geometry
 from ..analysis.summary import Summary
+from ..bounds import MOST_ITEMS, check_seeds, integer
 from ..models.fingerprint import digest, fingerprint as known_model
 from ..models.model import Condition
 from ..noise import NoiseLevel
@@ -119,6 +120,8 @@ def survey(
     """
     if not seeds or chunk < 1:
         raise ValueError(f"A survey needs seeds and chunks of at least 1, got {len(seeds)} and {chunk}.")
+    check_seeds(seeds)
+    integer(chunk, "number of seeds of a chunk", 1, MOST_ITEMS)
     if any(len(sampler.level) < 4 for sampler, _ in prepared):
         raise ValueError("The geometry of a trajectory needs at least 3 steps; ask for more.")
     parts = [tuple(seeds[start : start + chunk]) for start in range(0, len(seeds), chunk)]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..bounds import check_seeds, integer
 from ..noise import NoiseLevel
 from ..theory.denoiser import Denoiser
 from .solvers import Solver, dpmpp_2m
@@ -66,7 +67,16 @@ def initial_noise(
     seeds: Sequence[int], dimension: int, level: NoiseLevel, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """x_T = sigma_T eps [len(seeds), D], one CPU generator per seed: a seed gives the same noise in any batch, on any
-    device."""
+    device.
+
+    Raises:
+        ValueError: no seeds, a seed that is no whole number of 32 bits, a dimension below 1, or a dtype without
+            fractions.
+    """
+    check_seeds(seeds)
+    integer(dimension, "dimension", 1, 2**40)
+    if not dtype.is_floating_point:
+        raise ValueError(f"Noise is of a floating-point dtype, got {dtype}.")
     rows = [torch.randn(dimension, generator=torch.Generator().manual_seed(seed), dtype=dtype) for seed in seeds]
     return level.sigma.to(dtype) * torch.stack(rows)
 
@@ -95,8 +105,7 @@ def sample(
         ValueError: x is not [B, D], the grid is not decreasing in noise, or a state becomes NaN or infinite.
     """
     check_grid(level)
-    if x.ndim != 2:
-        raise ValueError(f"Expected start states [B, D], got a tensor of shape {tuple(x.shape)}.")
+    _check_states(x)
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}.")
     calls = 0
@@ -104,7 +113,7 @@ def sample(
     def counted(state: Tensor, at: NoiseLevel) -> Tensor:
         nonlocal calls
         calls += 1
-        return denoise(state, at)
+        return _checked(denoise(state, at), state)
 
     steps = len(level) - 1
     states, estimates, kept = [x], [], [0]
@@ -120,6 +129,27 @@ def sample(
     if not bool(torch.isfinite(states[-1]).all()):
         raise ValueError("Sampling gave NaN or infinite values; check the model's prediction type, schedule and dtype.")
     return Trajectory(torch.stack(states), torch.stack(estimates), level[torch.tensor(kept)], calls)
+
+
+def _check_states(x: Tensor) -> None:
+    if x.ndim != 2 or not x.numel():
+        raise ValueError(f"Expected start states [B, D], got a tensor of shape {tuple(x.shape)}.")
+    if not x.is_floating_point():
+        raise ValueError(f"Expected start states of a floating-point dtype, got {x.dtype}; take x.float().")
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("The start states hold NaN or infinite values.")
+
+
+def _checked(denoised: Tensor, state: Tensor) -> Tensor:
+    """What a denoiser made of a state, if it is one estimate for each row: another shape would be broadcast."""
+    if denoised.shape != state.shape:
+        raise ValueError(
+            f"The denoiser made {tuple(denoised.shape)} of states {tuple(state.shape)}; it has to give "
+            "an estimate for each row."
+        )
+    if not denoised.is_floating_point():
+        raise ValueError(f"The denoiser made numbers of {denoised.dtype}; expected {state.dtype}.")
+    return denoised
 
 
 def check_grid(level: NoiseLevel) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..noise import NoiseLevel
 from . import modes
 from .covariance import Covariance
+from .denoiser import check_weight
 from .moments import Moments, check_rows
 from .shrinkage import shrink
 
@@ -179,8 +180,10 @@ def guided_gaussian(uncond: Gaussian, cond: Gaussian, weight: float) -> Gaussian
     """The Gaussian whose denoiser is D_u + w (D_c - D_u), for equal covariances: its mean is mu_u + w (mu_c - mu_u).
 
     Raises:
-        ValueError: the covariances differ; then the guided ODE is linear but has no such closed form: use `guide`.
+        ValueError: the covariances differ; then the guided ODE is linear but has no such closed form: use `guide`. Or
+            the weight is beyond `check_weight`.
     """
+    check_weight(weight)
     a, b = uncond.covariance, cond.covariance
     same = a is b or (
         a.residual == b.residual and torch.equal(a.eigenvalues, b.eigenvalues) and torch.equal(a.basis, b.basis)

@@ -3,10 +3,10 @@ not relied on: whoever speaks to the server without them gets a sentence."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
+from ..bounds import integer as integer, number as number
 from ..models.model import Condition, Model
 
 #: The page's controls by name.
@@ -15,31 +15,6 @@ Values = Mapping[str, Any]
 MAX_STEPS, MAX_SEEDS, MAX_POINTS, MAX_PROMPT = 100, 8, 9, 300
 #: Kinds of direction, as the page names them; files are not among them.
 DIRECTIONS = {"path of the estimate": "x0", "path of the noise": "eps", "data": "data", "random": "random"}
-
-
-def number(value: Any, what: str, low: float, high: float) -> float:
-    """A number within bounds.
-
-    Raises:
-        ValueError: it is none.
-    """
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not usable or not low <= value <= high:
-        shown = repr(value)[:40]
-        raise ValueError(f"The {what} must be a number from {low:,} to {high:,}, got {shown}.")
-    return float(value)
-
-
-def integer(value: Any, what: str, low: int, high: int) -> int:
-    """A whole number within bounds.
-
-    Raises:
-        ValueError: it is none.
-    """
-    whole = number(value, what, low, high)
-    if whole != int(whole):
-        raise ValueError(f"The {what} must be a whole number from {low:,} to {high:,}, got {value!r}.")
-    return int(whole)
 
 
 def chosen(value: Any, what: str, offered: tuple[str, ...]) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ...bounds import MOST_ITEMS, MOST_STEPS, check_seeds, integer, shown
 from ...metrics.features import FeatureSet
 from ...metrics.frechet import Statistics
 from ...models.fingerprint import digest, fingerprint
@@ -91,6 +92,8 @@ class Settings:
     batch: int = 64
 
     def __post_init__(self) -> None:
+        check_seeds(self.seeds)
+        check_seeds(self.tuning, "Seeds to tune on")
         if not self.calls or min(self.calls) < 2 or max(self.calls) >= self.fine:
             raise ValueError(
                 f"Calls must lie between 2 and the steps of the fine solution, {self.fine}; got {self.calls}."
@@ -105,7 +108,7 @@ class Settings:
         for kind, given, known in (("solver", self.solvers, (*FAMILIES, *OURS)), ("grid", self.grids, GRIDS)):
             for name in given:
                 if name not in known:
-                    raise ValueError(f"There is no {kind} {name!r} to compare; choose from {', '.join(known)}.")
+                    raise ValueError(f"There is no {kind} {shown(name)} to compare; choose from {', '.join(known)}.")
         if self.own < 2:
             raise ValueError(f"The network's own images need at least 2 steps, got {self.own}.")
         if self.samples and self.own <= max(self.calls):
@@ -117,6 +120,10 @@ class Settings:
             raise ValueError(
                 f"Give 0 or at least 2 samples, in batches of at least 1; got {self.samples}, {self.batch}."
             )
+        integer(self.samples, "number of samples", 0, MOST_ITEMS)
+        integer(self.batch, "number of seeds of a batch", 1, MOST_ITEMS)
+        for steps in (self.fine, self.own):
+            integer(steps, "number of steps of a fine solution", 2, MOST_STEPS)
 
 
 @dataclass(frozen=True, eq=False)

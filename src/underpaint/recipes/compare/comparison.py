@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...analysis.summary import Summary
+from ...bounds import MOST_ITEMS, check_seeds, integer
 from ...data.labels import join_by_name
 from ...data.named import known_classes
 from ...noise import NoiseLevel
@@ -54,6 +55,8 @@ class Settings:
             raise ValueError(f"A comparison needs 8 images and 2 seeds, got {self.images} and {len(self.seeds)}.")
         if self.steps < 2 or self.levels < 2:
             raise ValueError(f"A comparison needs 2 steps and 2 levels, got {self.steps} and {self.levels}.")
+        check_seeds(self.seeds)
+        integer(self.images, "number of images", 8, MOST_ITEMS)
         find_solver(self.solver)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...analysis import agreement
 from ...analysis.retrieval import copy_distance, other_nearest
+from ...bounds import MOST_ITEMS, integer
 from ...models.pictures import picture_shape
 from ...noise import NoiseLevel
 from ...progress import Progress, silent
@@ -50,6 +51,7 @@ class Sweeps:
     def __post_init__(self) -> None:
         if 0 < self.local < 100 or self.local < 0:
             raise ValueError(f"Local denoisers need at least 100 data points (0: leave them out), got {self.local}.")
+        integer(self.local, "number of images that local denoisers know", 0, MOST_ITEMS)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...bounds import MOST_ITEMS, check_seeds, integer
 from ...models.model import Condition
+from ...noise import check_steps
 from ...sampling.solvers import find_solver
 
 
@@ -36,8 +38,11 @@ class Settings:
             raise ValueError(f"The report needs at least 8 seeds to measure spreads, got {len(self.seeds)}.")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("Seeds must differ from each other.")
+        check_seeds(self.seeds)
         if self.steps < 12:
             raise ValueError(f"The report needs at least 12 steps to follow a trajectory, got {self.steps}.")
         if self.samples < 2:
             raise ValueError(f"A Fréchet distance needs at least 2 samples, got {self.samples}.")
+        check_steps(self.steps)
+        integer(self.samples, "number of samples", 2, MOST_ITEMS)
         find_solver(self.solver)

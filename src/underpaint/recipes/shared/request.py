@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ... import assets
+from ...bounds import check_seeds, shown
 from ...data.datasets import load_data
 from ...data.labels import join_by_name
 from ...data.named import known_classes
@@ -23,7 +24,7 @@ from ...noise import NoiseLevel
 from ...progress import Progress, silent
 from ...sampling.solvers import Solver, find_solver
 from ...sampling.trajectory import Trajectory, initial_noise, sample
-from ...theory.denoiser import Denoiser, guide
+from ...theory.denoiser import Denoiser, check_weight, guide
 from ...theory.gaussian import Gaussian, guided_gaussian
 from ...version import __version__
 
@@ -40,6 +41,7 @@ class Conditioning:
     negative: Condition | None = None
 
     def __post_init__(self) -> None:
+        check_weight(self.guidance)
         if self.condition is None and (self.guidance != 1 or self.negative is not None):
             raise ValueError("Guidance and a negative need a class or a prompt to guide to; give --class or --prompt.")
 
@@ -84,6 +86,9 @@ class Request:
     statistics: tuple[str, ...] = ()
     device: str | None = None
     dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
 
 
 def cases(request: Request, model: Model) -> tuple[Conditioning, ...]:
@@ -262,13 +267,14 @@ def find_device(name: str | None) -> torch.device | None:
             device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % max(1, torch.cuda.device_count()))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"There is no device {name!r} here ({str(error).splitlines()[0]}); try cpu.") from None
+        why = "" if "xpected" in str(error) else f" ({str(error).splitlines()[0]})"
+        raise ValueError(f"There is no device {shown(name)} here{why}; give cpu, cuda or cuda:1.") from None
     return device
 
 
 def _dtype(name: str | None) -> torch.dtype | None:
     if name is not None and name not in DTYPES:
-        raise ValueError(f"Unknown dtype {name!r}; choose one of {', '.join(DTYPES)}.")
+        raise ValueError(f"Unknown dtype {shown(name)}; choose one of {', '.join(DTYPES)}.")
     return None if name is None else DTYPES[name]
 
 

@@ -6,6 +6,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 
+from ...bounds import MOST_ITEMS, integer, shown
 from ...data.stream import Source, digest
 from ...theory.shrinkage import FEWEST
 from ...theory.sums import Full, LowRank, Rows, Sketch, Stationary
@@ -44,9 +45,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise ValueError(f"Unknown kind of covariance {self.kind!r}; choose from {', '.join(KINDS)}.")
+            raise ValueError(f"Unknown kind of covariance {shown(self.kind)}; choose from {', '.join(KINDS)}.")
         if self.groups < 1 or (self.rank is not None and self.rank < 1):
             raise ValueError(f"rank and groups must be at least 1, got {self.rank} and {self.groups}.")
+        integer(self.groups, "number of groups", 1, MOST_ITEMS)
+        integer(self.rank or 1, "rank", 1, MOST_ITEMS)
         if self.shrinkage not in (None, *SHRINKAGE):
             raise ValueError(f"Unknown shrinkage {self.shrinkage!r}; choose {', '.join(SHRINKAGE)} or none.")
         if self.shrinkage and (self.rank or self.kind not in ("auto", "full")):
@@ -165,8 +168,7 @@ def parse_memory(text: str) -> float:
     Raises:
         ValueError: it is not of that form.
     """
-    found = re.fullmatch(r"([0-9.]+) *([kMGT]?)B?", text.strip())
-    try:
-        return float(found[1]) * 1000 ** " kMGT".index(found[2] or " ") if found else float("-")
-    except ValueError:
-        raise ValueError(f"Memory is a number such as 8GB or 500MB, got {text!r}.") from None
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d*)?|\.\d+) *([kMGT]?)B?", text.strip())
+    if not found or not float(found[1]):
+        raise ValueError(f"Memory is a number such as 8GB or 500MB, got {shown(text)}.")
+    return float(found[1]) * 1000.0 ** " kMGT".index(found[2] or " ")

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ...bounds import MOST_ITEMS, integer, shown
 from ...data.sources import open_source
 from ...data.stream import Chunk, Source, check_range
 from ...metrics.spaces import find_features, width
@@ -28,9 +29,9 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     """
     if text is None:
         return None
-    found = re.fullmatch(r"([1-9][0-9]*)(?:x([1-9][0-9]*))?", text)
+    found = re.fullmatch(r"([1-9][0-9]{0,4})(?:x([1-9][0-9]{0,4}))?", text)
     if not found:
-        raise ValueError(f"A size is 64 or, for height and width, 64x48; got {text!r}.")
+        raise ValueError(f"A size is 64 or, for height and width, 64x48, up to 99999; got {shown(text)}.")
     return int(found[1]), int(found[2] or found[1])
 
 
@@ -104,6 +105,7 @@ def own_samples(
     case: Conditioning | None = None,
 ) -> Source:
     """A model's own samples for seeds 0 to count - 1, as a source; each chunk is sampled when it is read."""
+    integer(count, "number of samples", 2, MOST_ITEMS)
     solve, level, case = find_solver(solver), model.schedule.grid(steps), case or Conditioning()
     denoise = find_denoiser(model, case)
 

@@ -1,0 +1,61 @@
+"""Numbers within bounds. What lies beyond them gets one sentence before any work; else it would be an overflow, a full
+memory or an endless run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+#: Of a grid of noise levels: a hundred times those of the finest solutions.
+MOST_STEPS = 100_000
+#: Seeds, samples or images of one run.
+MOST_ITEMS = 1_000_000
+#: torch's generator on the CPU looks at 32 bits of a seed: beyond them, noise would repeat unsaid.
+SEEDS = 2**32
+
+
+def number(value: Any, what: str, low: float = -math.inf, high: float = math.inf) -> float:
+    """A finite number within bounds.
+
+    Raises:
+        ValueError: it is none.
+    """
+    usable = isinstance(value, int | float) and not isinstance(value, bool)
+    if not usable or not low <= value <= high or not math.isfinite(value):
+        bounds = "finite" if math.isinf(low) else f"from {low:,} to {high:,}"
+        raise ValueError(f"The {what} must be a number {bounds}, got {shown(value)}.")
+    return float(value)
+
+
+def integer(value: Any, what: str, low: int, high: int) -> int:
+    """A whole number within bounds.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high or value != int(value):
+        raise ValueError(f"The {what} must be a whole number from {low:,} to {high:,}, got {shown(value)}.")
+    return int(value)
+
+
+def check_seeds(seeds: Sequence[int], what: str = "Seeds") -> None:
+    """Refuse seeds that are none, too many, or no whole numbers of 32 bits.
+
+    Raises:
+        ValueError: they are.
+    """
+    if not 0 < len(seeds) <= MOST_ITEMS:
+        raise ValueError(f"{what} are 1 to {MOST_ITEMS:,} numbers, got {len(seeds):,} of them.")
+    for seed in (seeds[0], seeds[-1]) if isinstance(seeds, range) else seeds:
+        if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed < SEEDS:
+            raise ValueError(f"{what} are whole numbers from 0 to {SEEDS - 1:,}, got {shown(seed)}.")
+
+
+def shown(value: Any, most: int = 60) -> str:
+    """A value as an error message shows it: as Python writes it, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        text = "a huge number"
+    return text if len(text) <= most else f"{text[:most]}..."
