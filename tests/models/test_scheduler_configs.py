@@ -110,6 +110,13 @@ def test_an_unknown_key_is_refused_by_name_and_those_of_other_schedulers_are_not
         read_scheduler({**known, "bend": 3})
 
 
+def test_configs_of_the_first_versions_are_read() -> None:
+    old = {"_class_name": "DDIMScheduler", "tensor_format": "pt", "timestep_values": None, "predict_epsilon": True}
+    assert read_scheduler(old)[1] == "eps"
+    with pytest.raises(ValueError, match="predict_epsilon = False, which is not handled: it is an old name"):
+        read_scheduler({**old, "predict_epsilon": False})
+
+
 def test_a_config_of_no_class_is_taken_by_its_settings() -> None:
     assert read_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0).config) == (Flow(3.0), "flow")
     assert read_scheduler(diffusers.EulerDiscreteScheduler(prediction_type="v_prediction").config)[1] == "v"
@@ -135,6 +142,28 @@ def test_what_another_scheduler_left_in_a_config_is_no_setting() -> None:
     assert flow.config.prediction_type == "v_prediction"
     assert prediction_of(flow) == "flow"
     assert read_scheduler(scheduler_config(flow)) == (Flow(2.0), "flow")
+
+
+def test_noise_that_another_scheduler_left_in_a_config_is_refused_by_name(tmp_path: Any) -> None:
+    """Schedulers that diffusers calls compatible pass it over, and are not at the network's levels."""
+    for name, source in (
+        ("snr_shift_scale", diffusers.CogVideoXDDIMScheduler(prediction_type="v_prediction")),
+        (
+            "rescale_betas_zero_snr",
+            diffusers.DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction"),
+        ),
+    ):
+        source.save_pretrained(tmp_path / name)
+        whole = type(source).from_pretrained(tmp_path / name)  # its config states everything
+        swapped = diffusers.DEISMultistepScheduler.from_config(whole.config)
+        refusal = f"holds {name} = .* which a DEISMultistepScheduler passes over"
+        with pytest.raises(ValueError, match=refusal):
+            read_scheduler(scheduler_config(swapped))
+        with pytest.raises(ValueError, match=refusal):
+            ours(swapped)
+        with pytest.raises(ValueError, match=refusal):
+            ours(swapped.config)
+        ours(whole.config)
 
 
 def test_unipc_with_karras_and_flow_has_its_own_range() -> None:

@@ -61,6 +61,8 @@ HARMLESS = (
     "thresholding", "dynamic_thresholding_ratio", "sample_max_value",
 )
 # fmt: on
+#: Settings of diffusers before 0.20, in configs that are still about; ``predict_epsilon`` is true there, or refused.
+OLD = ("tensor_format", "timestep_values", "set_alpha_to_zero", "predict_epsilon")
 #: What `GaussianExponentialScheduler` adds to the config of its layout.
 OURS = ("layout", "integrator_order", "corrector", "ending")
 
@@ -191,32 +193,48 @@ def _check_settings(
     name: str, kind: Trained, settings: Mapping[str, Any], config: Mapping[str, Any], where: str | Path
 ) -> None:
     """Raise ValueError for a setting that may matter and is not understood."""
+    unknown = _unknown_settings(name, kind, settings, config)
+    if unknown:
+        raise ValueError(
+            f"{where} sets {unknown[0]} = {config[unknown[0]]!r} for a {name}Scheduler, a setting that is not known "
+            "here and may change its noise levels; leave it out if it does not."
+        )
+    for key, (plain, why) in _REFUSED.items():
+        if settings.get(key, config.get(key) if key in OLD else None) not in (None, plain):
+            raise ValueError(f"{where} sets {key} = {config[key]!r}, which is not handled: {why}.")
+    if kind != "betas":
+        return
+    for key, plain in _TRAINED_ON.items():
+        if key not in settings and config.get(key, plain) != plain:
+            raise ValueError(
+                f"{where} holds {key} = {config[key]!r} of the scheduler that the network was trained with, which a "
+                f"{name}Scheduler passes over: its levels are not the network's; give the pipeline's first config."
+            )
+    for key in ("num_train_timesteps", "beta_schedule"):
+        if key not in settings:
+            raise ValueError(
+                f"{where} leaves out {key} of a {name}Scheduler, whose default is not known, for the class needs a "
+                "package that is not installed."
+            )
+
+
+def _unknown_settings(name: str, kind: Trained, settings: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Settings of the class that are not at their defaults, and of no class that are set at all."""
     known = {*LEVELS[kind], *HARMLESS}
-    everywhere = known.union(*LEVELS.values(), OURS)
+    everywhere = known.union(*LEVELS.values(), OURS, OLD)
     own = [key for key, value in settings.items() if key not in known and value != _defaults(name).get(key)]
     new = [key for key in config if not key.startswith("_") and key not in everywhere and key not in settings]
-    if own or [key for key in new if config[key]]:
-        unknown = (own or [key for key in new if config[key]])[0]
-        raise ValueError(
-            f"{where} sets {unknown} = {config[unknown]!r} for a {name}Scheduler, a setting that is not known here and "
-            "may change its noise levels; leave it out if it does not."
-        )
-    missing = [key for key in ("num_train_timesteps", "beta_schedule") if kind == "betas" and key not in settings]
-    if missing:
-        raise ValueError(
-            f"{where} leaves out {missing[0]} of a {name}Scheduler, whose default is not known, for it needs a package "
-            "that is not installed."
-        )
-    for key, why in _REFUSED.items():
-        if settings.get(key) not in (None, False, "discrete"):
-            raise ValueError(f"{where} sets {key} = {settings[key]!r}, which is not handled: {why}.")
+    return own + [key for key in new if config[key]]
 
 
-#: Settings that no schedule here has, and why.
+#: Settings of the noise that networks are trained on, and where they do nothing; schedulers may leave them in a config.
+_TRAINED_ON = {"snr_shift_scale": 1.0, "rescale_betas_zero_snr": False}
+#: Settings that no schedule here has: where they do nothing, and why they are refused elsewhere.
 _REFUSED = {
-    "timestep_type": "its times are log(sigma)/4 and not made from betas",
-    "invert_sigmas": "its network is told the share of data, and predicts x0 - eps",
-    "scale_factors": "its states change their resolution between steps",
+    "timestep_type": ("discrete", "its times are log(sigma)/4 and not made from betas"),
+    "invert_sigmas": (False, "its network is told the share of data, and predicts x0 - eps"),
+    "scale_factors": (None, "its states change their resolution between steps"),
+    "predict_epsilon": (True, "it is an old name for prediction_type = 'sample'"),
 }
 
 

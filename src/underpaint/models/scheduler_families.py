@@ -134,6 +134,12 @@ def _as_told(scheduler: Any) -> NoiseLevel:
 
 
 def flow_levels(scheduler: Any) -> NoiseLevel:
+    for name, plain in (("scale_factors", None), ("s_noise", 1.0)):  # of FlowMatchLCM, LTXEulerAncestralRF
+        if scheduler.config.get(name, plain) not in (plain, None):
+            raise ValueError(
+                f"A {type(scheduler).__name__} with {name} = {scheduler.config[name]!r} has states of other sizes, or "
+                "more or less noise, than its levels say."
+            )
     sigmas = _sigmas(scheduler)
     if not bool(((sigmas >= 0) & (sigmas <= 1)).all()) or hasattr(scheduler, "sigmas_per_stage"):
         raise unknown(scheduler)

@@ -49,6 +49,7 @@ def told_levels(scheduler: Any) -> NoiseLevel:
     `scheduler_levels`, but for schedulers whose stride misses their timesteps.
 
     A model output stands for the denoised image at this level. Timesteps that a scheduler rounds are taken as meant.
+    `DDIMInverseScheduler` tells its network the level at which the step ends, not that where it begins.
     """
     return _ready(scheduler)[1][:-1]
 
