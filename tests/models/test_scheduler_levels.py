@@ -6,6 +6,7 @@ All tables are short, since some classes interpolate once for every training tim
 
 from __future__ import annotations
 
+import copy
 import inspect
 import itertools
 from collections.abc import Iterator
@@ -20,8 +21,9 @@ from diffusers.utils import logging
 from torch import Tensor
 
 from underpaint.models.gaussian_scheduler import GaussianExponentialScheduler
+from underpaint.models.pipelines import _Jump
 from underpaint.models.scheduler_configs import read_scheduler, read_settings, scheduler_config, time_unit
-from underpaint.models.schedulers import told_levels
+from underpaint.models.schedulers import _walked, prediction_of, scheduler_levels, told_levels
 from underpaint.noise import NoiseLevel
 from underpaint.theory.gaussian import Gaussian
 
@@ -72,6 +74,14 @@ OPTIONS: list[list[dict[str, Any]]] = [
 ]  # fmt: skip
 #: Without a meaning for noise levels of images: tokens, proteins, a sampler of its own.
 NO_DIFFUSION = {"Amused", "BlockRefinement", "DiscreteDDIM", "EntropyBound", "VQDiffusion", "RFD4Proteina"}
+
+
+#: Those whose steps add no noise by default. (LMS takes long; IPNDM divides 0 by 1e-8 in its first step.)
+STEADY = {
+    *("DDIM", "DDIMParallel", "CogVideoXDDIM", "DDIMInverse", "EulerDiscrete", "HeunDiscrete"),
+    *("KDPM2Discrete", "DPMSolverMultistep", "DPMSolverSinglestep", "UniPCMultistep", "DEISMultistep", "SASolver"),
+    *("EDMEuler", "EDMDPMSolverMultistep", "FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "MiniMaxH3"),
+}
 
 
 def classes() -> dict[str, Any]:
@@ -199,6 +209,25 @@ def test_levels_are_those_at_which_the_class_adds_noise_or_it_is_refused(name: s
         known, ours = read or name in PRECONDITIONED, check_ours(scheduler, read)
         assert known if ours else not (known and levels is not None), options
     assert (live == 0) == (name in REFUSED)
+
+
+@pytest.mark.parametrize("name", sorted(STEADY & classes().keys()))
+def test_steps_without_noise_lead_data_of_one_point_along_the_levels_also_after_a_jump(name: str) -> None:
+    """The class's own steps, from the first level and from where a teleported pipeline begins; every third variant."""
+    gaussian = Gaussian.isotropic(torch.zeros(2), 1.0)
+    for options in itertools.islice(variants(classes()[name]), 0, None, 3):
+        scheduler = built(classes()[name], options)
+        try:
+            told, _ = told_levels(scheduler), prediction_of(scheduler)
+        except (ValueError, AttributeError):  # refused, or not built
+            continue
+        _Jump(cut := copy.deepcopy(scheduler), gaussian, 3).aim()
+        assert torch.equal(told_levels(cut).ratio, told.ratio[3 * scheduler.order :]), options
+        for each in (scheduler, cut):
+            levels = scheduler_levels(each)
+            found = _walked(each, NoiseLevel.join(told_levels(each), levels[-1]))
+            off = torch.hypot(found.alpha - levels.alpha, found.sigma - levels.sigma) / levels.norm
+            assert float(off.max()) < 2e-3, options
 
 
 PRECONDITIONED = {"EDMEuler", "EDMDPMSolverMultistep", "CosineDPMSolverMultistep"}

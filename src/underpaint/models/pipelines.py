@@ -379,7 +379,7 @@ def _starts(scheduler: Any) -> list[int]:
         if len(scheduler.prk_timesteps):
             raise ValueError("A PNDMScheduler is teleported only with skip_prk_steps=True, as in Stable Diffusion.")
         return [0, *range(2, calls)]
-    return list(range(0, calls, scheduler.order))
+    return list(range(0, calls, getattr(scheduler, "order", 1)))
 
 
 def _cut(scheduler: Any, calls: int, steps: int) -> None:

@@ -188,7 +188,8 @@ def _walked(scheduler: Any, told: NoiseLevel) -> NoiseLevel:
         x = twin.step(_said(scheduler, _POINT, x, level), time, x, return_dict=False)[0].double()
         states.append(x)
     found, meant = torch.cat(states), torch.stack([told.alpha, told.sigma], 1)
-    return NoiseLevel(*torch.where((found - meant).abs() > 1e-9, found, meant).unbind(1))
+    rounding = 1e-6 * meant.norm(dim=1, keepdim=True)  # of those that keep their sigmas in float32
+    return NoiseLevel(*torch.where((found - meant).abs() > rounding, found, meant).unbind(1))
 
 
 def _fresh(scheduler: Any) -> Any:
