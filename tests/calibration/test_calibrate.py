@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from distributions import GAUSSIANS
 from mixtures import gaussian_of, mixture
 from tiny_calls import denoiser, noise, pipeline, run, statistics
 from torch.testing import assert_close
@@ -26,10 +27,14 @@ from underpaint.sampling.fitted import (
     TERMS,
     Calibration,
     Plan,
+    Seen,
+    combine,
     fingerprint,
     fitted_exponential,
+    flown,
     jumping,
     read_calibration,
+    step_terms,
     write_calibration,
 )
 from underpaint.sampling.solvers import dpmpp_2m, euler
@@ -393,3 +398,22 @@ def test_calibrate_and_sample_with_it(tmp_path: Path) -> None:
         generate(SampleRequest(seeds=(0,), steps=4, teleport=10.0, calibration=str(place)))
     with pytest.raises(ValueError, match="plans of 4 calls"):
         generate(SampleRequest(seeds=(0,), steps=9, calibration=str(place)))
+
+
+@pytest.mark.parametrize("kind", ["full", "low-rank", "paper"])
+def test_a_fitted_step_is_the_sum_of_its_terms(kind: str) -> None:
+    """The step applies one gain to each image and state; the formula names four terms a call."""
+    gaussian, generator = GAUSSIANS[kind], torch.Generator().manual_seed(0)
+    covariance, level = gaussian.covariance, NoiseLevel.join(EDM()(torch.tensor([3.0, 1.0, 0.4])), NoiseLevel.clean())
+    coefficients = torch.randn(3, LOOK_BACK, TERMS, generator=generator, dtype=torch.float64)
+    answers = torch.randn(3, 2, 6, generator=generator, dtype=torch.float64)
+    start = torch.randn(2, 6, generator=generator, dtype=torch.float64)
+    turn = iter(answers)
+    run = sample(lambda *_: next(turn), start, level, fitted_exponential(gaussian, coefficients))
+    seen: list[Seen] = []
+    state = covariance.analyse(start - gaussian.mean)
+    for i in range(3):
+        seen.insert(0, (level[i], state, covariance.analyse(answers[i] - gaussian.mean)))
+        terms = step_terms(seen, level[i + 1], covariance)
+        state = flown(state, level[i], level[i + 1], covariance) + combine(coefficients[i, : i + 1].flatten(), terms)
+        assert_close(run.x[i + 1], gaussian.mean + covariance.synthesise(state))

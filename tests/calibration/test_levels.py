@@ -57,20 +57,20 @@ def test_a_loss_is_that_of_the_step(schedule: Schedule, i: int, length: int) -> 
             left = math.sqrt(value) / wide[1]
             errors.append((z * wide[1] - scaled[i + length, seed, k]) * left)
         lost.append(math.sqrt(np.mean(np.square(errors))))
-    found = step_losses(fine, variances, 6)[i, i + length]
+    found = step_losses(fine, gaussian.covariance, 6)[i, i + length]
     assert float(found) == pytest.approx(float(np.prod(lost)) ** (1 / 3), rel=1e-4)
 
 
 def test_gaussian_data_lose_nothing_and_long_steps_are_not_made() -> None:
     gaussian = gaussian_of(mixture(DIMENSION, seed=3, apart=1), torch.float64)
     fine = solved(gaussian, gaussian, EDM())
-    losses = step_losses(fine, gaussian.covariance.variances, 20)
+    losses = step_losses(fine, gaussian.covariance, 20)
     longest = round(2.2 * 60 / 20)
     made = torch.isfinite(losses)
     gap = torch.arange(60) - torch.arange(60).unsqueeze(1)
     assert torch.equal(made, (gap >= 1) & (gap <= longest))
     assert float(losses[made].max()) < 1e-6
-    other = step_losses(solved(mixture(DIMENSION, seed=3, apart=1), gaussian, EDM()), gaussian.covariance.variances, 20)
+    other = step_losses(solved(mixture(DIMENSION, seed=3, apart=1), gaussian, EDM()), gaussian.covariance, 20)
     assert float(other[made].max()) > 1e-4
 
 
@@ -112,7 +112,7 @@ def test_steps_lose_less_on_the_path_than_on_the_usual_grids() -> None:
     data = mixture(DIMENSION, seed=3, apart=1)
     gaussian = gaussian_of(data, torch.float64)
     fine = solve_finely(data, gaussian, EDM(), range(16), 150)
-    path = shortest_path(step_losses(fine, gaussian.covariance.variances, 14), 14)
+    path = shortest_path(step_losses(fine, gaussian.covariance, 14), 14)
     seeds = range(50, 66)
     unseen = solve_finely(data, gaussian, EDM(), seeds, 300)
     judge = PlanSelector(data, gaussian, EDM(), unseen, unseen)

@@ -8,9 +8,10 @@ from itertools import pairwise
 import pytest
 import torch
 from scipy.integrate import quad
+from torch.testing import assert_close
 
 from underpaint.noise import EDM, NoiseLevel, Schedule, spaced_ratios
-from underpaint.sampling.exponential import _gauss_legendre, _weights, gaussian_exponential
+from underpaint.sampling.exponential import _gauss_legendre, _weighing, _weights, gaussian_exponential
 from underpaint.sampling.solvers import dpm_solver, euler, heun
 from underpaint.sampling.trajectory import initial_noise, sample
 from underpaint.theory.covariance import Covariance
@@ -145,7 +146,7 @@ def test_a_step_takes_two_products_with_the_basis(
     full: Gaussian, mixture: Mixture, order: int, corrector: bool, monkeypatch: pytest.MonkeyPatch
 ):
     """One into its coordinates and one back, and one more for the first state."""
-    counts = {"analyse": 0, "synthesise": 0}
+    counts = {"split": 0, "join": 0}
 
     def counted(name: str):
         plain = getattr(Covariance, name)
@@ -161,7 +162,7 @@ def test_a_step_takes_two_products_with_the_basis(
     level = EDM().grid(7)
     x = initial_noise(range(2), 6, level[0], torch.float64)
     sample(lambda x, level: x, x, level, gaussian_exponential(full, order, corrector))
-    assert counts == {"analyse": 8, "synthesise": 7}
+    assert counts == {"split": 8, "join": 7}
 
 
 def test_weights_serve_gradients_though_they_were_first_asked_for_without():
@@ -193,3 +194,14 @@ def test_orders_and_endings_on_offer(full: Gaussian):
         gaussian_exponential(full, 4)
     with pytest.raises(ValueError, match="ends by 'flow' or 'denoised', got 'clean'"):
         gaussian_exponential(full, ending="clean")
+
+
+def test_weights_of_many_variances_are_those_of_each() -> None:
+    """More variances than the table has are interpolated: zero, tiny, equal and large ones among them."""
+    many = torch.cat([torch.logspace(3, -9, 5000, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)])
+    for nodes, start, end in (((0.4, 1.1, 2.5), 0.4, -0.3), ((-3.0, -2.3), -3.0, -6.2)):
+        found, exact = _weighing(many, nodes, start, end)(many), _weights(many, nodes, start, end)
+        assert_close(found, exact, rtol=0, atol=1e-9 * float(exact.abs().max()))
+    for alike in (torch.full((5000,), 0.3, dtype=torch.float64), torch.zeros(5000, dtype=torch.float64)):
+        found, exact = _weighing(alike, nodes, start, end)(alike[:4]), _weights(alike[:4], nodes, start, end)
+        assert_close(found, exact, rtol=1e-9, atol=0)

@@ -478,3 +478,43 @@ def test_different_covariances_have_no_closed_form(full: Gaussian, other) -> Non
     first = Gaussian(full.mean, Covariance(full.eigenvalues[:3], full.basis[:, :3], 0.05))
     with pytest.raises(ValueError, match="only for equal covariances; use guide"):
         guided_gaussian(first, Gaussian(full.mean, other(first)), 2.0)
+
+
+def test_gains_are_asked_once_for_each_variance_that_is_stored(gaussian: Gaussian) -> None:
+    covariance, asked = gaussian.covariance, []
+
+    def function(variances: torch.Tensor) -> torch.Tensor:
+        asked.append(len(variances))
+        return torch.stack([torch.exp(-variances), variances**2])
+
+    variances = covariance.variances
+    found = covariance.gains(function, variances)
+    assert asked == [covariance.rank + (not covariance.full)]
+    assert_close(found, torch.stack([torch.exp(-variances), variances**2]), rtol=0, atol=0)
+    assert covariance.gains(torch.sqrt, variances.float()).dtype == torch.float32
+
+
+def test_combined_parts_are_the_sum_of_functions_of_sigma(gaussian: Gaussian, normal) -> None:
+    covariance, rows = gaussian.covariance, normal(2, 3, 6, seed=8)
+    parts = [covariance.analyse(part) for part in rows]
+    found = covariance.combine(lambda v: torch.stack([torch.exp(-v), 1 / (1 + v)]), parts)
+    dense = covariance.matrix()
+    expected = rows[0] @ torch.matrix_exp(-dense) + rows[1] @ torch.linalg.inv(torch.eye(6).to(dense) + dense)
+    assert_close(covariance.synthesise(found), expected)
+    joined = covariance.combine(lambda v: torch.stack([torch.exp(-v), 1 / (1 + v)]), [*map(covariance.split, rows)])
+    assert_close(covariance.join(joined), expected)
+
+
+def test_a_full_basis_is_combined_in_chunks(normal, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = normal(12, 2, 2, seed=4)
+    covariance = Covariance.stationary(blocks @ blocks.mT, (4, 3), torch.float64)
+    parts, asked = normal(2, 3, 24, seed=5), []
+
+    def function(values: torch.Tensor) -> torch.Tensor:
+        asked.append(len(values))
+        return torch.stack([values, values.sqrt()])
+
+    whole = covariance.combine(function, list(parts))
+    monkeypatch.setattr("underpaint.theory.covariance._CHUNK", 10)
+    assert_close(covariance.combine(function, list(parts)), whole, rtol=0, atol=0)
+    assert asked == [24, 10, 10, 4]

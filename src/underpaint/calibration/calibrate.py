@@ -69,7 +69,7 @@ def calibrate(
     solution = solve_finely(denoise, gaussian, schedule, seeds, fine, progress)
     unseen = solve_finely(denoise, gaussian, schedule, held_out, fine, progress)
     judge = PlanSelector(denoise, gaussian, schedule, solution, unseen)
-    losses = step_losses(_some(solution), gaussian.covariance.variances, wanted[0])
+    losses = step_losses(_some(solution), gaussian.covariance, wanted[0])
     advance = progress("plans", len(wanted))
     fit, plans = Fit(denoise, gaussian, solution), list[Plan]()
     best: Run | None = None

@@ -48,7 +48,7 @@ class Fit:
 
     def __init__(self, denoise: Denoiser, gaussian: Gaussian, fine: FineSolution) -> None:
         self.denoise, self.gaussian, self.fine = denoise, gaussian, fine
-        self.variances, self.calls = gaussian.covariance.variances, 0
+        self.covariance, self.calls = gaussian.covariance, 0
 
     def run(self, path: tuple[int, ...], known: Run | None = None) -> Run:
         """Fit along a path; what it has in common with the beginning of a known run is not done again."""
@@ -74,14 +74,14 @@ class Fit:
         there, wanted = (
             (NoiseLevel.clean(), fine.final) if last else (fine.level[path[i + 1]], fine.states[path[i + 1]])
         )
-        start = flown(states[i], here, there, self.variances)
+        start = flown(states[i], here, there, self.covariance)
         past: list[Seen] = [(fine.level[path[j]], states[j], seen[j]) for j in range(i, max(i - LOOK_BACK, -1), -1)]
-        terms = step_terms(past, there, self.variances)
+        terms = step_terms(past, there, self.covariance)
         weights = _nearest_fit(terms, wanted - start)
         return weights, start + combine(weights, terms)
 
     def _landed(self, index: int) -> Tensor:
-        return flown(self.fine.states[0], self.fine.level[0], self.fine.level[index], self.variances)
+        return flown(self.fine.states[0], self.fine.level[0], self.fine.level[index], self.covariance)
 
     def _see(self, state: Tensor, index: int) -> Tensor:
         self.calls += 1

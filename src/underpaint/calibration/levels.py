@@ -16,6 +16,7 @@ from torch import Tensor
 from ..noise import NoiseLevel
 from ..sampling.exponential import advance, local_mean
 from ..theory import modes
+from ..theory.covariance import Covariance
 from .solution import FineSolution
 
 #: Lengths of step whose errors are computed; between them log(error) is interpolated in log(length).
@@ -24,7 +25,7 @@ _LENGTHS = 24
 _LONGEST = 2.2
 
 
-def step_losses(fine: FineSolution, variances: Tensor, calls: int) -> Tensor:
+def step_losses(fine: FineSolution, covariance: Covariance, calls: int) -> Tensor:
     """What a step from level i to level j loses, geometric mean over the seeds: [L, L], infinite where it is too long.
 
     The step is of third order and corrected, from the fine solution's own states, with calls before it that are as far
@@ -32,7 +33,7 @@ def step_losses(fine: FineSolution, variances: Tensor, calls: int) -> Tensor:
 
     Args:
         fine: solution of B seeds; memory beside it is O(B K).
-        variances: of the covariance in whose coordinates it is.
+        covariance: in whose coordinates it is.
         calls: fewest of a path that is to be found.
     """
     count = len(fine.level)
@@ -42,19 +43,19 @@ def step_losses(fine: FineSolution, variances: Tensor, calls: int) -> Tensor:
     for i in range(count - 1):
         most = min(longest, count - 1 - i)
         tried = [length for length in lengths if length < most] + [most]
-        lost = [_loss(fine, variances, i, length) for length in tried]
+        lost = [_loss(fine, covariance, i, length) for length in tried]
         between = np.interp(np.log(np.arange(1, most + 1)), np.log(tried), np.log(np.maximum(lost, 1e-12)))
         losses[i, i + 1 : i + 1 + most] = torch.from_numpy(between).exp()
     return losses
 
 
-def _loss(fine: FineSolution, variances: Tensor, i: int, length: int) -> float:
+def _loss(fine: FineSolution, covariance: Covariance, i: int, length: int) -> float:
     """Of one step, with the nodes i + length, i, i - length and i - 2 length as far as there are such."""
-    indices = [k for k in range(i - 2 * length, i + length + 1, length) if k >= 0]
-    level, here = fine.level[torch.tensor(indices)], len(indices) - 2
-    nodes = [(k, local_mean(fine.seen[j], fine.states[j], variances, level[k])) for k, j in enumerate(indices)]
-    led = advance(fine.states[i], nodes[::-1], level.log_ratio, here, level, variances)
-    left = modes.psi(variances, level[-1], NoiseLevel.clean()).to(led)
+    indices = range(i + length, max(i - 2 * length, 0) - 1, -length)
+    past = [(fine.level[k], local_mean(fine.seen[k], fine.states[k], covariance, fine.level[k])) for k in indices]
+    there = fine.level[i + length]
+    led = advance(fine.states[i], past, fine.level[i], there, covariance)
+    left = covariance.gains(lambda values: modes.psi(values, there, NoiseLevel.clean()), led)
     error = ((led - fine.states[i + length]) * left).double().square().mean(1).sqrt()
     return float(error.clamp(min=1e-12).log().mean().exp())
 

@@ -84,9 +84,9 @@ def generate(request: SampleRequest, progress: Progress = silent, batch: int = 6
     for part in parts:
         x = initial_noise(part, model.dimension, level[0])
         if gaussian is None:
-            run = sample(denoise, x, level, solver, lambda *_: advance())
+            run = sample(denoise, x, level, solver, lambda *_: advance(), every=len(level))
         else:
-            run = teleport(gaussian, denoise, x, level, skip, solver, lambda *_: advance())
+            run = teleport(gaussian, denoise, x, level, skip, solver, lambda *_: advance(), every=len(level))
         finals.append(run.final)
         nfe = run.nfe * network_calls(model, case)
     landed = {"skip": skip, "teleported_to": float(level.ratio[skip])} if skip else {"skip": 0}

@@ -133,7 +133,7 @@ def measured_error(
     """Displacement of the final image by a jump, on one grid and by one solver, in standard deviations of the data. [B]
     float64."""
     plain = sample(denoise, x, level, solver, every=len(level)).final
-    return _error(teleport(gaussian, denoise, x, level, skip, solver).final - plain, gaussian)
+    return _error(teleport(gaussian, denoise, x, level, skip, solver, every=len(level)).final - plain, gaussian)
 
 
 def _confirm(
@@ -150,7 +150,9 @@ def _confirm(
     measured = torch.full((len(level) - 1, len(x)), torch.nan, dtype=torch.float64)
     measured[0] = 0
     while skip > 0:
-        measured[skip] = _error(teleport(gaussian, denoise, x, level, skip, solver).final - plain, gaussian)
+        measured[skip] = _error(
+            teleport(gaussian, denoise, x, level, skip, solver, every=len(level)).final - plain, gaussian
+        )
         if measured[skip].mean() <= tolerance:
             break
         skip -= 1

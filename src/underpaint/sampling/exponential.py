@@ -18,8 +18,9 @@ the residual D - D_G in place of Q is exact for one mean only.)
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import Literal, get_args
@@ -28,11 +29,14 @@ import torch
 from torch import Tensor
 
 from ..noise import NoiseLevel
+from ..theory.covariance import Covariance, SpectralFunction
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .solvers import Solver, Step
 
 _NODES = 24
+#: Variances for which weights are integrated; of more, they are interpolated.
+_TABLE = 4096
 
 #: How the step into sigma = 0 is made.
 Ending = Literal["flow", "denoised"]
@@ -61,26 +65,25 @@ def gaussian_exponential(
     if ending not in get_args(Ending):
         raise ValueError(f"The Gaussian exponential integrator ends by 'flow' or 'denoised', got {ending!r}.")
     covariance = gaussian.covariance
-    variances = covariance.variances
 
     def solve(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
         mean = gaussian.mean.to(x.dtype)
-        time = level.log_ratio
-        # centred states y = (x - alpha mu) in the coordinates of the covariance; Q of the latest calls, newest first
-        state = covariance.analyse(x - level.alpha[0].to(x) * mean)
-        before, past = state, deque[tuple[int, Tensor]](maxlen=order + 1)
-        for i, (here, there) in enumerate(pairwise(level)):
+        levels = list(level)
+        # centred states y = (x - alpha mu) in coordinates of the covariance; Q of the latest calls, newest first
+        state = covariance.split(x - levels[0].alpha.to(x) * mean)
+        before, past = state, deque[tuple[NoiseLevel, Tensor]](maxlen=order + 1)
+        for i, (here, there) in enumerate(pairwise(levels)):
             denoised = denoise(x, here)
-            past.appendleft((i, local_mean(covariance.analyse(denoised - mean), state, variances, here)))
+            past.appendleft((here, local_mean(covariance.split(denoised - mean), state, covariance, here)))
             if corrector and i:
-                state = advance(before, list(past), time, i - 1, level, variances)
+                state = advance(before, list(past), levels[i - 1], here, covariance)
             if there.sigma == 0 and ending == "denoised":
                 yield there.alpha.to(x) * denoised, denoised
                 return
             before = state
             usable = 1 if there.sigma == 0 else order
-            state = advance(state, list(past)[:usable], time, i, level, variances)
-            x = there.alpha.to(x) * mean + covariance.synthesise(state).to(x.dtype)
+            state = advance(state, list(past)[:usable], here, there, covariance)
+            x = torch.add(covariance.join(state).to(x.dtype), mean, alpha=float(there.alpha))
             yield x, denoised
 
     return solve
@@ -91,37 +94,60 @@ def named_exponential(name: str, gaussian: Gaussian) -> Solver:
     return gaussian_exponential(gaussian, *EXPONENTIALS[name], ending="denoised")
 
 
-def local_mean(denoised: Tensor, state: Tensor, variances: Tensor, level: NoiseLevel) -> Tensor:
-    """Q from the centred denoised image and state, in coordinates."""
-    eps = (state - level.alpha.to(state) * denoised) / level.sigma.to(state)
-    return denoised - (variances * level.alpha / level.sigma).to(state) * eps
+def local_mean(denoised: Tensor, state: Tensor, covariance: Covariance, level: NoiseLevel) -> Tensor:
+    """Q from the centred denoised image and state, in coordinates of the covariance."""
+    alpha, sigma = float(level.alpha), float(level.sigma)
+
+    def factors(variances: Tensor) -> Tensor:
+        """Of D and of the state: Q = D - (lambda alpha / sigma^2)(y - alpha D)."""
+        weight = variances * alpha / sigma**2
+        return torch.stack([1 + weight * alpha, -weight])
+
+    return covariance.combine(factors, [denoised, state])
 
 
 def advance(
-    state: Tensor, past: list[tuple[int, Tensor]], time: Tensor, i: int, level: NoiseLevel, variances: Tensor
+    state: Tensor,
+    past: Sequence[tuple[NoiseLevel, Tensor]],
+    here: NoiseLevel,
+    there: NoiseLevel,
+    covariance: Covariance,
 ) -> Tensor:
-    """The step from level i to i + 1 with Q interpolated through ``past`` (index of its level, Q)."""
-    here, there = level[i], level[i + 1]
+    """The step from here to there with Q interpolated through ``past`` (its level, Q), in coordinates."""
     # a level with alpha = 0 lies infinitely far back and says nothing of the slope
-    nodes = [(j, q) for j, q in past if torch.isfinite(time[j])] or past[:1]
-    ratio = ((variances * there.alpha**2 + there.sigma**2) / (variances * here.alpha**2 + here.sigma**2)).sqrt()
-    if len(nodes) == 1:
-        weights = [there.alpha - ratio * here.alpha]
-    else:
-        weights = [there.alpha * w for w in _weights(variances, time[[j for j, _ in nodes]], time[i], time[i + 1])]
-    state = ratio.to(state) * state
-    for weight, (_, q) in zip(weights, nodes, strict=True):
-        state = state + weight.to(state) * q
-    return state
+    nodes = [(level, q) for level, q in past if level.alpha > 0] or past[:1]
+    (alpha, sigma), (to_alpha, to_sigma) = ((float(level.alpha), float(level.sigma)) for level in (here, there))
+    weigh = None
+    if len(nodes) > 1:
+        times = [float(level.log_ratio) for level, _ in nodes]
+        weigh = _weighing(covariance.stored, times, float(here.log_ratio), float(there.log_ratio))
+
+    def factors(variances: Tensor) -> Tensor:
+        """Of the state, and of each Q: [1 + J, M]."""
+        ratio = ((variances * to_alpha**2 + to_sigma**2) / (variances * alpha**2 + sigma**2)).sqrt()
+        weights = (to_alpha - ratio * alpha).unsqueeze(0) if weigh is None else to_alpha * weigh(variances)
+        return torch.cat([ratio.unsqueeze(0), weights])
+
+    return covariance.combine(factors, [state, *(q for _, q in nodes)])
 
 
-def _weights(variances: Tensor, nodes: Tensor, start: Tensor, end: Tensor) -> Tensor:
+def _weighing(variances: Tensor, nodes: Sequence[float], start: float, end: float) -> SpectralFunction:
+    """`_weights` as a function of variances; for more of them than a table has, by interpolation in it."""
+
+    def exact(values: Tensor) -> Tensor:
+        return _weights(values, nodes, start, end)
+
+    return exact if len(variances) <= _TABLE else _tabulated(exact, float(variances.min()), float(variances.max()))
+
+
+def _weights(variances: Tensor, nodes: Sequence[float] | Tensor, start: float | Tensor, end: float | Tensor) -> Tensor:
     """sqrt(lambda + s'^2) times the integral of l_j(t) s^2 / (lambda + s^2)^(3/2) dt, t = log s from end to start. [J,
-    K].
+    M].
 
     l_j are the Lagrange polynomials of the nodes. Gauss-Legendre in t: the integrand is smooth, 24 nodes reach
     rounding.
     """
+    nodes, end = torch.as_tensor(nodes, dtype=torch.float64), torch.as_tensor(end, dtype=torch.float64)
     points, quadrature = _gauss_legendre(_NODES)
     t = end + (points + 1) / 2 * (start - end)
     square = (2 * t).exp().unsqueeze(1)
@@ -131,8 +157,33 @@ def _weights(variances: Tensor, nodes: Tensor, start: Tensor, end: Tensor) -> Te
     for j, node in enumerate(nodes):
         others = torch.cat([nodes[:j], nodes[j + 1 :]])
         lagrange = ((t.unsqueeze(1) - others) / (node - others)).prod(1)
-        weights.append(((start - end) / 2 * quadrature * lagrange) @ kernel)
-    return torch.stack(weights)
+        weights.append((start - end) / 2 * quadrature * lagrange)
+    return torch.stack(weights) @ kernel
+
+
+def _tabulated(function: SpectralFunction, lowest: float, highest: float) -> SpectralFunction:
+    """A function [J, M] of variances between two, by cubics through a table that is even in log(lambda): to 1e-9 of its
+    largest value, where it is smooth in log(lambda).
+
+    Variances below 1e-20 of the highest are taken for that: less than the square of any sigma/alpha in use.
+    """
+    if not highest > 0:
+        return lambda values: function(values[:1]).expand(-1, len(values))
+    low = max(lowest, 1e-20 * highest)
+    inner = _TABLE - 3  # a node below the range, and two above
+    step = max(math.log(highest / low), 1e-6) / (inner - 1)
+    table = function((math.log(low) + step * (torch.arange(_TABLE, dtype=torch.float64) - 1)).exp())
+
+    def interpolated(values: Tensor) -> Tensor:
+        place = (values.clamp(min=low).log() - math.log(low)) / step
+        left = place.floor().clamp(0, inner - 1).long()
+        u = place - left
+        total = -u * (u - 1) * (u - 2) / 6 * table[:, left]
+        total += (u + 1) * (u - 1) * (u - 2) / 2 * table[:, left + 1]
+        total -= (u + 1) * u * (u - 2) / 2 * table[:, left + 2]
+        return total.add_((u + 1) * u * (u - 1) / 6 * table[:, left + 3])
+
+    return interpolated
 
 
 @cache

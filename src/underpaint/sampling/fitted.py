@@ -15,6 +15,7 @@ import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from torch import Tensor
 from ..files import read_json, write_text
 from ..noise import NoiseLevel
 from ..theory import modes
+from ..theory.covariance import Covariance
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .exponential import EXPONENTIALS, named_exponential
@@ -45,41 +47,60 @@ def fitted_exponential(gaussian: Gaussian, coefficients: Tensor) -> Solver:
         ValueError: when it solves, the grid is of another number of steps.
     """
     covariance = gaussian.covariance
-    variances = covariance.variances
 
     def solve(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
         if len(level) != len(coefficients) + 1:
             raise ValueError(f"The coefficients are for {len(coefficients)} steps, the grid has {len(level) - 1}.")
         mean = gaussian.mean.to(x)
-        state = covariance.analyse(x - level.alpha[0].to(x) * mean)
+        state = covariance.split(x - level.alpha[0].to(x) * mean)
         seen: deque[Seen] = deque(maxlen=LOOK_BACK)
         for step, (here, there) in zip(coefficients, pairwise(level), strict=True):
             denoised = denoise(x, here)
-            seen.appendleft((here, state, covariance.analyse(denoised - mean)))
-            terms = step_terms(seen, there, variances)
-            state = flown(state, here, there, variances) + combine(step[: len(seen)].flatten(), terms)
-            x = there.alpha.to(x) * mean + covariance.synthesise(state).to(x)
+            seen.appendleft((here, state, covariance.split(denoised - mean)))
+            state = _stepped(seen, step, there, covariance)
+            x = torch.add(covariance.join(state).to(x), mean, alpha=float(there.alpha))
             yield x, denoised
 
     return solve
 
 
-def flown(state: Tensor, here: NoiseLevel, there: NoiseLevel, variances: Tensor) -> Tensor:
+def _stepped(seen: Sequence[Seen] | deque[Seen], step: Tensor, there: NoiseLevel, covariance: Covariance) -> Tensor:
+    """The next state: psi y, and what coefficients [J, 4] make of each state and image that was seen.
+
+    With G = shrinkage y, the terms of a call are gains of its image and of its state alone: each is one product.
+    """
+    newest = seen[0][0]
+
+    def factors(variances: Tensor) -> Tensor:
+        """Of each state and image that was seen, the newest first: [2 J, M]."""
+        known = newest.alpha * modes.shrinkage(variances, newest)
+        rows = []
+        for (level, _, _), (a, b, c, d) in zip(seen, step.tolist(), strict=False):
+            beyond = there.alpha * (a + b * known)
+            rows += [-beyond * modes.shrinkage(variances, level), beyond + there.alpha * (c + d * known)]
+        rows[0] = rows[0] + modes.psi(variances, newest, there)
+        return torch.stack(rows)
+
+    parts = [tensor for _, state, denoised in seen for tensor in (state, denoised)]
+    return covariance.combine(factors, parts)
+
+
+def flown(state: Tensor, here: NoiseLevel, there: NoiseLevel, covariance: Covariance) -> Tensor:
     """The Gaussian's flow of a centred state, in coordinates."""
-    return modes.psi(variances, here, there).to(state) * state
+    return covariance.gains(partial(modes.psi, here=here, there=there), state) * state
 
 
-def step_terms(seen: Sequence[Seen] | deque[Seen], there: NoiseLevel, variances: Tensor) -> Tensor:
+def step_terms(seen: Sequence[Seen] | deque[Seen], there: NoiseLevel, covariance: Covariance) -> Tensor:
     """What a step's coefficients multiply: alpha' (D - G), S of it, alpha' D and S of it, for each call. [F, B, K]."""
-    terms: list[Tensor] = []
     newest, like, _ = seen[0]
-    known = (newest.alpha * modes.shrinkage(variances, newest)).to(like)
-    for level, state, denoised in seen:
-        residual = denoised - modes.shrinkage(variances, level).to(like) * state
-        for term in (residual, denoised):
-            moved = there.alpha.to(like) * term
-            terms += [moved, known * moved]
-    return torch.stack(terms)
+    known = covariance.gains(lambda values: newest.alpha * modes.shrinkage(values, newest), like)
+    terms = like.new_empty((TERMS * len(seen), *like.shape))
+    for own, (level, state, denoised) in zip(terms.split(TERMS), seen, strict=True):
+        shrinkage = covariance.gains(partial(modes.shrinkage, level=level), like)
+        alpha = there.alpha.to(like)
+        own[0], own[2] = alpha * (denoised - shrinkage * state), alpha * denoised
+        torch.mul(own[::2], known, out=own[1::2])
+    return terms
 
 
 def combine(coefficients: Tensor, terms: Tensor) -> Tensor:

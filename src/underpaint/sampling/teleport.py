@@ -25,11 +25,13 @@ def teleport(
     skip: int,
     solver: Solver | None = None,
     callback: Callback | None = None,
+    every: int = 1,
 ) -> Trajectory:
     """Jump from level[0] to level[skip] with the Gaussian's exact flow, then sample the rest with the denoiser.
 
     The jump is the first step of the trajectory, its endpoint estimate the Gaussian's; ``nfe`` counts the denoiser
-    alone. skip = 0 is plain sampling. Source: WV23, section on acceleration; WV24.
+    alone. skip = 0 is plain sampling. Of the states after the landing, each ``every``-th is kept, and the last.
+    Source: WV23, section on acceleration; WV24.
 
     Raises:
         ValueError: skip is negative or leaves no step for the denoiser.
@@ -40,9 +42,9 @@ def teleport(
             f"skip must lie between 0 and {len(level) - 2} for a grid of {len(level) - 1} steps, got {skip}."
         )
     if skip == 0:
-        return sample(denoise, x, level, solver, callback)
+        return sample(denoise, x, level, solver, callback, every)
     landed = gaussian.flow(x, level[0], level[skip])
-    tail = sample(denoise, landed, level[skip:], solver, callback)
+    tail = sample(denoise, landed, level[skip:], solver, callback, every)
     jump = gaussian.denoise(x, level[0])
     return Trajectory(
         torch.cat([x.unsqueeze(0), tail.x]),

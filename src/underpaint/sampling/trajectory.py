@@ -116,19 +116,21 @@ def sample(
         return _checked(denoise(state, at), state)
 
     steps = len(level) - 1
-    states, estimates, kept = [x], [], [0]
+    kept = [*range(0, steps, every), steps]
+    states, estimates = x.new_empty((len(kept), *x.shape)), x.new_empty((len(kept) - 1, *x.shape))
+    states[0], place = x, 1
     with torch.no_grad():
         for index, (state, denoised) in enumerate((solver or dpmpp_2m)(counted, x, level)):
-            if kept[-1] == index:
-                estimates.append(denoised)
-            if (index + 1) % every == 0 or index + 1 == steps:
-                states.append(state)
-                kept.append(index + 1)
+            if kept[place - 1] == index:
+                estimates[place - 1] = denoised
+            if kept[place] == index + 1:
+                states[place] = state
+                place += 1
             if callback is not None:
                 callback(index, state, denoised)
     if not bool(torch.isfinite(states[-1]).all()):
         raise ValueError("Sampling gave NaN or infinite values; check the model's prediction type, schedule and dtype.")
-    return Trajectory(torch.stack(states), torch.stack(estimates), level[torch.tensor(kept)], calls)
+    return Trajectory(states, estimates, level[torch.tensor(kept)], calls)
 
 
 def _check_states(x: Tensor) -> None:

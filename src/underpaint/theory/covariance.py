@@ -8,8 +8,8 @@ function to rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, cast
 
@@ -22,19 +22,31 @@ from .blocks import mirror, on_all_cores, slices, triangle
 ROUNDING = 1e-5
 SpectralFunction = Callable[[Tensor], Tensor]
 
+#: Coordinates whose gains are made at once.
+_CHUNK = 1 << 14
+
+
+def _summed(gains: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """sum_j gains_j part_j for gains [J, K] and J parts [B, K]."""
+    total = gains[0] * parts[0]
+    for gain, part in zip(gains[1:], parts[1:], strict=True):
+        total.addcmul_(gain, part)
+    return total
+
 
 @lru_cache(maxsize=8)
-def _cosines(length: int) -> Tensor:
-    """The orthonormal DCT-II [K, I]: c_k cos(pi k (i + 1/2) / n), float64."""
-    k, i = torch.arange(length, dtype=torch.float64).unsqueeze(1), torch.arange(length, dtype=torch.float64)
-    matrix = (math.pi / length * k * (i + 0.5)).cos() * math.sqrt(2 / length)
-    matrix[0] /= math.sqrt(2)
-    return matrix
+def _cosines(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The orthonormal DCT-II [K, I]: c_k cos(pi k (i + 1/2) / n), taken in float64."""
+    with torch.inference_mode(False):  # what is kept has to serve gradients, too
+        k, i = torch.arange(length, dtype=torch.float64).unsqueeze(1), torch.arange(length, dtype=torch.float64)
+        matrix = (math.pi / length * k * (i + 0.5)).cos() * math.sqrt(2 / length)
+        matrix[0] /= math.sqrt(2)
+        return matrix.to(device, dtype)
 
 
 def cosine_transform(images: Tensor, inverse: bool = False) -> Tensor:
     """Orthonormal 2-D DCT-II of images [..., H, W], or its inverse, by one small product along each axis."""
-    rows, columns = (_cosines(length).to(images) for length in images.shape[-2:])
+    rows, columns = (_cosines(length, images.dtype, images.device) for length in images.shape[-2:])
     return rows.T @ images @ columns if inverse else rows @ images @ columns.T
 
 
@@ -56,6 +68,7 @@ class CosineBasis:
     order: Tensor
     size: tuple[int, int]
     transposed: bool = False
+    _inverse: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         frequencies, channels = self.size[0] * self.size[1], self.mix.shape[-1]
@@ -64,6 +77,8 @@ class CosineBasis:
                 f"A cosine basis of size {self.size} needs mix [{frequencies}, C, C] and order [{frequencies} C], "
                 f"got {tuple(self.mix.shape)} and {tuple(self.order.shape)}."
             )
+        if self._inverse is None:  # else it is that of the basis that this one is made from
+            object.__setattr__(self, "_inverse", self.order.argsort())
 
     @property
     def shape(self) -> torch.Size:
@@ -86,7 +101,9 @@ class CosineBasis:
         return replace(self, transposed=not self.transposed)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CosineBasis:
-        return replace(self, mix=self.mix.to(device=device, dtype=dtype), order=self.order.to(device=device))
+        mix, order = self.mix.to(device=device, dtype=dtype), self.order.to(device=device)
+        inverse = None if self._inverse is None else self._inverse.to(device=device)
+        return replace(self, mix=mix, order=order, _inverse=inverse)
 
     def __getitem__(self, index: tuple[slice, Any]) -> Tensor:
         """Columns as a dense [D, K]; all rows must be asked for."""
@@ -99,7 +116,7 @@ class CosineBasis:
     def __rmatmul__(self, rows: Tensor) -> Tensor:
         channels = self.mix.shape[-1]
         if self.transposed:
-            mixed = rows[..., self.order.argsort()].unflatten(-1, (-1, channels))
+            mixed = rows[..., self._inverse].unflatten(-1, (-1, channels))
             spectrum = torch.einsum("...fk,fck->...cf", mixed, self.mix)
             return cosine_transform(spectrum.unflatten(-1, self.size), inverse=True).flatten(-3)
         spectrum = cosine_transform(rows.unflatten(-1, (channels, *self.size))).flatten(-2)
@@ -300,6 +317,61 @@ class Covariance:
         outside = 0 if self.full else self.dimension
         return torch.cat([self.eigenvalues, torch.full((outside,), self.residual, dtype=torch.float64)])
 
+    @property
+    def stored(self) -> Tensor:
+        """The variances along the basis, and the one outside it where there is an outside: [M] float64."""
+        rest = torch.full((0 if self.full else 1,), self.residual, dtype=torch.float64)
+        return torch.cat([self.eigenvalues, rest])
+
+    def gains(self, function: SpectralFunction, like: Tensor) -> Tensor:
+        """g(variance) of each coordinate of ``like`` [..., K], in its dtype and on its device: [..., K].
+
+        ``function`` maps variances [M] (float64) to gains [..., M]. It is asked once for each variance that is stored:
+        for the residual one not D times.
+        """
+        gains = function(self.stored).to(like)
+        if self.full:
+            return gains
+        inside, outside = gains[..., : self.rank], gains[..., self.rank :]
+        return torch.cat([inside, outside.expand(*outside.shape[:-1], like.shape[-1] - self.rank)], -1)
+
+    def combine(self, function: SpectralFunction, parts: Sequence[Tensor]) -> Tensor:
+        """sum_j g_j(Sigma) part_j of J parts in coordinates [B, K]; ``function`` maps variances [M] to gains [J, M].
+
+        One pass over each part: outside the basis a gain is one number; a full basis is gone through in chunks, so that
+        what is made in float64 on the way is small.
+        """
+        if self.full:
+            chunks = zip(self.stored.split(_CHUNK), *(part.split(_CHUNK, -1) for part in parts), strict=True)
+            summed = [_summed(function(values).to(parts[0]), own) for values, *own in chunks]
+            return summed[0] if len(summed) == 1 else torch.cat(summed, -1)
+        gains = function(self.stored)
+        numbers = gains[:, -1].tolist()
+        total = numbers[0] * parts[0]
+        for number, part in zip(numbers[1:], parts[1:], strict=True):
+            total.add_(part, alpha=number)
+        if self.rank:
+            total[:, : self.rank] = _summed(gains[:, :-1].to(total), [part[:, : self.rank] for part in parts])
+        return total
+
+    def split(self, rows: Tensor) -> Tensor:
+        """Rows [B, D] in coordinates for `combine`: on the basis [B, R] twice, and as they are [B, D], where it is not
+        full.
+
+        The first take the gains along the basis, all others the one outside it, and `join` puts them together: with one
+        product, not the two of `analyse`. They are not orthonormal.
+        """
+        work = rows.to(self.basis.dtype)
+        inside = work @ self.basis
+        return inside if self.full else torch.cat([inside, inside, work], 1)
+
+    def join(self, coordinates: Tensor) -> Tensor:
+        """The rows [B, D] of coordinates that `split` gave, or `combine` made of such."""
+        if self.full:
+            return coordinates @ self.basis.T
+        inside, same, rows = coordinates.split([self.rank, self.rank, self.dimension], 1)
+        return torch.addmm(rows, inside - same, self.basis.T)
+
     def analyse(self, rows: Tensor) -> Tensor:
         """Rows [B, D] as coordinates on the basis [B, R], followed by the part outside its span [B, D] where there is
         one.
@@ -309,13 +381,13 @@ class Covariance:
         """
         work = rows.to(self.basis.dtype)
         inside = work @ self.basis
-        return inside if self.full else torch.cat([inside, work - inside @ self.basis.T], 1)
+        return inside if self.full else torch.cat([inside, torch.addmm(work, inside, self.basis.T, alpha=-1)], 1)
 
     def synthesise(self, coordinates: Tensor) -> Tensor:
         """The rows [B, D] of the coordinates that `analyse` gave."""
         if self.full:
             return coordinates @ self.basis.T
-        return coordinates[:, : self.rank] @ self.basis.T + coordinates[:, self.rank :]
+        return torch.addmm(coordinates[:, self.rank :], coordinates[:, : self.rank], self.basis.T)
 
     def spectral(self, function: SpectralFunction, rows: Tensor) -> Tensor:
         """g(Sigma) applied to rows [B, D].

@@ -80,7 +80,7 @@ def compare_teleports(
     denoise = counted(find_denoiser(sampler.model, case), advance)
     start = initial_noise(request.seeds, sampler.model.dimension, level[0])
     predicted = predicted_error(denoise, gaussian, start, level)[list(skips)]
-    runs = [teleport(gaussian, denoise, start, level, skip, sampler.solve) for skip in skips]
+    runs = [teleport(gaussian, denoise, start, level, skip, sampler.solve, every=steps) for skip in skips]
     finals = torch.stack([run.final for run in runs])
     variance = gaussian.covariance.spectrum.mean()
     error = (agreement.mean_squared_error(finals, finals[0]) / variance).sqrt()

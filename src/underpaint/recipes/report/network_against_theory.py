@@ -130,7 +130,7 @@ def measure_hybrid(
     start, solver = trajectory.x[0, :shown], find_solver(settings.solver)
     advance = progress("hybrid samples", sum(steps - skip for skip in skips))
     runs = [
-        teleport(subject.gaussian, subject.denoise, start, trajectory.level, k, solver, lambda *_: advance())
+        teleport(subject.gaussian, subject.denoise, start, trajectory.level, k, solver, lambda *_: advance(), steps)
         for k in skips
     ]
     finals = torch.stack([run.final for run in runs])
@@ -159,7 +159,9 @@ def measure_frechet(
 
     def distance(grid: NoiseLevel, skip: int) -> float:
         starts = (initial_noise(part, subject.model.dimension, grid[0]) for part in seeds)
-        runs = [teleport(gaussian, network, x, grid, skip, dpmpp_2m, lambda *_: advance()).final for x in starts]
+        runs = [
+            teleport(gaussian, network, x, grid, skip, dpmpp_2m, lambda *_: advance(), len(grid)).final for x in starts
+        ]
         return of(torch.cat(runs))
 
     generator = torch.Generator().manual_seed(0)
