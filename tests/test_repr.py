@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,7 +29,7 @@ def objects() -> dict[str, tuple[Any, str]]:
     from diffusers import DDIMScheduler
 
     scheduler = up.GaussianExponentialScheduler.from_config(DDIMScheduler().config, gaussian=GAUSSIAN)
-    recording = up.Recording(TRAJECTORY, None, None, torch.arange(4), (6,), SimpleNamespace())
+    recording = up.Recording(TRAJECTORY, LEVEL[:-1], None, torch.arange(4), (6,), None, None)
     return {
         "Calibration": (up.Calibration((plan,), {}), "Calibration(plans of 4 calls)"),
         "Covariance": (GAUSSIAN.covariance, "Covariance(dimension 6, rank 3, total variance 11.7)"),
