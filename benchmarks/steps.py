@@ -23,7 +23,7 @@ import underpaint as up
 from underpaint.sampling.exponential import named_exponential
 from underpaint.sampling.fitted import LOOK_BACK, TERMS, fitted_exponential
 from underpaint.sampling.solvers import Solver
-from underpaint.theory.covariance import CosineBasis
+from underpaint.theory.cosine import CosineBasis
 
 STEPS = 8
 

@@ -37,7 +37,8 @@ from underpaint.sampling.exponential import gaussian_exponential
 from underpaint.sampling.solvers import find_solver, heun
 from underpaint.sampling.teleport import teleport
 from underpaint.sampling.trajectory import initial_noise, sample
-from underpaint.theory.covariance import Covariance, cosine_transform
+from underpaint.theory.cosine import cosine_transform
+from underpaint.theory.covariance import Covariance
 from underpaint.theory.gaussian import Gaussian, guided_gaussian
 from underpaint.theory.mixture import Mixture
 from underpaint.theory.sums import Full, LowRank, Rows, Sketch, Stationary, Sums

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .. import assets
 from ..files import read_tensor_metadata, read_tensors, write_tensors
-from ..theory.covariance import CosineBasis, Covariance
+from ..theory.cosine import CosineBasis
+from ..theory.covariance import Covariance
 from ..theory.gaussian import Gaussian
 from ..theory.mixture import Mixture
 

@@ -7,16 +7,15 @@ function to rows.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from .blocks import mirror, on_all_cores, slices, triangle
+from .cosine import CosineBasis
 
 #: What is within this share of the largest may be rounding, of files in float32.
 ROUNDING = 1e-5
@@ -32,109 +31,6 @@ def _summed(gains: Tensor, parts: Sequence[Tensor]) -> Tensor:
     for gain, part in zip(gains[1:], parts[1:], strict=True):
         total.addcmul_(gain, part)
     return total
-
-
-@lru_cache(maxsize=8)
-def _cosines(length: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The orthonormal DCT-II [K, I]: c_k cos(pi k (i + 1/2) / n), taken in float64."""
-    with torch.inference_mode(False):  # what is kept has to serve gradients, too
-        k, i = torch.arange(length, dtype=torch.float64).unsqueeze(1), torch.arange(length, dtype=torch.float64)
-        matrix = (math.pi / length * k * (i + 0.5)).cos() * math.sqrt(2 / length)
-        matrix[0] /= math.sqrt(2)
-        return matrix.to(device, dtype)
-
-
-def cosine_transform(images: Tensor, inverse: bool = False) -> Tensor:
-    """Orthonormal 2-D DCT-II of images [..., H, W], or its inverse, by one small product along each axis."""
-    rows, columns = (_cosines(length, images.dtype, images.device) for length in images.shape[-2:])
-    return rows.T @ images @ columns if inverse else rows @ images @ columns.T
-
-
-@dataclass(frozen=True, eq=False)
-class CosineBasis:
-    """An orthonormal [D, D] that is applied and not stored: a 2-D DCT of each channel, then, at each of the F = H W
-    frequencies, a rotation of the channels.
-
-    It stands where a dense basis may: ``rows @ q``, ``coordinates @ q.T`` and, made dense, ``q[:, k]``. Work a row:
-    O(D (H + W + C)); memory: O(D C).
-
-    Attributes:
-        mix: orthonormal columns for each frequency, [F, C, C].
-        order: which of the F C coordinates comes k-th, [D].
-        size: (H, W).
-    """
-
-    mix: Tensor
-    order: Tensor
-    size: tuple[int, int]
-    transposed: bool = False
-    _inverse: Tensor | None = field(default=None, repr=False)
-
-    def __post_init__(self) -> None:
-        frequencies, channels = self.size[0] * self.size[1], self.mix.shape[-1]
-        if self.mix.shape != (frequencies, channels, channels) or self.order.shape != (frequencies * channels,):
-            raise ValueError(
-                f"A cosine basis of size {self.size} needs mix [{frequencies}, C, C] and order [{frequencies} C], "
-                f"got {tuple(self.mix.shape)} and {tuple(self.order.shape)}."
-            )
-        if self._inverse is None:  # else it is that of the basis that this one is made from
-            object.__setattr__(self, "_inverse", self.order.argsort())
-
-    @property
-    def shape(self) -> torch.Size:
-        return torch.Size((len(self.order), len(self.order)))
-
-    @property
-    def ndim(self) -> int:
-        return 2
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.mix.dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.mix.device
-
-    @property
-    def T(self) -> CosineBasis:
-        return replace(self, transposed=not self.transposed)
-
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CosineBasis:
-        mix, order = self.mix.to(device=device, dtype=dtype), self.order.to(device=device)
-        inverse = None if self._inverse is None else self._inverse.to(device=device)
-        return replace(self, mix=mix, order=order, _inverse=inverse)
-
-    def __getitem__(self, index: tuple[slice, Any]) -> Tensor:
-        """Columns as a dense [D, K]; all rows must be asked for."""
-        rows, columns = index
-        if rows != slice(None):
-            raise ValueError("Only whole columns of a cosine basis can be had: basis[:, k].")
-        places = torch.arange(len(self.order), device=self.device)
-        return ((places[columns].unsqueeze(-1) == places).to(self.dtype) @ self.T).movedim(-1, 0)
-
-    def __rmatmul__(self, rows: Tensor) -> Tensor:
-        channels = self.mix.shape[-1]
-        if self.transposed:
-            mixed = rows[..., self._inverse].unflatten(-1, (-1, channels))
-            spectrum = torch.einsum("...fk,fck->...cf", mixed, self.mix)
-            return cosine_transform(spectrum.unflatten(-1, self.size), inverse=True).flatten(-3)
-        spectrum = cosine_transform(rows.unflatten(-1, (channels, *self.size))).flatten(-2)
-        return torch.einsum("...cf,fck->...fk", spectrum, self.mix).flatten(-2)[..., self.order]
-
-    @classmethod
-    def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
-        """torch.equal compares what is stored; a product falls through to __rmatmul__."""
-        if function is not torch.equal:
-            return NotImplemented
-        a, b = arguments
-        return (
-            isinstance(a, cls)
-            and isinstance(b, cls)
-            and a.size == b.size
-            and a.transposed == b.transposed
-            and (torch.equal(a.mix, b.mix) and torch.equal(a.order, b.order))
-        )
 
 
 def eigensystem(matrix: Tensor) -> tuple[Tensor, Tensor]:

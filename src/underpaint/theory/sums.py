@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .blocks import mirror, on_all_cores, slices, triangle
-from .covariance import Covariance, cosine_transform
+from .cosine import cosine_transform
+from .covariance import Covariance
 
 
 class Sketch(Protocol):
