@@ -18,6 +18,7 @@ FLOORS = {
     "prediction": 0,
     "schedules": 0,
     "files": 0,
+    "pickles": 0,
     "extras": 0,
     "progress": 0,
     "assets": 0,

@@ -160,8 +160,8 @@ def check_targets(*targets: str | Path, sources: Sequence[str | Path] = ()) -> N
     """Fail before the work, not after it, where a file could not be written; what killed runs left there goes.
 
     Raises:
-        ValueError: the file is a folder, no regular file or one of the ``sources``, its folder is a file, or nothing can
-            be written there.
+        ValueError: the file is a folder, no regular file or one of the ``sources``, its folder is a file, or nothing
+            can be written there.
     """
     known = {os.path.realpath(source) for source in sources}
     for target in map(Path, targets):
@@ -227,13 +227,7 @@ def read_tensor_metadata(path: str | Path) -> dict[str, Any]:
         ValueError: there is no such file, it is not complete, or its note is no JSON object.
     """
     text = (_open_tensors(path, lambda opened: opened.metadata()) or {}).get("underpaint", "{}")
-    try:
-        note = json.loads(text)
-    except json.JSONDecodeError:
-        note = None
-    if not isinstance(note, dict):
-        raise ValueError(f'The metadata "underpaint" of {path} should be a JSON object; write the file anew.')
-    return note
+    return parse_json(text, f'The metadata "underpaint" of {path}')
 
 
 def _open_tensors(path: str | Path, read: Any) -> Any:
@@ -256,12 +250,38 @@ def read_json(path: str | Path) -> dict[str, Any]:
         ValueError: the file is missing or is not a JSON object.
     """
     path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no file {path}; expected a JSON configuration.")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"There is no file {path}; expected a JSON configuration.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}).") from error
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: it is no text in UTF-8.") from error
+    return parse_json(text, str(path))
+
+
+#: What a value of JSON is called in a message.
+_JSON_KINDS = {dict: "object", list: "list", str: "text", int: "number", float: "number", bool: "true or false"}
+
+
+def parse_json(text: str, what: str) -> dict[str, Any]:
+    """The JSON object of a text.
+
+    Raises:
+        ValueError: it is none, or nested too deeply to be read; ``what`` says in the message what it is.
+    """
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{what} is not valid JSON in line {error.lineno}; it should be a JSON object.") from error
+    except (RecursionError, ValueError) as error:  # lists in lists in lists; numbers of thousands of digits
+        raise ValueError(
+            f"{what} is not JSON that can be read: it is nested too deeply, or holds too long a number."
+        ) from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a JSON {type(content).__name__}, expected an object.")
+        raise ValueError(f"{what} holds a JSON {json_kind(content)}; it should be a JSON object.")
     return content
+
+
+def json_kind(value: Any) -> str:
+    """What a value of JSON is, in words."""
+    return _JSON_KINDS.get(type(value), "null")

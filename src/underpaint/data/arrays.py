@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -15,6 +12,7 @@ import torch
 
 from .idx import is_idx, read_idx
 from .labels import number_labels
+from .npy import read_npy, read_npz
 from .splits import check_file, choose_files
 from .stream import BYTES, SLACK, Chunk, Source, check_range, digest, usable
 
@@ -130,69 +128,14 @@ def channels_first(array: Any, path: object) -> Any:
 
 def _load(path: Path) -> Mapping[str, Any]:
     """ "images" and perhaps "labels", memory-mapped where they can be; no pickle is opened."""
-
     if is_idx(path):
         labels = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
         found = {"images": read_idx(path).numpy()}
         return found | ({"labels": read_idx(labels).numpy()} if labels != path and labels.is_file() else {})
-    try:
-        if path.suffix.lower() == ".npy":
-            return {"images": _mapped(path)}
-        with zipfile.ZipFile(path) as archive:
-            arrays = {info.filename.removesuffix(".npy"): _member(path, archive, info) for info in archive.infolist()}
-    except (OSError, EOFError, ValueError, MemoryError, SyntaxError, OverflowError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as an array without pickles: {_plainly(error)}") from error
+    if path.suffix.lower() == ".npy":
+        return {"images": read_npy(path)}
+    arrays = read_npz(path)
     images = [name for name in arrays if name == "images"] or [name for name in arrays if name != "labels"]
     if len(images) != 1:
         raise ValueError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected an array called 'images'.")
     return {"images": arrays[images[0]]} | ({"labels": arrays["labels"]} if "labels" in arrays else {})
-
-
-def _plainly(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:200]
-    return "it holds Python objects, or is no array" if "pickle" in text else text or type(error).__name__
-
-
-def _mapped(path: Path) -> Any:
-    import numpy
-
-    array = numpy.load(path, mmap_mode="r", allow_pickle=False)
-    if not isinstance(array, numpy.memmap):
-        raise ValueError("it is no array")
-    if array.offset + array.nbytes != path.stat().st_size:
-        raise ValueError(f"it is not as long as its header says, {array.dtype} {array.shape}")
-    return array
-
-
-def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
-    """An array of an .npz file: mapped where it is stored as it is, else unpacked into memory."""
-    import numpy
-
-    with archive.open(info) as file:
-        version = numpy.lib.format.read_magic(file)
-        read = numpy.lib.format.read_array_header_1_0 if version == (1, 0) else numpy.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
-        header = file.tell()
-    if dtype.hasobject:
-        raise ValueError(f"{info.filename} holds Python objects")
-    if dtype.itemsize * math.prod(shape) + header != info.file_size:
-        raise ValueError(f"{info.filename} is not as long as its header says")
-    if info.compress_type != zipfile.ZIP_STORED or not shape:
-        check_room(info.file_size, f"{info.filename}, unpacked,")
-        with archive.open(info) as file:
-            return numpy.lib.format.read_array(file, allow_pickle=False)
-    with path.open("rb") as raw:
-        raw.seek(info.header_offset + 26)
-        lengths = int.from_bytes(raw.read(2), "little") + int.from_bytes(raw.read(2), "little")
-    offset = info.header_offset + 30 + lengths + header
-    return numpy.memmap(path, dtype, "r", offset, shape, "F" if fortran else "C")
-
-
-def check_room(size: int, what: str) -> None:
-    """Refuse what cannot be held in the memory of this machine."""
-    try:
-        room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # not on this system
-        room = 2**36
-    if size > room:
-        raise ValueError(f"{what} would take {size / 1e9:,.0f} GB of memory; this machine has {room / 1e9:,.0f} GB.")

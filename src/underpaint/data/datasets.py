@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .arrays import check_room
+from .npy import check_room
 from .sources import open_source
 from .stream import Source, check_range
 

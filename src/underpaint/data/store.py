@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -12,10 +11,12 @@ from torch import Tensor
 
 from .. import assets
 from ..files import read_tensor_metadata, read_tensors, write_tensors
+from ..pickles import read_state_dict
 from ..theory.cosine import CosineBasis
 from ..theory.covariance import Covariance
 from ..theory.gaussian import Gaussian
 from ..theory.mixture import Mixture
+from .npy import float64_of, read_npz
 
 #: 2 adds covariances that are stationary, and classes.
 _FORMAT = 2
@@ -154,7 +155,7 @@ def _checked(gaussian: Gaussian, path: Path) -> Gaussian:
 
 def _published(path: Path) -> Gaussian:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        found = read_state_dict(path)
         values, vectors, mean = (found[name].double() for name in ("eigval", "eigvec", "imgmean"))
         if vectors.shape[1:] != values.shape:
             raise ValueError(f"eigval is {tuple(values.shape)}, eigvec {tuple(vectors.shape)}")
@@ -163,19 +164,19 @@ def _published(path: Path) -> Gaussian:
         scale = 2 if mean.min() >= 0 and mean.max() <= 1 else 1
         covariance = Covariance(scale**2 * values.clamp(min=0), vectors[:, order].float())
         return _checked(Gaussian((scale * mean - (scale - 1)).float(), covariance), path)
-    except Exception as error:  # damaged pickles raise anything
+    except (ValueError, KeyError, RuntimeError) as error:
         raise ValueError(
             f"{path} cannot be read as tensors eigval [D], eigvec [D, D] and imgmean [D] without running what is in it "
-            f"({' '.join(str(error).split())[:120]})."
+            f"({' '.join(str(error).split())[:200]})."
         ) from error
 
 
 def _mu_and_sigma(path: Path) -> Gaussian:
-    import numpy
-
     try:
-        with numpy.load(path, allow_pickle=False) as archive:
-            mean, matrix = (torch.from_numpy(numpy.asarray(archive[name], numpy.float64)) for name in ("mu", "sigma"))
+        arrays = read_npz(path, ("mu", "sigma"))
+        if arrays.keys() != {"mu", "sigma"}:
+            raise ValueError(f"it holds {', '.join(arrays) or 'neither'}")
+        mean, matrix = (float64_of(arrays[name], name) for name in ("mu", "sigma"))
         return _checked(Gaussian(mean.float(), Covariance.of(matrix)), path)
-    except (OSError, EOFError, KeyError, ValueError, MemoryError, RuntimeError, zipfile.BadZipFile) as error:
+    except (ValueError, RuntimeError) as error:
         raise ValueError(f"{path} cannot be read as mu [D] and sigma [D, D] ({error}).") from error

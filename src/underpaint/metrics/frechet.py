@@ -7,7 +7,6 @@ Chong & Forsyth 2020 (its bias at finite sample sizes).
 from __future__ import annotations
 
 import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.npy import float64_of, read_npz
 from ..files import replacing
 from ..theory.covariance import ROUNDING, check_symmetric, eigensystem
 from ..theory.moments import Moments
@@ -181,17 +181,11 @@ def read_reference(path: str | Path) -> Statistics:
         raise ValueError(
             f"{path} is not a complete .npz file; pickled statistics are not loaded: save mu and sigma as .npz."
         )
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in ("mu", "sigma", "space", "count") if name in archive}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} holds something other than plain arrays ({error}); save mu and sigma as float."
-        ) from error
+    arrays = read_npz(path, ("mu", "sigma", "space", "count"))
     if not {"mu", "sigma"} <= arrays.keys():
         raise ValueError(f"{path} holds {sorted(arrays) or 'no known arrays'}; expected mu [F] and sigma [F, F].")
     try:
-        mean, covariance = (torch.from_numpy(np.asarray(arrays[name], np.float64)) for name in ("mu", "sigma"))
+        mean, covariance = (float64_of(arrays[name], name) for name in ("mu", "sigma"))
         space = str(arrays["space"]) if "space" in arrays else INCEPTION
         found = Statistics(space, mean, covariance, _count(arrays["count"]) if "count" in arrays else None)
         found.spectrum  # noqa: B018  a matrix that is no covariance is found out here, by name

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..files import write_tensors
 from ..models.edm import architecture, filled_edm, sigma_range
-from ..models.pickles import read_network, read_state_dict
+from ..pickles import read_network, read_state_dict
 
 
 def convert(source: str | Path, out: str | Path, config: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import torch
 from snapshots import CONFIGS, Persistent, nvidia_modules, randomised, snapshot, write_pickle
 
 from underpaint.models.edm import build_edm
-from underpaint.models.pickles import read_network, read_state_dict
+from underpaint.pickles import read_network, read_state_dict
 
 
 @pytest.fixture(scope="module")
