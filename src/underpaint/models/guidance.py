@@ -15,7 +15,8 @@ from torch import Tensor
 _LEFT = 1e-3
 #: A prediction of a smaller share than this took no part.
 _SLIGHT = 1e-3
-#: Channels of a token from which on each may have a scale of its own; two predictions would span too much of fewer.
+#: Numbers on the last axis (of a token, a line) from which on each may have a scale of its own; two predictions would
+#: span too much of fewer.
 _WIDE = 8
 
 
@@ -85,7 +86,7 @@ def _weights(first: Tensor, second: Tensor, target: Tensor, guided: Tensor) -> t
     part and reproduce it: found for each row, or for each token where tokens have scales of their own."""
     for size in (target.shape[1], guided.shape[-1]):
         tokens = size < target.shape[1]
-        if tokens and (guided.ndim != 3 or size < _WIDE):
+        if tokens and size < _WIDE:
             continue
         a, b, goal = (part.reshape(-1, size) for part in (first, second, target))
         weights = _least_squares(a, b, goal)

@@ -7,6 +7,7 @@ output as the denoised image that it stands for.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -46,15 +47,15 @@ def replayed_model(pipe: Any, size: Any = None, **given: Any) -> Model:
     """
     call = _call(pipe, size, given)
     replay = Replay(call)
-    shape, prompt = replay.shape, given.get("prompt")
-    takes = "prompt" in call.known
+    shape, prompt = replay.shape, call.given.get("prompt")
+    takes = isinstance(prompt, str)
     return Model(
         network=replay,
         schedule=replay.schedule,
         prediction="x0",
         shape=shape,
         name=type(pipe).__name__,
-        held=prompt if isinstance(prompt, str) and prompt else None,
+        held=prompt if takes else None,
         embed=_code if takes else None,
         distilled=takes,
         autoencoder=Outputs(replay),
@@ -109,18 +110,24 @@ def address(scheduler: Any, schedule: Schedule, level: NoiseLevel) -> Address:
         inverted = float(scheduler.sigmas[0]) < float(scheduler.sigmas[-1])
         at, sigma = Flow()(share), (1 - share if inverted else share)
         return Address(at, _thousand(scheduler) * (1 - share if back else share), sigma)
+    if family.scaled:
+        return Address(NoiseLevel(torch.ones(()), level.ratio), _scaled_time(scheduler, schedule, level), ratio)
     if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
         flow = bool(scheduler.config.get("use_flow_sigmas"))
         sigma = share if flow else ratio
         at = NoiseLevel(*scheduler._sigma_to_alpha_sigma_t(torch.tensor(sigma, dtype=torch.float64)))
-        return Address(at, _thousand(scheduler) * share if flow else float(schedule.time(level)), sigma)
-    if family.scaled:
-        return Address(NoiseLevel(torch.ones(()), level.ratio), _scaled_time(scheduler, schedule, level), ratio)
+        return Address(at, _told(scheduler, share) if flow else float(schedule.time(level)), sigma)
     return Address(NoiseLevel(level.alpha / level.norm, level.sigma / level.norm), float(schedule.time(level)), None)
 
 
 def _thousand(scheduler: Any) -> float:
     return float(scheduler.config.get("num_train_timesteps", 1000))
+
+
+def _told(scheduler: Any, share: float) -> float:
+    """The time of a flow's share of noise, cut to a whole number by schedulers that do so."""
+    time = _thousand(scheduler) * share
+    return time if scheduler.timesteps.is_floating_point() else math.floor(time + 1e-3)
 
 
 def _scaled_time(scheduler: Any, schedule: Schedule, level: NoiseLevel) -> float:
@@ -226,6 +233,7 @@ class Replay(torch.nn.Module):
     def _denoised(self, states: Tensor, own: NoiseLevel, prompt: str | None, guidance: float | None) -> Tensor:
         at = address(self.scheduler, self.schedule, own)
         moved = states * float(at.level.norm / own.norm)
+        self.wide = self.wide and (len(moved) == 1 or self._makes(len(moved), prompt, guidance))
         size = len(moved) if self.wide else 1
         rows = []
         for part in moved.split(size):
@@ -234,6 +242,14 @@ class Replay(torch.nn.Module):
             output = output[: len(part), : self.shape[0]].flatten(1).to(states)
             rows.append(scheduler_denoised(self.scheduler, self.sign * output, part.flatten(1), at.level))
         return torch.cat(rows).view_as(states)
+
+    def _makes(self, rows: int, prompt: str | None, guidance: float | None) -> bool:
+        """Whether the call makes so many results at once: some that take their number fail with given embeddings, or
+        make one in any case."""
+        try:
+            return len(self._session(rows, prompt, guidance).sample) == rows * (1 + self.doubled)
+        except Exception:  # of whatever a pipeline does; it is then asked for one at a time
+            return False
 
     def _session(self, rows: int, prompt: str | None, guidance: float | None) -> Session:
         """The call for so many rows and this condition, held at a step; a few are kept."""
@@ -263,6 +279,7 @@ class Replay(torch.nn.Module):
     def show(self, states: Tensor) -> Tensor:
         """What the pipeline makes of final states [B, ...]: images, videos or sounds."""
         with self._lock:
+            self.wide = self.wide and (len(states) == 1 or self._makes(len(states), None, None))
             size = len(states) if self.wide else 1
             call = self._session(size, None, None).call
         return decoded(replace(call, doubled=self.doubled), states.flatten(1), self.shape, size)

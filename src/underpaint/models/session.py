@@ -51,7 +51,7 @@ class Session:
         self.sample, self.timestep, self.index = loop.sample, loop.timestep, loop.position
         self.scheduler, self.sign, self.left = loop.twin, loop.sign, LENGTH - loop.position - 1
         self.call = replace(call.with_rows(rows), answers=loop.heard, whole=loop.position == 0)
-        self.close = weakref.finalize(self, loop.requests.put, None)
+        self.close = weakref.finalize(self, _end, loop.requests, thread)
 
     def ask(self, state: Tensor, timestep: float, sigma: float | None) -> Tensor:
         """What the pipeline would step with from a state, told a time, and of a scheduler that keeps sigmas, this one.
@@ -62,6 +62,13 @@ class Session:
         self.left -= 1
         self._loop.requests.put((state.to(self.sample), timestep, sigma))
         return self._loop.answer()
+
+
+def _end(requests: SimpleQueue[Any], thread: threading.Thread) -> None:
+    """Let the pipeline's thread unwind, and wait for it, so that none runs on when the interpreter ends."""
+    requests.put(None)
+    if thread is not threading.current_thread():
+        thread.join(10)
 
 
 class _Closed(BaseException):

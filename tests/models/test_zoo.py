@@ -1,0 +1,61 @@
+"""What people run with diffusers: recorded to the bit, loaded as a denoiser, teleported and solved, each by value."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import abilities
+import pytest
+import zoo
+from abilities import ABILITIES, Case
+from diffusers.utils import logging
+
+logging.set_verbosity_error()
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore:__array")
+#: Those that differ most in what they do around their network; the others are slow together.
+FEW = {
+    *("flux2", "qwen_image", "z_image", "lumina2", "wan22", "ltx_image_to_video", "ltx_condition", "cogvideox"),
+    *("stable_audio", "inpainting", "inpainting_without_mask", "deepfloyd", "image_to_image"),
+}
+
+
+@cache
+def case(name: str) -> Case:
+    return Case(*zoo.ZOO[name]())
+
+
+@pytest.mark.parametrize("ability", ABILITIES)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in zoo.ZOO])
+def test_an_ability_holds_or_is_refused_in_one_sentence(name: str, ability: str) -> None:
+    refusal = zoo.REFUSED.get((name, ability))
+    if refusal is not None:
+        with pytest.raises(ValueError, match=refusal):
+            ABILITIES[ability](case(name))
+        return
+    if ability == "sample" and not abilities.euler_steps(case(name)):
+        pytest.skip("its scheduler takes other steps than Euler's")
+    # one that is told whole timesteps is told others by another scheduler
+    bound = 0.02 if (name, ability) == ("wan22", "scheduler") else abilities.BOUND
+    assert ABILITIES[ability](case(name)) <= bound
+
+
+@pytest.mark.parametrize("name", ["qwen_image", "z_image", "lumina2", "ltx_condition", "deepfloyd"])
+def test_guidance_has_its_halves(name: str) -> None:
+    """guided = unconditional + w (conditional - unconditional), with w = 3, or 4 where 1 means none more; scaled by
+    token where the pipeline does so."""
+    seen = case(name).seen
+    assert isinstance(seen.halves, tuple)
+    cond, uncond = seen.halves
+    assert float((cond - uncond).abs().max()) > 1e-3 * float(cond.abs().max())
+    weight = 4 if name == "z_image" else 3
+    if name not in ("qwen_image", "lumina2"):
+        gap = seen.guided - (uncond + weight * (cond - uncond))
+        assert float(gap.abs().max()) <= 1e-4 * float(seen.guided.abs().max())
+
+
+def test_a_video_and_a_sound_come_out_as_such() -> None:
+    video, sound = case("wan22"), case("stable_audio")
+    assert video.seen.decode(video.seen.trajectory.x[-2:]).shape == (2, 1, 5, 3, 16, 16)
+    assert video.model.images(video.seen.trajectory.final).shape == (1, 3, 16, 5 * 16)  # a strip of its frames
+    assert sound.seen.decode(sound.seen.trajectory.x[-2:]).shape[:3] == (2, 1, 2)
+    assert sound.model.images(sound.seen.trajectory.final).shape[:3] == (1, 1, 2)  # a line for each channel
