@@ -22,6 +22,7 @@ from reference import cell  # mkdocs looks beside this file
 
 from underpaint.files import write_text
 from underpaint.models.peers import GRIDS
+from underpaint.recipes.report.claims import TOO_FEW
 
 STORED = Path(__file__).resolve().parents[1] / "results"
 
@@ -66,7 +67,7 @@ def _claims() -> Iterator[str]:
         for statement in dict.fromkeys(claim["statement"] for report in found.values() for claim in report["claims"]):
             yield f"| {_written(statement)} | {' | '.join(_verdict(report, statement) for report in found.values())} |"
     for name, report in found.items():
-        setup, held = report["setup"], sum(claim["holds"] for claim in report["claims"])
+        setup, held = report["setup"], sum(claim["holds"] and not _is_open(claim) for claim in report["claims"])
         yield f"\n## On {name}\n"
         yield f"{held} of {len(report['claims'])} hold. Made by\n\n```bash\n{command(report)}\n```\n"
         versions = ", ".join(f"{package} {version}" for package, version in setup["versions"].items())
@@ -74,17 +75,24 @@ def _claims() -> Iterator[str]:
         yield "| the paper says | measured | found | bound | |\n|---|---|---|---|---|"
         for claim in report["claims"]:
             words = (claim["statement"], claim["measure"], _found(claim), claim["bound"])
-            yield f"| {' | '.join(map(_written, words))} | {_word(claim['holds'])} |"
+            yield f"| {' | '.join(map(_written, words))} | {_word(claim)} |"
 
 
 def _verdict(report: dict[str, Any], statement: str) -> str:
     """Verdict and number of a claim on one model, where it was tested there."""
     claims = [claim for claim in report["claims"] if claim["statement"] == statement]
-    return f"{_word(claims[0]['holds'])}: {claims[0]['value']:.4g}" if claims else "not tested"
+    return f"{_word(claims[0])}: {claims[0]['value']:.4g}" if claims else "not tested"
 
 
-def _word(holds: bool) -> str:
-    return "✓ holds" if holds else "**✗ does not hold**"
+def _word(claim: dict[str, Any]) -> str:
+    """The verdict, which reports of before the intervals do not have."""
+    if _is_open(claim):
+        return f"? {claim['verdict']}"
+    return "✓ holds" if claim["holds"] else "**✗ does not hold**"
+
+
+def _is_open(claim: dict[str, Any]) -> bool:
+    return str(claim.get("verdict", "")).startswith(TOO_FEW)
 
 
 def _written(text: str) -> str:

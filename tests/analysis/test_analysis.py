@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
+import scipy.stats
 import torch
 
 from underpaint.analysis import agreement, emergence, geometry
 from underpaint.analysis.perturbation import perturb
 from underpaint.analysis.retrieval import nearest
-from underpaint.analysis.summary import Summary
+from underpaint.analysis.summary import Summary, by_group, interval, jackknife, left_out
 from underpaint.noise import DDPM, EDM
 from underpaint.sampling.solvers import heun
 from underpaint.sampling.trajectory import Trajectory, initial_noise, sample
@@ -171,3 +172,28 @@ def test_nearest_tells_close_points_apart_far_from_the_origin():
     points = 1000 + torch.tensor([[0.0, 0.0], [0.01, 0.0], [0.02, 0.0]])
     _, index = nearest(points, points + 0.004)
     assert index[:, 0].tolist() == [0, 1, 2]
+
+
+def test_intervals_of_means_are_students(normal) -> None:
+    values = normal(12, 5)
+    low, high = Summary.of(values[:, 0]).interval()
+    expected = scipy.stats.t.interval(0.95, 11, values[:, 0].mean(), scipy.stats.sem(values[:, 0].numpy()))
+    assert (low, high) == pytest.approx(expected)
+    summary = Summary.of(values, 0)
+    assert summary[0].interval() == pytest.approx((low, high))
+    assert (summary.count, Summary.of(values[:1, 0]).interval()) == (12, None)
+
+
+def test_the_jackknife_of_a_mean_is_its_standard_error(normal) -> None:
+    """And covers the truth as often as it says, for a smooth function of means."""
+    values = normal(16)
+    others = by_group(lambda kept: values[kept].mean(), 16)
+    assert jackknife(float(values.mean()), others) == pytest.approx(interval(values), rel=1e-9)
+    draws = 1 + 0.5 * normal(400, 64, seed=3)
+    covered = 0
+    for drawn in draws:
+        low, high = jackknife(float(drawn.mean().log()), by_group(lambda k, v=drawn: v[k].mean().log(), 64))
+        covered += low <= 0 <= high
+    assert 370 <= covered <= 392
+    assert [len(kept) for kept in left_out(35)] == [32, 32, 32] + [33] * 13
+    assert all(len(set(range(35)) - set(kept.tolist())) == 35 - len(kept) for kept in left_out(35))

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from underpaint.analysis.summary import Summary
 from underpaint.figures.report import REPORT_FIGURES
 from underpaint.figures.report_page import write_report
 from underpaint.noise import DDPM
 from underpaint.progress import silent
 from underpaint.recipes.report import claims
-from underpaint.recipes.report.build import Report, report
+from underpaint.recipes.report.build import Report, left_out, report
 from underpaint.recipes.report.settings import Settings
 from underpaint.recipes.report.trajectories import compare_cases, spread_components
 from underpaint.recipes.shared.model_and_data import cluster
@@ -104,6 +105,50 @@ def test_claims_follow_their_bounds(small: Report):
     broken = dataclasses.replace(small.emergence, rank_correlation=0.1)
     verdicts = {claim.statement: claim.holds for claim in claims.judge(parts | {"emergence": broken})}
     assert not verdicts["Outline first, details later: features of larger variance are settled earlier."]
+
+
+def test_a_claim_that_few_seeds_leave_open_says_so(small: Report, tmp_path: Path):
+    """Eight seeds whose values lie on both sides of a bound; the same values in many more seeds are enough."""
+    parts = {field.name: getattr(small, field.name) for field in dataclasses.fields(small)}
+    statement = "The starting noise and the final image are nearly orthogonal."
+    for count, spread, verdict in (
+        (8, 9.0, "too few to say (8 seeds)"),
+        (800, 9.0, "holds"),
+        (8, 0.5, "holds"),
+        (800, -9.0, "does not hold"),
+    ):
+        middle = 78.0 if spread < 0 else 82.0
+        values = middle + spread * torch.linspace(-1, 1, count)
+        changed = dataclasses.replace(small.geometry, edge_angle=Summary.of(values))
+        found = {claim.statement: claim for claim in claims.judge(parts | {"geometry": changed})}[statement]
+        assert found.verdict == verdict
+        assert found.open == verdict.startswith("too few")
+    assert found.interval is not None
+    assert found.interval[0] < 78 < found.interval[1] < 80
+    report_of_few = dataclasses.replace(small, claims=(dataclasses.replace(found, verdict="too few to say (8 seeds)"),))
+    write_report(report_of_few, tmp_path / "r", silent)
+    assert '<td class="open">too few to say (8 seeds)</td>' in (tmp_path / "r" / "index.html").read_text()
+    assert claims.count_verdicts(report_of_few.claims) == "0 of 1 claims hold, of 1 there is too little to say"
+
+
+def test_every_claim_has_an_interval_and_a_verdict(small: Report):
+    for claim in small.claims:
+        assert claim.interval is not None
+        assert claim.interval[0] <= claim.value <= claim.interval[1]
+        word = claim.verdict.split(" (")[0]
+        assert word in ("holds", "does not hold", "too few to say")
+        assert claim.open or (word == "holds") == claim.holds
+    assert any(claim.open and "(8 seeds)" in claim.verdict for claim in small.claims)
+    assert any(claim.open and "(8 samples)" in claim.verdict for claim in small.claims)
+
+
+def test_sections_that_are_left_out_say_why(small: Report, tmp_path: Path):
+    assert set(small.left_out) == {"what is decided when", "prompts and guidance"}
+    write_report(small, tmp_path / "r", silent)
+    assert "Left out: what is decided when (nothing in the box finds" in (tmp_path / "r" / "index.html").read_text()
+    subject = dataclasses.replace(small.subject, features=None)
+    parts = {field.name: getattr(small, field.name) for field in dataclasses.fields(small)} | {"frechet": None}
+    assert "no features for these data" in left_out(subject, parts)["Fréchet distances"]
 
 
 def test_without_a_feature_space_the_rest_is_still_there(small: Report, tmp_path: Path):

@@ -67,6 +67,7 @@ def report(
     chosen = parse_seeds(seeds)
     check_targets(folder / "index.html", folder / "results.json", folder / "figures" / "geometry.png")
     from ..recipes.report.build import report as compute
+    from ..recipes.report.claims import count_verdicts
     from ..recipes.report.settings import Settings
 
     asked = ((*(prompts or ()), *(classes or ())), tuple(guidance or (1.0,)), negative)
@@ -81,8 +82,10 @@ def report(
     if as_json:
         print(json.dumps(results, ensure_ascii=False))
     elif not quiet:
-        held = sum(claim.holds for claim in computed.claims)
-        out.print(f"{held} of {len(computed.claims)} claims hold. Open {folder / 'index.html'}", highlight=False)
+        said = count_verdicts(computed.claims)
+        out.print(f"{said}. Open {folder / 'index.html'}", highlight=False, soft_wrap=True)
+        for name, why in computed.left_out.items():
+            out.print(f"Left out: {name} ({why}).", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -51,9 +51,8 @@ def error(result: Bench) -> Figure:
     axes[0].legend(fontsize=7)
     for family in dict.fromkeys(ratio.family for ratio in result.ratios):
         found = [ratio for ratio in result.ratios if (ratio.role, ratio.family) == ("best", family)]
-        spread = Summary(
-            *(torch.tensor([getattr(ratio, name) for ratio in found]) for name in ("value", "low", "high"))
-        )
+        value, low, high = (torch.tensor([getattr(ratio, key) for ratio in found]) for key in ("value", "low", "high"))
+        spread = Summary(value, low, high)
         nfe = [score.nfe for score in result.of("best", family)]
         band(axes[2], nfe, spread, _COLOURS[family], family, marker=".")
     axes[2].axhline(1, color=QUIET, linewidth=1)

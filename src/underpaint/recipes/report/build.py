@@ -16,7 +16,7 @@ from ...sampling.trajectory import Trajectory
 from ..shared.model_and_data import ModelAndData, load_model_and_data
 from ..shared.request import Request, cases
 from ..shared.results import picture
-from .claims import Claim, judge
+from .claims import HIGH_NOISE, Claim, judge
 from .decided import Decided, measure_decided
 from .network_against_theory import (
     Agreement,
@@ -56,6 +56,7 @@ class Report:
     conditions: Conditions | None
     decided: Decided | None
     claims: tuple[Claim, ...]
+    left_out: dict[str, str]
     trajectory: Trajectory = picture()
     subject: ModelAndData = picture()
 
@@ -94,7 +95,35 @@ def report(settings: Settings, progress: Progress = silent) -> Report:
         "decided": measure_decided(subject, progress=progress),
     }
     setup = describe(settings, subject, trajectory, time.monotonic() - began)
-    return Report(setup=setup, level=level, trajectory=trajectory, subject=subject, claims=judge(parts), **parts)
+    return Report(
+        setup=setup,
+        level=level,
+        trajectory=trajectory,
+        subject=subject,
+        claims=judge(parts),
+        left_out=left_out(subject, parts),
+        **parts,
+    )
+
+
+def left_out(subject: ModelAndData, parts: dict[str, Any]) -> dict[str, str]:
+    """Why a section is not there, by its title; and a claim, where no measured level is in its range."""
+    why = {}
+    if parts["frechet"] is None:
+        why["Fréchet distances"] = (
+            "the box has no features for these data; `underpaint bench --features` measures them in others"
+            if subject.features is None
+            else "of one condition; images of it are not meant to be like all of the data"
+        )
+    if parts["decided"] is None:
+        why["what is decided when"] = "nothing in the box finds the objects of these pictures"
+    if parts["conditions"] is None:
+        why["prompts and guidance"] = "one condition and guidance were asked for; give several to compare them"
+    if float(parts["hybrid"].ratio[0]) < HIGH_NOISE:
+        why["claims on skipping early steps"] = (
+            f"no tenth of the steps lies above σ/α = {HIGH_NOISE:g}; take more steps"
+        )
+    return why
 
 
 def describe(settings: Settings, subject: ModelAndData, trajectory: Trajectory, seconds: float) -> dict[str, Any]:

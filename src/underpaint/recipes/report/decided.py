@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...analysis import decided, emergence
+from ...analysis.summary import left_out
 from ...metrics.scenes import Reader
 from ...noise import NoiseLevel
 from ...progress import Progress, silent
@@ -29,6 +31,7 @@ class Decided:
     measured_half: Tensor = quantity("sigma/alpha at which half of each feature stands")
     predicted_half: Tensor = quantity("sigma/alpha at which half of each feature stands, in theory")
     features: tuple[str, ...] = quantity("names")
+    half_left_out: Tensor = quantity("measured_half without some of the samples, [group, feature]")
     strips: Tensor = picture()
     predicted_strips: Tensor = picture()
 
@@ -63,11 +66,12 @@ def measure_decided(
     return Decided(
         samples=count,
         level=noisy,
-        measured=measured,
-        predicted=predicted,
-        measured_half=emergence.half_ratio(measured, noisy),
-        predicted_half=emergence.half_ratio(predicted, noisy),
+        measured=measured[0],
+        predicted=predicted[0],
+        measured_half=emergence.half_ratio(measured[0], noisy),
+        predicted_half=emergence.half_ratio(predicted[0], noisy),
         features=decided.FEATURES,
+        half_left_out=torch.stack([emergence.half_ratio(part, noisy) for part in measured[1:]]),
         strips=run.denoised[:, :shown],
         predicted_strips=torch.stack([painted(i)[:shown] for i in range(len(noisy))]),
     )
@@ -84,7 +88,8 @@ def emerged(subject: ModelAndData, final: Tensor, level: NoiseLevel) -> Tensor:
 def read_features(
     subject: ModelAndData, rows: Callable[[int], Tensor], final: Tensor, count: int, advance: Callable[[], None]
 ) -> Tensor:
-    """Shares [N, 4] of the finished features in ``rows(0)`` .. ``rows(count - 1)``, a level at a time. float64."""
+    """Shares [1 + G, N, 4] of the finished features in ``rows(0)`` .. ``rows(count - 1)``, a level at a time: of all
+    samples, and without each of G groups of them in turn. float64."""
     reader: Reader | None = subject.reader
     assert reader is not None
     finished = subject.images(final)
@@ -92,16 +97,22 @@ def read_features(
     layout, found = reading.layout, reading.found
     colours, weight = decided.background_colours(finished, layout)
     fine = decided.detail(finished, layout)
+    chosen = [torch.arange(len(final)), *left_out(len(final))]
     shares = []
     for index in range(count):
         images = subject.images(rows(index))
-        now = reader.read(images)
-        parts = (
-            decided.explained(decided.background_colours(images, layout)[0][None], colours, weight),
-            decided.overlap(now.layout[None], layout),
-            decided.recall(now.found[None], found),
-            decided.explained(decided.detail(images, layout)[None], fine),
-        )
-        shares.append(torch.cat([part.double() for part in parts]))
+        now, early = reader.read(images), decided.background_colours(images, layout)[0]
+        close = decided.detail(images, layout)
+
+        def of(k: Tensor, now: Any = now, early: Tensor = early, close: Tensor = close) -> Tensor:
+            parts = (
+                decided.explained(early[None, k], colours[k], weight[k]),
+                decided.overlap(now.layout[None, k], layout[k]),
+                decided.recall(now.found[None, k], found[k]),
+                decided.explained(close[None, k], fine[k]),
+            )
+            return torch.cat([part.double() for part in parts])
+
+        shares.append(torch.stack([of(kept) for kept in chosen]))
         advance()
-    return torch.stack(shares)
+    return torch.stack(shares, 1)

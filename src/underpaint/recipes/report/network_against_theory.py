@@ -12,7 +12,7 @@ from torch import Tensor
 from ...analysis import agreement, geometry
 from ...analysis.perturbation import Perturbation, perturb
 from ...analysis.retrieval import nearest
-from ...analysis.summary import Summary
+from ...analysis.summary import Summary, by_group
 from ...noise import NoiseLevel
 from ...progress import Progress
 from ...sampling.solvers import dpmpp_2m, find_solver
@@ -40,6 +40,8 @@ class Agreement:
     estimate_error: dict[str, Summary] = quantity("mean square of x0-hat against the network's, by level")
     retrieved: Summary = quantity("distance of final samples to the nearest data point, root mean square per pixel")
     retrieved_exact: Summary = quantity("the same for the exact score's samples")
+    shares: dict[str, Tensor] = picture()
+    exact_shares: Tensor = picture()
     strips: dict[str, Tensor] = picture()
     finals: dict[str, Tensor] = picture()
     neighbours: Tensor = picture()
@@ -70,6 +72,7 @@ class Frechet:
     saved: tuple[float, ...] = quantity("Fréchet distance to the test split")
     respent: tuple[float, ...] = quantity("Fréchet distance to the test split; empty unless asked for")
     baselines: dict[str, float] = quantity("Fréchet distance to the test split of as many samples")
+    saved_left_out: Tensor = quantity("saved, without some of the samples, [group, skip]")
 
 
 def measure_agreement(
@@ -77,11 +80,11 @@ def measure_agreement(
 ) -> Agreement:
     """Each analytic denoiser at the network's states, and its own trajectory from the same start."""
     mean, level = subject.gaussian.mean, trajectory.level
-    said, explained, score, states, estimates = {}, {}, {}, {}, {}
+    said, shares, score, states, estimates = {}, {}, {}, {}, {}
     strips, finals = {"network": trajectory.denoised[:, :4]}, {"network": trajectory.final}
     for name, denoise in subject.analytic().items():
         said[name] = agreement.along(trajectory, denoise)
-        explained[name] = agreement.explained_variance(trajectory.denoised, said[name], mean)
+        shares[name] = agreement.explained_shares(trajectory.denoised, said[name], mean)
         score[name] = agreement.score_explained_variance(trajectory, said[name])
         own = analytic_trajectory(subject, name, denoise, trajectory, settings, progress)
         states[name] = Summary.of(agreement.mean_squared_error(own.x, trajectory.x))
@@ -91,11 +94,12 @@ def measure_agreement(
     exact_distance, _ = nearest(subject.cloud.points, finals["exact"])
     root = subject.model.dimension**0.5
     flow = torch.stack([trajectory.x[0], finals["Gaussian"]])
+    exact_shares = agreement.explained_shares(said["exact"], said["Gaussian"], mean)
     return Agreement(
         level=level,
-        explained=explained,
+        explained={name: share.mean(1) for name, share in shares.items()},
         signal=agreement.mean_squared_error(trajectory.denoised, mean).mean(1),
-        exact_explained=agreement.explained_variance(said["exact"], said["Gaussian"], mean),
+        exact_explained=exact_shares.mean(1),
         exact_signal=agreement.mean_squared_error(said["exact"], mean).mean(1),
         gaussian_angle=Summary.of(geometry.edge_angle(flow)),
         score_explained=score,
@@ -103,6 +107,8 @@ def measure_agreement(
         estimate_error=estimates,
         retrieved=Summary.of(distance[:, 0] / root),
         retrieved_exact=Summary.of(exact_distance[:, 0] / root),
+        shares=shares,
+        exact_shares=exact_shares,
         strips=strips,
         finals=finals,
         neighbours=subject.cloud.points[index[:, 0]],
@@ -151,21 +157,23 @@ def measure_frechet(
     features, gaussian, network, of = subject.features, subject.gaussian, subject.denoise, subject.frechet
     if features is None or subject.case.condition is not None:
         return None
-    level = subject.model.schedule.grid(steps)
+    schedule = subject.model.schedule
+    level = schedule.grid(steps)
     skips = tuple(range(0, steps - 3, 2))
     seeds = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
     calls = sum(steps - k for k in skips) + (steps * (len(skips) - 1) if both else 0)
     advance = progress(f"Fréchet distance, {count} samples", len(seeds) * calls)
 
-    def distance(grid: NoiseLevel, skip: int) -> float:
+    def samples(grid: NoiseLevel, skip: int) -> Tensor:
         starts = (initial_noise(part, subject.model.dimension, grid[0]) for part in seeds)
         runs = [
             teleport(gaussian, network, x, grid, skip, dpmpp_2m, lambda *_: advance(), len(grid)).final for x in starts
         ]
-        return of(torch.cat(runs))
+        return subject.features_of(torch.cat(runs))
 
+    found = [samples(level, skip) for skip in skips]
+    respent = [respend(schedule, level, float(level.ratio[k])) for k in skips[1:]] if both else []
     generator = torch.Generator().manual_seed(0)
-    schedule = subject.model.schedule
     return Frechet(
         features=features.name,
         samples=count,
@@ -174,14 +182,20 @@ def measure_frechet(
         skip=skips,
         ratio=level.ratio[list(skips)],
         nfe=tuple(steps - k for k in skips),
-        saved=tuple(distance(level, k) for k in skips),
-        respent=tuple(distance(respend(schedule, level, float(level.ratio[k])), 1) for k in skips[1:]) if both else (),
+        saved=tuple(subject.distance(part) for part in found),
+        respent=tuple(subject.distance(samples(grid, 1)) for grid in respent),
         baselines={
             "training images": of(subject.rows[torch.randperm(len(subject.rows), generator=generator)[:count]]),
             "mixture": of(subject.mixture.sample(count, generator)),
             "Gaussian": of(gaussian.sample(count, generator)),
         },
+        saved_left_out=without(found, subject) if count >= 8 else torch.empty(0, len(skips)),
     )
+
+
+def without(features: Sequence[Tensor], subject: ModelAndData) -> Tensor:
+    """Fréchet distances of several sets of features [N, F] from the same seeds, without some of these, [group, set]."""
+    return by_group(lambda kept: torch.tensor([subject.distance(part[kept]) for part in features]), len(features[0]))
 
 
 def measure_perturbation(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...analysis import agreement, emergence, geometry
-from ...analysis.summary import Summary
+from ...analysis.summary import Summary, by_group
 from ...noise import NoiseLevel
 from ...progress import Progress
 from ...sampling.solvers import find_solver
@@ -66,6 +66,8 @@ class Emergence:
     predicted_half: Tensor = quantity("sqrt(lambda), by component")
     rank_correlation: float = quantity("Spearman")
     slope: float = quantity("of log measured against log predicted")
+    half_left_out: Tensor = quantity("sigma/alpha at half variance without some of the seeds, [group, component]")
+    seeds: int = quantity("seeds")
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +144,14 @@ def measure_emergence(subject: ModelAndData, trajectory: Trajectory, count: int 
     slope = float(((x - x.mean()) * (y - y.mean())).sum() / (x - x.mean()).square().sum())
     predicted_shares = modes.emergence(values, level) ** 2
     correlation = emergence.rank_correlation(half, predicted)
-    return Emergence(level, measured, predicted_shares, half, predicted, correlation, slope)
+    seeds = trajectory.denoised.shape[1]
+
+    def without(kept: Tensor) -> Tensor:
+        shares = emergence.feature_shares(trajectory.denoised[:, kept], subject.gaussian, count)
+        return emergence.half_ratio(shares, level)
+
+    others = by_group(without, seeds)
+    return Emergence(level, measured, predicted_shares, half, predicted, correlation, slope, others, seeds)
 
 
 def compare_cases(

@@ -15,7 +15,7 @@ from ...data.datasets import ImageData, load_data
 from ...data.store import gaussian_provenance, load_gaussian
 from ...files import read_json
 from ...metrics.features import FeatureSet, load_features, load_statistics
-from ...metrics.frechet import Statistics
+from ...metrics.frechet import Statistics, frechet_score
 from ...metrics.scenes import Reader, load_reader
 from ...models.load import load_model
 from ...models.model import Model
@@ -27,6 +27,7 @@ from ...theory.cloud import PointCloud
 from ...theory.denoiser import Denoiser
 from ...theory.gaussian import Gaussian
 from ...theory.mixture import Mixture
+from ...theory.moments import Moments
 from ...version import __version__
 from .request import Conditioning, check_statistics, find_denoiser, network_calls
 
@@ -102,9 +103,18 @@ class ModelAndData:
 
     def frechet(self, rows: Tensor) -> float:
         """Fréchet distance of the images of rows [N, D] to the test split; NaN where the box has no features."""
+        return float("nan") if self.features is None else self.distance(self.features_of(rows))
+
+    def features_of(self, rows: Tensor) -> Tensor:
+        """The features [N, F] of the images of rows [N, D], where the box has features."""
+        assert self.features is not None
+        return self.features.extract(2 * self.images(rows).flatten(1) - 1)
+
+    def distance(self, features: Tensor) -> float:
+        """Fréchet distance of features [N, F] to the test split; NaN where the box has no features."""
         if self.features is None or self.reference is None:
             return float("nan")
-        return self.features.score(2 * self.images(rows).flatten(1) - 1, self.reference).value
+        return frechet_score(Statistics.of(Moments.of(features), self.features.name), self.reference).value
 
     def sample(
         self,
