@@ -342,6 +342,26 @@ class Asking:
         return not (kind != plain), hash(kind) == hash(plain), state  # noqa: SIM202, as they ask
 
 
+class Telling(Asking):
+    """A pipeline that names the next timestep to its scheduler, which states no order, as those of unCLIP do."""
+
+    def __call__(self, state: torch.Tensor) -> list[int]:  # type: ignore[override]
+        self.scheduler.set_timesteps(STEPS)
+        times = self.scheduler.timesteps
+        for t, after in zip(times, [*times[1:], None], strict=True):
+            state = self.scheduler.step(self.transformer(state), t, state, prev_timestep=after).prev_sample
+        return times.tolist()
+
+
+def test_the_scheduler_of_unclip_is_teleported() -> None:
+    pipe = Telling()
+    pipe.scheduler = diffusers.UnCLIPScheduler()
+    start = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        whole, rest = pipe(start), teleport_pipeline(pipe, Gaussian.isotropic(torch.zeros(6), 1.0), 2)(start)
+    assert rest == whole[2:]
+
+
 def test_a_scheduler_that_is_asked_for_its_type_is_of_it() -> None:
     gaussian, start = Gaussian.isotropic(torch.zeros(6), 1.0), torch.randn(3, 6)
     pipe = Asking()

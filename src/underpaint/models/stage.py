@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .interpose import interposed
+from .interpose import disguised, interposed
 from .text_encoding import encoding_alone
 
 #: What pipelines call the number of results for one prompt, by how it begins and ends.
@@ -169,12 +169,12 @@ def _acting(own: Any, only: Any, make: Any, lay: Any, scale: Any) -> type:
         given = signature.bind(self, *args, **kwargs).arguments
         return stepped(make(self, given), given.get("return_dict", True))
 
-    names = {"step": step, "set_timesteps": set_timesteps, "_plain": plain, "__module__": plain.__module__}
+    names: dict[str, Any] = {"step": step, "set_timesteps": set_timesteps}
     if hasattr(plain, "add_noise"):
         names["add_noise"] = _noising(plain.add_noise)
     if scale is not None and hasattr(plain, "scale_model_input"):
         names["scale_model_input"] = lambda self, sample, timestep=None: scale(self, sample, timestep)
-    return type(plain.__name__, (plain,), {**names, "__qualname__": plain.__qualname__, "__doc__": plain.__doc__})
+    return disguised(plain, names)
 
 
 def _noising(plain: Any) -> Any:
