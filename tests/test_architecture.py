@@ -21,6 +21,7 @@ FLOORS = {
     "pickles": 0,
     "extras": 0,
     "progress": 0,
+    "keeping": 0,
     "assets": 0,
     "theory": 1,
     "data": 2,

@@ -160,8 +160,8 @@ def check_targets(*targets: str | Path, sources: Sequence[str | Path] = ()) -> N
     """Fail before the work, not after it, where a file could not be written; what killed runs left there goes.
 
     Raises:
-        ValueError: the file is a folder, no regular file or one of the ``sources``, its folder is a file, or nothing
-            can be written there.
+        ValueError: the file is a folder, no regular file or one of the ``sources``, its folder is a file or takes no
+            files.
     """
     known = {os.path.realpath(source) for source in sources}
     for target in map(Path, targets):

@@ -16,6 +16,7 @@ import pytest
 import scipy.fft
 import scipy.stats
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 from typer.testing import CliRunner
@@ -527,12 +528,56 @@ def test_a_checkpoint_of_other_work_is_refused(tmp_path: Path) -> None:
             take_statistics(plan_statistics(source, settings), tmp_path / "part")
 
 
+def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
+    source, place = source_of(rows_like(80).float()), tmp_path / "part"
+    take_statistics(plan_statistics(source), place)
+    content = bytearray(place.read_bytes())
+    content[-20] ^= 4
+    place.write_bytes(content)
+    with pytest.raises(ValueError, match="part is damaged: its checksum does not fit; remove it or move it away"):
+        take_statistics(plan_statistics(source), place)
+
+
+@pytest.mark.parametrize("form", ["pictures", "array"])
+def test_data_that_have_changed_are_other_data(tmp_path: Path, form: str) -> None:
+    """In size, in time, or in a block with the same size and time; a copy of the names alone is not enough."""
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 8, 8, 3), dtype=np.uint8)
+    place = tmp_path / "data"
+    place.mkdir()
+    if form == "array":
+        files = [place / "all.npy"]
+        np.save(files[0], pixels)
+    else:
+        files = [place / f"{i}.png" for i in range(9)]
+        for file, image in zip(files, pixels, strict=True):
+            Image.fromarray(image).save(file)
+
+    def identity() -> str:
+        return plan_statistics(open_data(place)).identity
+
+    first, times = identity(), files[-1].stat()
+    (place / ".hidden").touch()
+    (place / "stats.safetensors.part").touch()
+    assert identity() == first
+    os.utime(files[-1], ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    assert identity() != first
+    content = bytearray(files[-1].read_bytes())
+    content[-1] ^= 1
+    files[-1].write_bytes(content)
+    os.utime(files[-1], ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert identity() != first
+    content[-1] ^= 1
+    files[-1].write_bytes(content)
+    os.utime(files[-1], ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert identity() == first
+
+
 SCRIPT = """
 import os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 from underpaint.data.sources import open_source
-from underpaint.recipes.statistics.memory_plan import Settings, make_plan
+from underpaint.recipes.statistics.memory_plan import Settings, plan_statistics
 from underpaint.recipes.statistics.accumulation import take_statistics
 
 data, out, kind, kill = sys.argv[1:]
@@ -544,7 +589,7 @@ def read(start, stop):
         os.kill(os.getpid(), signal.SIGKILL)
     return source.read(start, stop)
 
-plan = make_plan(replace(source, read=read), Settings(kind, rank=20, interval=0.0))
+plan = plan_statistics(replace(source, read=read), Settings(kind, rank=20, interval=0.0))
 result = take_statistics(plan, Path(out + ".part"))
 if result is not None:
     result.save(out)
@@ -575,7 +620,8 @@ def test_any_number_of_processes_gives_the_same_file(tmp_path: Path, kind: str) 
         assert launch(tmp_path / "run.py", processes, tmp_path / "data.npz", tmp_path / name, kind, "none") == ""
     killed = (tmp_path / "data.npz", tmp_path / "killed.safetensors", kind, "2")
     assert launch(tmp_path / "run.py", 4, *killed)
-    done = json.loads(torch_metadata(tmp_path / "killed.safetensors.part"))["groups"]
+    (_, notes) = json.loads(torch_metadata(tmp_path / "killed.safetensors.part"))["structure"]["tuple"]
+    done = dict(notes["dict"])["groups"]
     assert done == 20  # of 38; rank 2 was killed in the round of groups 20 to 23, and no more is lost
     assert launch(tmp_path / "run.py", 3, *killed) == ""
     contents = {(tmp_path / name).read_bytes() for name in (*runs, "killed.safetensors")}

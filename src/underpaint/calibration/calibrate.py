@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 
 from ..bounds import MOST_ITEMS, MOST_STEPS, check_seeds, integer
+from ..keeping import Keep, make_only
 from ..noise import NoiseLevel, Schedule
 from ..progress import Progress, silent
 from ..sampling.fitted import LOOK_BACK, TERMS, Calibration, Plan, fingerprint
@@ -37,6 +39,7 @@ def calibrate(
     fine: int = 250,
     effort: int = 150,
     progress: Progress = silent,
+    keep: Keep = make_only,
 ) -> Calibration:
     """Fit plans to a denoiser.
 
@@ -50,10 +53,38 @@ def calibrate(
         fine: steps of the fine solution; levels are chosen among its own.
         effort: calls on each seed that the search for the levels of a plan may take, once it has tried its guesses.
         progress: told of the fine solution and of each plan.
+        keep: keeps the fine solutions, what steps lose, and each plan, so that an interrupted fit goes on.
 
     Raises:
         ValueError: no seeds, seeds in both sets, or numbers of calls that are no plan.
     """
+    wanted = _checked(calls, seeds, held_out, fine, effort)
+    solution = keep("fine solution", partial(solve_finely, denoise, gaussian, schedule, seeds, fine, progress))
+    unseen = keep("held-out solution", partial(solve_finely, denoise, gaussian, schedule, held_out, fine, progress))
+    losses = keep(
+        f"losses from {wanted[0]} calls", lambda: step_losses(_some(solution), gaussian.covariance, wanted[0])
+    )
+    fit, judge = Fit(denoise, gaussian, solution), PlanSelector(denoise, gaussian, schedule, solution, unseen)
+    advance, plans = progress("plans", len(wanted)), list[Plan]()
+    path: tuple[int, ...] | None = None
+
+    def find(count: int, fewer: tuple[int, ...] | None) -> tuple[tuple[int, ...], Plan]:
+        shortest = shortest_path(losses, count)
+        best = search(fit, guesses(solution.level, gaussian, count, fewer, shortest), effort)
+        return best.path, judge.choose(_plan(best, solution.level), shortest, best.loss)
+
+    for i, count in enumerate(wanted):
+        # the search for a plan begins with that of fewer calls, too
+        known = f"plan of {count} calls after {', '.join(map(str, wanted[:i])) or 'none'}, effort {effort}"
+        path, plan = keep(known, partial(find, count, path))
+        plans.append(plan)
+        advance()
+    about = {"seeds": list(seeds), "held_out": list(held_out), "fine": fine, "effort": effort}
+    return Calibration(tuple(plans), about | {"gaussian": fingerprint(gaussian)})
+
+
+def _checked(calls: Sequence[int], seeds: Sequence[int], held_out: Sequence[int], fine: int, effort: int) -> list[int]:
+    """The numbers of calls in order, each once; ValueError where something asked for cannot be."""
     integer(fine, "number of steps of the fine solution", 4, MOST_STEPS)
     integer(effort, "number of calls to search with", 0, MOST_ITEMS)
     wanted = sorted(set(calls))
@@ -66,20 +97,7 @@ def calibrate(
         )
     for given in (seeds, held_out):
         check_seeds(given)
-    solution = solve_finely(denoise, gaussian, schedule, seeds, fine, progress)
-    unseen = solve_finely(denoise, gaussian, schedule, held_out, fine, progress)
-    judge = PlanSelector(denoise, gaussian, schedule, solution, unseen)
-    losses = step_losses(_some(solution), gaussian.covariance, wanted[0])
-    advance = progress("plans", len(wanted))
-    fit, plans = Fit(denoise, gaussian, solution), list[Plan]()
-    best: Run | None = None
-    for count in wanted:
-        shortest = shortest_path(losses, count)
-        best = search(fit, guesses(solution.level, gaussian, count, best, shortest), effort)
-        plans.append(judge.choose(_plan(best, solution.level), shortest, best.loss))
-        advance()
-    about = {"seeds": list(seeds), "held_out": list(held_out), "fine": fine, "effort": effort}
-    return Calibration(tuple(plans), about | {"gaussian": fingerprint(gaussian)})
+    return wanted
 
 
 def _plan(run: Run, level: NoiseLevel) -> Plan:

@@ -19,7 +19,7 @@ _RHO = (5.0, 7.0, 15.0)
 
 
 def guesses(
-    level: NoiseLevel, gaussian: Gaussian, count: int, fewer: Run | None, shortest: tuple[int, ...]
+    level: NoiseLevel, gaussian: Gaussian, count: int, fewer: tuple[int, ...] | None, shortest: tuple[int, ...]
 ) -> list[tuple[int, ...]]:
     """Paths to begin from, where the first feature emerges: even in log(sigma/alpha) down to several levels, which
     suits few calls; by Karras22's rule, which suits many; the shortest; and the path of fewer calls, with more on
@@ -32,7 +32,7 @@ def guesses(
     paths += [_nearest(time, spaced_ratios(count, math.exp(high), math.exp(low), rho).log()) for rho in _RHO]
     paths.append(_nearest(time, time[torch.tensor(shortest)].clamp(max=high)))
     if fewer is not None:
-        known = time[torch.tensor(fewer.path)]
+        known = time[torch.tensor(fewer)]
         place = torch.linspace(0, len(known) - 1, count, dtype=torch.float64)
         left = place.floor().clamp(max=len(known) - 2).long()
         paths.append(_nearest(time, known[left] + (place - left) * (known[left + 1] - known[left])))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..files import check_targets
-from .base import app, finish, given, out, parse_numbers, parse_seeds, progress_bars
+from .base import app, finish, given, kept_in, out, parse_numbers, parse_seeds, progress_bars
 from .options import (
     AlongOption,
     ClassesOption,
@@ -61,24 +61,28 @@ def report(
     """Hold a trained network's sampling against the closed-form theory, and write what was found as a page.
 
     Of several prompts and guidance weights, the page is about the first of each and compares all of them in a section.
+    Sections are kept as they are found, until the page is written: interrupted, the same command goes on.
 
     Example: underpaint report --model fashion-mnist --seeds 0-63 --out report/
     """
     chosen = parse_seeds(seeds)
-    check_targets(folder / "index.html", folder / "results.json", folder / "figures" / "geometry.png")
+    targets = ("index.html", "results.json", "figures/geometry.png", "parts/first.safetensors")
+    check_targets(*(folder / name for name in targets))
     from ..recipes.report.build import report as compute
     from ..recipes.report.claims import count_verdicts
     from ..recipes.report.settings import Settings
+    from ..recipes.shared.checkpoints import drop_parts
 
     asked = ((*(prompts or ()), *(classes or ())), tuple(guidance or (1.0,)), negative)
     settings = Settings(
         model, data, chosen, steps, solver, 5000 if full else 300, full, *asked, split, column, gaussian
     )
-    with progress_bars(quiet or as_json) as progress:
-        computed = compute(settings, progress)
+    with kept_in(folder / "parts"), progress_bars(quiet or as_json) as progress:
+        computed = compute(settings, progress, folder / "parts")
         from ..figures.report_page import write_report
 
         results = write_report(computed, folder, progress)
+    drop_parts(folder / "parts")
     if as_json:
         print(json.dumps(results, ensure_ascii=False))
     elif not quiet:
@@ -121,7 +125,7 @@ def trajectory(
 
     conditions, weights = (*(prompts or ()), *(classes or ())), tuple(guidance or (1.0,))
     asked = (conditions, weights, negative, chosen, steps, solver, tuple(gaussian or ()), device, dtype)
-    with progress_bars(quiet or as_json) as progress:
+    with kept_in(folder / "chunks"), progress_bars(quiet or as_json) as progress:
         prepared = prepare_all([Request(name, *asked) for name in models or ["fashion-mnist"]])
         result = survey(prepared, chosen, folder / "chunks", chunk, states, progress)
     finish(write_survey(result, folder), folder, as_json, quiet)

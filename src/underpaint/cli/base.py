@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -76,6 +77,18 @@ def progress_bars(quiet: bool) -> Iterator[Callable[[str, int], Callable[[], Non
             return lambda: bars.advance(number)
 
         yield task
+
+
+@contextmanager
+def kept_in(parts: Path) -> Iterator[None]:
+    """Where the work is interrupted, say what is kept and how to go on."""
+    try:
+        yield
+    except (KeyboardInterrupt, OSError, RuntimeError, MemoryError):
+        if parts.exists() and os.environ.get("RANK", "0") == "0":
+            words = f"What was found so far is kept in {parts}; the same command goes on from there."
+            err.print(words, highlight=False, soft_wrap=True, markup=False)
+        raise
 
 
 def finish(results: dict[str, Any], folder: Path, as_json: bool, quiet: bool) -> None:

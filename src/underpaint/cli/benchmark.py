@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..files import check_targets
-from .base import app, finish, parse_seeds, progress_bars
+from .base import app, finish, kept_in, parse_seeds, progress_bars
 from .options import (
     ClassesOption,
     DeviceOption,
@@ -105,7 +105,7 @@ def bench(
     chosen = (_names(solvers), _names(grids) or GRIDS)
     settings = Settings(budgets, held, tuned, *chosen, fine, samples, own, batch)
     workbench = prepare_bench(Request(model, *asked), settings, folder / "cells", calibration, reference, features)
-    with progress_bars(quiet or as_json) as progress:
+    with kept_in(folder / "cells"), progress_bars(quiet or as_json) as progress:
         result = compute(workbench, progress)
     if result is None:
         return

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..files import check_targets, read_json
-from .base import app, err, out, progress_bars, words
+from .base import app, err, kept_in, out, progress_bars, words
 from .options import (
     ClassOption,
     ColumnOption,
@@ -85,13 +85,13 @@ def stats(
     case = Conditioning(label if prompt is None else prompt, guidance, negative)
     source = open_data(data, parse_size(size), mode, split, encoder, samples, features, device, column, case)
     plan = plan_statistics(source, settings)
-    with progress_bars(quiet or as_json) as progress:
+    with kept_in(part), progress_bars(quiet or as_json) as progress:
         if not quiet and is_first_process():
             err.print(plan.words, highlight=False, soft_wrap=True)
         result = take_statistics(plan, part, progress)
-    if result is None:
-        return
-    result.save(place)
+        if result is None:
+            return
+        result.save(place)
     from ..figures.statistics import write_picture
 
     picture = write_picture(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..files import check_targets
-from .base import app, out, parse_seeds, progress_bars
+from .base import app, kept_in, out, parse_seeds, progress_bars
 from .options import (
     CalibrationOption,
     ClassesOption,
@@ -99,13 +99,16 @@ def calibrate(
 ) -> None:
     """Fit the Gaussian exponential integrator to a model: where to call it, and what to make of each call.
 
-    `sample --calibration`, `bench --calibration` and GaussianExponentialScheduler take the file.
+    `sample --calibration`, `bench --calibration` and GaussianExponentialScheduler take the file. What is found is kept
+    beside it until it is complete: interrupted, the same command goes on.
 
     Example: underpaint calibrate fashion-mnist --calls 5,8,10 --out fashion-mnist.json
     """
     chosen, numbers, unseen = parse_seeds(seeds), parse_seeds(calls, "Calls"), parse_seeds(held_out)
-    check_targets(place)
+    parts = place.with_name(f"{place.name}.part")
+    check_targets(place, parts / "first.safetensors")
     from ..recipes.calibrate import calibrate_model
+    from ..recipes.shared.checkpoints import drop_parts
     from ..recipes.shared.request import Request
     from ..sampling.fitted import write_calibration
 
@@ -113,9 +116,11 @@ def calibrate(
     request = Request(
         model, conditions, (guidance,), negative, chosen, statistics=tuple(gaussian or ()), device=device, dtype=dtype
     )
-    with progress_bars(quiet or as_json) as progress:
-        found = calibrate_model(request, calls=numbers, held_out=unseen, fine=fine, effort=effort, progress=progress)
-    write_calibration(place, found)
+    how = {"calls": numbers, "held_out": unseen, "fine": fine, "effort": effort}
+    with kept_in(parts), progress_bars(quiet or as_json) as progress:
+        found = calibrate_model(request, parts, progress=progress, **how)
+        write_calibration(place, found)
+    drop_parts(parts)
     if as_json:
         plans = [{"calls": plan.calls, "solver": plan.solver} | plan.errors for plan in found.plans]
         print(json.dumps(found.about | {"plans": plans, "file": str(place)}, ensure_ascii=False))

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from ..calibration.calibrate import calibrate
-from ..sampling.fitted import Calibration
-from .shared.request import Request, cases, find_denoiser, in_turn, prepare
+from ..calibration.solution import FineSolution
+from ..models.fingerprint import digest, fingerprint
+from ..noise import NoiseLevel
+from ..sampling.fitted import Calibration, Plan
+from ..theory.gaussian import Gaussian
+from .shared.checkpoints import Parts, gaussian_tensors
+from .shared.request import Conditioning, Request, Sampler, cases, find_denoiser, in_turn, prepare
 
 
-def calibrate_model(request: Request, **how: Any) -> Calibration:
+def calibrate_model(request: Request, parts: Path | None = None, **how: Any) -> Calibration:
     """Fit plans to a model, for all that is asked of it together: row i is run in case i modulo their number.
 
     Args:
         request: the model, its cases, and the seeds to fit to.
+        parts: folder for the fine solutions and each plan as they are found; asked again, the fit goes on from them.
         how: ``calls``, ``held_out``, ``fine``, ``effort`` and ``progress`` of `calibrate`.
 
     Raises:
@@ -29,7 +37,20 @@ def calibrate_model(request: Request, **how: Any) -> Calibration:
         )
     listed = cases(request, model)
     denoise = in_turn([find_denoiser(model, case) for case in listed])
+    if parts is not None:
+        how["keep"] = Parts(parts, _settings(sampler, listed, gaussian, request, how), (FineSolution, NoiseLevel, Plan))
     found = calibrate(denoise, gaussian, model.schedule, seeds=request.seeds, **how)
     asked: dict[str, Any] = {"model": model.name, "place": request.model, "cases": [str(case) for case in listed]}
     asked["statistics"] = dict(sampler.theory.about)
     return replace(found, about=asked | found.about)
+
+
+def _settings(
+    sampler: Sampler, listed: Sequence[Conditioning], gaussian: Gaussian, request: Request, how: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Everything that all parts depend on, in JSON types."""
+    known = {"weights": fingerprint(sampler.model), "gaussian": digest(gaussian_tensors(gaussian))}
+    asked = {name: list(how[name]) if name == "held_out" else how[name] for name in ("held_out", "fine") if name in how}
+    level = digest({"alpha": sampler.level.alpha, "sigma": sampler.level.sigma})
+    cases = [asdict(case) for case in listed]
+    return known | asked | {"level": level, "cases": cases, "seeds": list(request.seeds), "model": sampler.model.name}

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from ...analysis.perturbation import Perturbation
+from ...analysis.summary import Summary
+from ...keeping import make_only
+from ...models.fingerprint import digest, fingerprint
 from ...models.load import load_model
 from ...noise import NoiseLevel
 from ...progress import Progress, silent
 from ...sampling.solvers import find_solver
 from ...sampling.trajectory import Trajectory
+from ..shared.checkpoints import Parts, gaussian_tensors
 from ..shared.model_and_data import ModelAndData, load_model_and_data
 from ..shared.request import Request, cases
 from ..shared.results import picture
@@ -39,6 +46,9 @@ from .trajectories import (
     mode_curves,
 )
 
+#: What the sections that are kept are made of.
+_KEPT = (Agreement, Conditions, Decided, Geometry, Hybrid, NoiseLevel, Perturbation, Summary, Trajectory)
+
 
 @dataclass(frozen=True, eq=False)
 class Report:
@@ -61,8 +71,13 @@ class Report:
     subject: ModelAndData = picture()
 
 
-def report(settings: Settings, progress: Progress = silent) -> Report:
+def report(settings: Settings, progress: Progress = silent, parts: Path | None = None) -> Report:
     """Sample, measure, compare: everything behind `underpaint report`.
+
+    Args:
+        settings: what to run.
+        progress: told of each stretch.
+        parts: folder in which each section is kept as it is found; asked again, the report goes on from them.
 
     Raises:
         ValueError: as `load_model_and_data`, or settings that leave too little to measure.
@@ -80,19 +95,22 @@ def report(settings: Settings, progress: Progress = silent) -> Report:
         column=settings.column,
         gaussian=settings.gaussian,
     )
+    keep = make_only if parts is None else Parts(parts, _identity(settings, subject), _KEPT)
     level = subject.model.schedule.grid(settings.steps)
     solver = find_solver(settings.solver)
-    trajectory = subject.sample(subject.denoise, settings.seeds, level, solver, "network", progress)
-    parts: dict[str, Any] = {
+    trajectory = keep(
+        "trajectory", partial(subject.sample, subject.denoise, settings.seeds, level, solver, "network", progress)
+    )
+    sections: dict[str, Any] = {
         "geometry": measure_geometry(trajectory),
         "modes": mode_curves(subject, trajectory),
         "emergence": measure_emergence(subject, trajectory),
-        "agreement": measure_agreement(subject, trajectory, settings, progress),
-        "hybrid": measure_hybrid(subject, trajectory, settings, progress),
-        "frechet": measure_frechet(subject, settings.samples, settings.respent, progress),
-        "perturbation": measure_perturbation(subject, trajectory, settings, progress),
-        "conditions": compare_cases(subject, listed, settings, progress),
-        "decided": measure_decided(subject, progress=progress),
+        "agreement": keep("agreement", partial(measure_agreement, subject, trajectory, settings, progress)),
+        "hybrid": keep("hybrid", partial(measure_hybrid, subject, trajectory, settings, progress)),
+        "frechet": measure_frechet(subject, settings.samples, settings.respent, progress, keep),
+        "perturbation": keep("perturbation", partial(measure_perturbation, subject, trajectory, settings, progress)),
+        "conditions": keep("conditions", partial(compare_cases, subject, listed, settings, progress)),
+        "decided": keep("decided", partial(measure_decided, subject, progress=progress)),
     }
     setup = describe(settings, subject, trajectory, time.monotonic() - began)
     return Report(
@@ -100,36 +118,43 @@ def report(settings: Settings, progress: Progress = silent) -> Report:
         level=level,
         trajectory=trajectory,
         subject=subject,
-        claims=judge(parts),
-        left_out=left_out(subject, parts),
-        **parts,
+        claims=judge(sections),
+        left_out=left_out(subject, sections),
+        **sections,
     )
 
 
-def left_out(subject: ModelAndData, parts: dict[str, Any]) -> dict[str, str]:
+def left_out(subject: ModelAndData, sections: dict[str, Any]) -> dict[str, str]:
     """Why a section is not there, by its title; and a claim, where no measured level is in its range."""
     why = {}
-    if parts["frechet"] is None:
+    if sections["frechet"] is None:
         why["Fréchet distances"] = (
             "the box has no features for these data; `underpaint bench --features` measures them in others"
             if subject.features is None
             else "of one condition; images of it are not meant to be like all of the data"
         )
-    if parts["decided"] is None:
+    if sections["decided"] is None:
         why["what is decided when"] = "nothing in the box finds the objects of these pictures"
-    if parts["conditions"] is None:
+    if sections["conditions"] is None:
         why["prompts and guidance"] = "one condition and guidance were asked for; give several to compare them"
-    if float(parts["hybrid"].ratio[0]) < HIGH_NOISE:
+    if float(sections["hybrid"].ratio[0]) < HIGH_NOISE:
         why["claims on skipping early steps"] = (
             f"no tenth of the steps lies above σ/α = {HIGH_NOISE:g}; take more steps"
         )
     return why
 
 
+def _identity(settings: Settings, subject: ModelAndData) -> dict[str, Any]:
+    """Everything that the sections depend on, in JSON types."""
+    labels = {} if subject.data.labels is None else {"labels": subject.data.labels}
+    known = {"weights": fingerprint(subject.model), "data": digest({"rows": subject.rows} | labels)}
+    versions = {name: version(name) for name in ("torch", "diffusers")}
+    statistics = digest(gaussian_tensors(subject.gaussian))
+    return asdict(settings) | known | versions | {"gaussian": statistics, "source": subject.data.source}
+
+
 def describe(settings: Settings, subject: ModelAndData, trajectory: Trajectory, seconds: float) -> dict[str, Any]:
     """Who, what and with which versions."""
-    from importlib.metadata import version
-
     packages = {name: version(name) for name in ("underpaint", "torch", "diffusers", "numpy")}
     return subject.described(settings.solver, settings.steps) | {
         "images": list(subject.model.image_shape),

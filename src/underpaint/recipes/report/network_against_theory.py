@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from ...analysis import agreement, geometry
 from ...analysis.perturbation import Perturbation, perturb
 from ...analysis.retrieval import nearest
 from ...analysis.summary import Summary, by_group
+from ...keeping import Keep, make_only
 from ...noise import NoiseLevel
 from ...progress import Progress
 from ...sampling.solvers import dpmpp_2m, find_solver
@@ -150,10 +152,16 @@ def measure_hybrid(
 
 
 def measure_frechet(
-    subject: ModelAndData, count: int, both: bool, progress: Progress, steps: int = 20, batch: int = 100
+    subject: ModelAndData,
+    count: int,
+    both: bool,
+    progress: Progress,
+    keep: Keep = make_only,
+    steps: int = 20,
+    batch: int = 100,
 ) -> Frechet | None:
     """Fréchet distance to the test split for several skips; None where the box has no features for these data, or for
-    one condition, which is not meant to give all of them."""
+    one condition, which is not meant to give all of them. The features of each set of samples are kept."""
     features, gaussian, network, of = subject.features, subject.gaussian, subject.denoise, subject.frechet
     if features is None or subject.case.condition is not None:
         return None
@@ -171,9 +179,14 @@ def measure_frechet(
         ]
         return subject.features_of(torch.cat(runs))
 
-    found = [samples(level, skip) for skip in skips]
-    respent = [respend(schedule, level, float(level.ratio[k])) for k in skips[1:]] if both else []
-    generator = torch.Generator().manual_seed(0)
+    def kept(what: str, grid: NoiseLevel, skip: int) -> Tensor:
+        return keep(f"features of {count} samples, {what}", partial(samples, grid, skip))
+
+    def spent_again(skip: int) -> float:
+        grid = respend(schedule, level, float(level.ratio[skip]))
+        return subject.distance(kept(f"{skip} skipped, re-spent", grid, 1))
+
+    found = [kept(f"{skip} skipped", level, skip) for skip in skips]
     return Frechet(
         features=features.name,
         samples=count,
@@ -183,14 +196,18 @@ def measure_frechet(
         ratio=level.ratio[list(skips)],
         nfe=tuple(steps - k for k in skips),
         saved=tuple(subject.distance(part) for part in found),
-        respent=tuple(subject.distance(samples(grid, 1)) for grid in respent),
-        baselines={
-            "training images": of(subject.rows[torch.randperm(len(subject.rows), generator=generator)[:count]]),
-            "mixture": of(subject.mixture.sample(count, generator)),
-            "Gaussian": of(gaussian.sample(count, generator)),
-        },
+        respent=tuple(map(spent_again, skips[1:])) if both else (),
+        baselines={name: of(rows) for name, rows in _baselines(subject, count)},
         saved_left_out=without(found, subject) if count >= 8 else torch.empty(0, len(skips)),
     )
+
+
+def _baselines(subject: ModelAndData, count: int) -> Iterator[tuple[str, Tensor]]:
+    """So many rows of the data, and of the closed forms that can be sampled."""
+    generator = torch.Generator().manual_seed(0)
+    yield "training images", subject.rows[torch.randperm(len(subject.rows), generator=generator)[:count]]
+    yield "mixture", subject.mixture.sample(count, generator)
+    yield "Gaussian", subject.gaussian.sample(count, generator)
 
 
 def without(features: Sequence[Tensor], subject: ModelAndData) -> Tensor:

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from ...data.store import save_gaussian
 from ...data.stream import Chunk
-from ...files import read_tensor_metadata, read_tensors, write_tensors
 from ...metrics.frechet import Statistics, write_reference
 from ...progress import Progress, silent
 from ...theory.blocks import one_thread
 from ...theory.gaussian import Gaussian
 from ...theory.sums import Sums, column_sums
 from ...version import __version__
+from ..shared.checkpoints import read_part, write_part
 from ..shared.processes import Message, Processes, join_processes
 from .memory_plan import StatisticsPlan
 
@@ -95,7 +95,7 @@ class Tally:
             tensors |= {f"{label}.total": sums.total, f"{label}.kept": sums.kept}
         notes = {"groups": self.groups, "range": [self.low, self.high], "bad": self.bad, "named": self.named}
         counts = {label: sums.count for label, sums in self.sums.items()}
-        return tensors, notes | {"hashes": self.hashes, "counts": counts, "plan": self.plan.identity}
+        return tensors, notes | {"hashes": self.hashes, "counts": counts}
 
     @staticmethod
     def unpack(plan: StatisticsPlan, parcel: Message) -> Tally:
@@ -162,7 +162,7 @@ def take_statistics(plan: StatisticsPlan, checkpoint: Path | None = None, progre
     twice the sums, the old and the new.
 
     Raises:
-        ValueError: nothing can be read, the checkpoint is that of other work, or with ``strict`` an item is bad.
+        ValueError: nothing can be read, the checkpoint is damaged or of other work, or with ``strict`` an item is bad.
         ConnectionError: another process went away.
     """
     with join_processes() as processes:
@@ -177,12 +177,12 @@ def take_statistics(plan: StatisticsPlan, checkpoint: Path | None = None, progre
                 tally.merge(part)
                 advance()
             if checkpoint and processes.rank == 0 and time.monotonic() - saved >= plan.settings.interval:
-                write_tensors(checkpoint, *tally.pack())
+                write_part(checkpoint, {"plan": plan.identity}, tally.pack())
                 saved = time.monotonic()
     if processes.rank:
         return None
     if checkpoint and (missing or not checkpoint.is_file()):
-        write_tensors(checkpoint, *tally.pack())
+        write_part(checkpoint, {"plan": plan.identity}, tally.pack())
     return replace(_finish(tally, progress), checkpoint=checkpoint)
 
 
@@ -206,12 +206,10 @@ def _start(plan: StatisticsPlan, processes: Processes, checkpoint: Path | None) 
     tally = Tally(plan, torch.zeros(plan.source.dimension, dtype=torch.float64))
     if processes.rank == 0:
         if checkpoint and checkpoint.is_file():
-            notes = read_tensor_metadata(checkpoint)
-            if notes.get("plan") != plan.identity:
-                raise ValueError(
-                    f"{checkpoint} is the checkpoint of other data or settings; remove it or move it away."
-                )
-            tally = Tally.unpack(plan, (read_tensors(checkpoint), notes))
+            try:
+                tally = Tally.unpack(plan, read_part(checkpoint, {"plan": plan.identity}))
+            except ValueError as error:
+                raise ValueError(f"{error}; remove it or move it away, and the work begins anew.") from error
         else:
             tally.centre = _first_mean(plan)
     done = processes.share(torch.tensor([tally.groups]))

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ...bounds import MOST_ITEMS, integer, shown
+from ...data.contents import contents_mark
 from ...data.sources import open_source
-from ...data.stream import Chunk, Source, check_range
+from ...data.stream import Chunk, Source, check_range, digest
 from ...metrics.spaces import find_features, width
 from ...models.fingerprint import fingerprint
 from ...models.load import load_model
@@ -59,15 +60,21 @@ def open_data(
         if samples is not None:
             model = load_model(place, device=there)
             return seen(own_samples(model, samples, case=case), features, model, there)
-        return seen(open_source(place, size, mode, split, column), features, device=there)
+        return seen(_files(place, size, mode, split, column), features, device=there)
     if samples is not None:
         return own_samples(load_model(place, device=there), samples, case=case)
     if encoder is None:
-        return open_source(place, size, mode, split, column)
+        return _files(place, size, mode, split, column)
     model = load_model(encoder, device=there)
     channels, height, width = model.image_shape
     fitting = {1: "L", 3: "RGB"}.get(channels)
-    return latents(open_source(place, (height, width), fitting, split, column), model)
+    return latents(_files(place, (height, width), fitting, split, column), model)
+
+
+def _files(place: str | Path, size: tuple[int, int] | None, mode: str | None, split: str, column: str | None) -> Source:
+    """A source whose identity changes with the contents of its files, too, so that work goes on with the same alone."""
+    source = open_source(place, size, mode, split, column)
+    return replace(source, identity=digest(source.identity, contents_mark(place)))
 
 
 def latents(source: Source, model: Model) -> Source:
@@ -80,7 +87,8 @@ def latents(source: Source, model: Model) -> Source:
         check_range(float(images.min()), float(images.max()), source.name, model.name)
         return model.rows(images)
 
-    return source.encoded(encode, model.shape, f"{what} of {model.name}")
+    encoded = source.encoded(encode, model.shape, f"{what} of {model.name}")
+    return replace(encoded, identity=digest(encoded.identity, fingerprint(model)))
 
 
 def seen(source: Source, features: str, model: Model | None = None, device: torch.device | None = None) -> Source:
