@@ -230,6 +230,11 @@ def read_tensor_metadata(path: str | Path) -> dict[str, Any]:
     return parse_json(text, f'The metadata "underpaint" of {path}')
 
 
+def read_tensor_names(path: str | Path) -> list[str]:
+    """The names of the tensors in a safetensors file, without reading them. Raises as `read_tensor_metadata`."""
+    return list(_open_tensors(path, lambda opened: opened.keys()))
+
+
 def _open_tensors(path: str | Path, read: Any) -> Any:
     from safetensors import SafetensorError, safe_open
 

@@ -47,7 +47,9 @@ def batch_of(pixels: int) -> int:
     return min(256, max(1, _PIXELS // pixels))
 
 
-def load_pixel_model(folder: str | Path, dtype: torch.dtype = torch.float32, size: Size | None = None) -> Model:
+def load_pixel_model(
+    folder: str | Path, dtype: torch.dtype = torch.float32, size: Size | None = None, variant: str | None = None
+) -> Model:
     """Load a folder of diffusers: a DDPM/DDIM pipeline (``unet/``, ``scheduler/``) or a UNet2DModel beside a scheduler
     config.
 
@@ -65,7 +67,7 @@ def load_pixel_model(folder: str | Path, dtype: torch.dtype = torch.float32, siz
     path = folder / "scheduler" / "scheduler_config.json" if nested else folder / "scheduler_config.json"
     scheduler = read_json(path)
     read_scheduler(scheduler, path)  # a mistake in a small file shows before a large one is read
-    unet = load_part(home, "diffusers", kind, dtype)
+    unet = load_part(home, "diffusers", kind, dtype, variant)
     return pixel_model(unet, scheduler, read_notes(folder), size)
 
 

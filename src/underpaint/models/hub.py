@@ -6,14 +6,8 @@ import re
 from pathlib import Path
 
 _WEIGHTS = ("diffusion_pytorch_model", "model")
-#: Configs, tokenizers and plain weights in safetensors form; no variants such as fp16, no single-file checkpoints.
-_WANTED = (
-    "*.json",
-    "*.txt",
-    "*.model",
-    "diffusion_pytorch_model.safetensors",
-    *(f"*/{stem}{shard}.safetensors" for stem in _WEIGHTS for shard in ("", "-0????-of-0????")),
-)
+#: Configs and tokenizers.
+_WANTED = ("*.json", "*.txt", "*.model")
 _UNWANTED = ("safety_checker/*", "image_encoder/*", "feature_extractor/*")
 
 
@@ -22,7 +16,14 @@ def is_hub_id(source: str) -> bool:
     return re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]*\w[\w.-]*", source) is not None
 
 
-def fetch(source: str, revision: str | None = None, whole: bool = False) -> Path:
+def _weights(variant: str | None) -> list[str]:
+    """Patterns of weights in safetensors form, plain ones or of a variant; no single-file checkpoints."""
+    named = [stem if variant is None else f"{stem}.{variant}" for stem in _WEIGHTS]
+    inside = [f"*/{stem}{shard}.safetensors" for stem in named for shard in ("", "-0????-of-0????")]
+    return [f"{named[0]}.safetensors", *inside]
+
+
+def fetch(source: str, revision: str | None = None, whole: bool = False, variant: str | None = None) -> Path:
     """The folder of a checkpoint on the hub, downloaded unless it is in the cache.
 
     Only configs, tokenizers and safetensors are fetched: no pickles, no code. With HF_HUB_OFFLINE=1, or where there is
@@ -31,6 +32,7 @@ def fetch(source: str, revision: str | None = None, whole: bool = False) -> Path
     Args:
         source: "owner/name".
         revision: branch, tag or commit.
+        variant: of the weights, such as "fp16"; the plain ones unless one is named.
         whole: with its image encoder and what goes with it, which pipelines that take an image need.
 
     Raises:
@@ -48,7 +50,7 @@ def fetch(source: str, revision: str | None = None, whole: bool = False) -> Path
             snapshot_download(
                 source,
                 revision=revision,
-                allow_patterns=list(_WANTED),
+                allow_patterns=[*_WANTED, *_weights(variant)],
                 ignore_patterns=list(_UNWANTED[:1] if whole else _UNWANTED),
             )
         )

@@ -18,15 +18,13 @@ class LatentAutoencoder(torch.nn.Module):
     """The VAE of a pipeline behind the scale and shift of its latents: z = states * scale + shift is what it decodes.
 
     scale is 1/scaling_factor, or std/scaling_factor where the VAE states moments of its latents; shift is its
-    shift_factor or that mean. In float16 a VAE that asks for it is run in float32.
+    shift_factor or that mean. In float16 a VAE that asks for it is run in float32. Scale and shift stay on the CPU and
+    go where the latents are, since a VAE's weights may be offloaded.
 
     Args:
         vae: AutoencoderKL, or another with its interface.
         shape: (C, H, W) of a latent.
     """
-
-    scale: Tensor
-    shift: Tensor
 
     def __init__(self, vae: Any, shape: tuple[int, int, int]) -> None:
         super().__init__()
@@ -36,12 +34,12 @@ class LatentAutoencoder(torch.nn.Module):
         std, mean = config.get("latents_std"), config.get("latents_mean")
         scale = torch.tensor(1.0 if std is None else std, dtype=torch.float64) / config.scaling_factor
         shift = torch.tensor((config.get("shift_factor") or 0.0) if mean is None else mean, dtype=torch.float64)
-        self.register_buffer("scale", scale.reshape(-1, 1, 1).to(vae.device, vae.dtype), persistent=False)
-        self.register_buffer("shift", shift.reshape(-1, 1, 1).to(vae.device, vae.dtype), persistent=False)
+        self.scale, self.shift = scale.reshape(-1, 1, 1), shift.reshape(-1, 1, 1)
 
     def decode(self, states: Tensor) -> Tensor:
         """Images [B, c, h, w] of states [B, C, H, W]."""
-        latents = self._ready(states) * self.scale + self.shift
+        ready = self._ready(states)
+        latents = ready * self.scale.to(ready) + self.shift.to(ready)
         images: Tensor = self.vae.decode(latents.to(self.vae.dtype)).sample
         return images
 
@@ -49,7 +47,7 @@ class LatentAutoencoder(torch.nn.Module):
         """States of images: the mean of the encoder's distribution."""
         encoded = self.vae.encode(self._ready(images))
         latents: Tensor = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
-        return (latents - self.shift) / self.scale
+        return (latents - self.shift.to(latents)) / self.scale.to(latents)
 
     def _ready(self, tensor: Tensor) -> Tensor:
         if self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast"):

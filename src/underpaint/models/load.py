@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 
 from .. import assets
-from ..files import read_json, read_tensor_metadata
+from ..files import read_json, read_tensor_metadata, read_tensor_names
 from .diffusers import Size, load_pixel_model, pixel_model, read_notes
 from .flow import flux, stable_diffusion_3
 from .hub import fetch, is_hub_id
@@ -35,6 +36,7 @@ def load_model(
     source: str | Path | Any = "fashion-mnist",
     *,
     revision: str | None = None,
+    variant: str | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     name: str | None = None,
@@ -53,6 +55,8 @@ def load_model(
         source: a name in the box; a folder in diffusers' format; a checkpoint on the Hugging Face hub ("owner/name"); a
             safetensors file of an EDM network; or a pipeline or UNet2DModel of diffusers, which is used as it is.
         revision: branch, tag or commit on the hub.
+        variant: of the weights in a folder or on the hub, such as "fp16"; by default the plain ones, or a folder's only
+            variant.
         device: by default the CPU, or where an object already is.
         dtype: by default float32, or what an object already has.
         name: for reports; by default what the source is called.
@@ -69,45 +73,79 @@ def load_model(
         _check_no_call(source.name, call)
         model = source.to(device, dtype)
     elif isinstance(source, str | Path):
-        model = _load_files(source, revision, dtype or torch.float32, size, call).to(device)
+        model = _load_files(source, revision, variant, dtype or torch.float32, size, call).to(device)
     else:
         model = _adapt(source, size, scheduler, call).to(device, dtype)
     return replace(model, name=name) if name else model
 
 
 def _load_files(
-    source: str | Path, revision: str | None, dtype: torch.dtype, size: Size | None, call: Mapping[str, Any]
+    source: str | Path,
+    revision: str | None,
+    variant: str | None,
+    dtype: torch.dtype,
+    size: Size | None,
+    call: Mapping[str, Any],
 ) -> Model:
     path = assets.folder(str(source)) or Path(source)
     if path.exists():
-        return _load_path(path, dtype, size, call)
+        return _load_path(path, variant, dtype, size, call)
     if not (isinstance(source, str) and is_hub_id(source)):
         raise ValueError(
             f"There is no model {str(source)!r}: give a folder in diffusers' format, a name on the Hugging Face hub "
             f"(owner/name), or a name in the box ({', '.join(assets.names())})."
         )
-    folder = fetch(source, revision)
+    folder = fetch(source, revision, variant=variant)
     if (folder / "model_index.json").is_file() and _kind(folder) not in (*PIXEL, *LATENT):
-        folder = fetch(source, revision, whole=True)
-    return replace(_load_path(folder, dtype, size, call), name=source)
+        folder = fetch(source, revision, whole=True, variant=variant)
+    return replace(_load_path(folder, variant, dtype, size, call), name=source)
 
 
-def _load_path(path: Path, dtype: torch.dtype, size: Size | None, call: Mapping[str, Any]) -> Model:
+def _load_path(
+    path: Path, variant: str | None, dtype: torch.dtype, size: Size | None, call: Mapping[str, Any]
+) -> Model:
     if (path / "model_index.json").is_file():
-        return _load_index(path, dtype, size, call)
+        return _load_index(path, variant, dtype, size, call)
     _check_no_call(str(path), call)
     for file in [path] if path.suffix == ".safetensors" else sorted(path.glob("*.safetensors")):
         if read_tensor_metadata(file).get("format") == "edm":
             from .edm import load_edm
 
             return load_edm(file).to(dtype=dtype)
+    if (path / "modular_model_index.json").is_file():
+        raise ValueError(
+            f"{path} holds a modular pipeline, whose steps are put together anew each time; give the folder of the "
+            "plain pipeline of the same model, or load that with diffusers and give the object."
+        )
+    _check_other_format(path)
     if path.is_file():
         raise ValueError(
             f"{path} is neither a folder in diffusers' format nor an EDM network in safetensors form. Pickles can run "
             "code when they are opened and are not read here; make a safetensors file of an EDM network's once, with "
             f"`underpaint convert {path} --out {path.with_suffix('.safetensors').name}`."
         )
-    return load_pixel_model(path, dtype, size)
+    return load_pixel_model(path, dtype, size, variant)
+
+
+#: Ending of a file that holds a whole pipeline or network in another form -> what of diffusers opens it.
+_OTHER_FORMATS = {
+    ".dduf": "DiffusionPipeline.from_pretrained(FOLDER, dduf_file=NAME)",
+    ".gguf": "from_single_file of the network's class, with GGUFQuantizationConfig",
+}
+#: How the tensors of single-file checkpoints of pipelines are called.
+_SINGLE_FILE = re.compile(r"(model\.diffusion_model|first_stage_model|cond_stage_model|double_blocks|joint_blocks)\.")
+
+
+def _check_other_format(path: Path) -> None:
+    """Raise ValueError for files that diffusers opens and this library takes as the object."""
+    opened = _OTHER_FORMATS.get(path.suffix)
+    if path.suffix == ".safetensors" and path.is_file() and any(map(_SINGLE_FILE.match, read_tensor_names(path))):
+        opened = "from_single_file of the pipeline's class"
+    if opened is not None:
+        raise ValueError(
+            f"{path} is a whole model in one file: open it with diffusers ({opened}), and give the pipeline in its "
+            "place."
+        )
 
 
 def _kind(folder: Path) -> str:
@@ -120,17 +158,19 @@ def _kind(folder: Path) -> str:
     return kind
 
 
-def _load_index(folder: Path, dtype: torch.dtype, size: Size | None, call: Mapping[str, Any]) -> Model:
+def _load_index(
+    folder: Path, variant: str | None, dtype: torch.dtype, size: Size | None, call: Mapping[str, Any]
+) -> Model:
     """A model from a folder with ``model_index.json``."""
     kind = _kind(folder)
     if kind in PIXEL:
         _check_no_call(f"{folder.name}, a {kind},", call)
-        return load_pixel_model(folder, dtype, size)
+        return load_pixel_model(folder, dtype, size, variant)
     notes = read_notes(folder)
     if kind in LATENT and not call:
-        model = LATENT[kind](load_pipeline(folder, dtype), size)
+        model = LATENT[kind](load_pipeline(folder, dtype, variant=variant), size)
     else:
-        model = replayed_model(load_pipeline(folder, dtype, whole=True), size, **call)
+        model = replayed_model(load_pipeline(folder, dtype, whole=True, variant=variant), size, **call)
     return replace(model, name=notes["name"], notes={**notes, **model.notes})
 
 

@@ -271,7 +271,7 @@ class Model:
             if len(self._prompts) >= 256:
                 self._prompts.clear()
             with torch.no_grad():
-                self._prompts[prompt] = self.embed(prompt)
+                self._prompts[prompt] = moved(self.embed(prompt), self.device, self.dtype)
         return self._prompts[prompt]
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Model:
@@ -308,6 +308,14 @@ class Model:
             parts = images.split(self.batch)
             states = [self.autoencoder.encode(part.to(self.device, self.dtype)).to(images) for part in parts]
         return torch.cat(states).flatten(1)
+
+
+def moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
+    """A tensor, or a mapping that holds such, where a network is, and in its dtype unless it holds whole numbers: an
+    encoder may be in another."""
+    if isinstance(value, Mapping):
+        return {name: moved(part, device, dtype) for name, part in value.items()}
+    return value.to(device, dtype if value.is_floating_point() else value.dtype)
 
 
 def repeated(value: Any, rows: int) -> Any:

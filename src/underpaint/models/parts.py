@@ -7,6 +7,7 @@ folder names are looked up in diffusers and transformers alone.
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -26,13 +27,15 @@ _KINDS = {
         *("ImageProcessingMixin", "FeatureExtractionMixin"),
     ),
 }
+#: What diffusers calls the file of a network's weights, without its ending.
+NETWORK = "diffusion_pytorch_model"
 #: Parts of a pipeline that take no part in the probability flow.
 _UNUSED = ("safety_checker", "feature_extractor", "image_encoder")
 
 
-def load_pipeline(folder: Path, dtype: torch.dtype, whole: bool = False) -> Any:
+def load_pipeline(folder: Path, dtype: torch.dtype, whole: bool = False, variant: str | None = None) -> Any:
     """A pipeline of diffusers put together from its folder, without safety checker, and unless it is to be ``whole``,
-    without image encoder.
+    without image encoder. Weights are those of a ``variant``, such as "fp16"; see `find_variant`.
 
     Raises:
         ValueError: a part is missing, truncated, or not a class of diffusers or transformers; or this diffusers has no
@@ -58,7 +61,7 @@ def load_pipeline(folder: Path, dtype: torch.dtype, whole: bool = False) -> Any:
         value = index[name]
         if isinstance(value, list) and len(value) == 2:  # [library, class]; [null, null] for a part left out
             library, part = value
-            value = load_part(folder / name, library, part, dtype) if library else None
+            value = load_part(folder / name, library, part, dtype, variant) if library else None
         parts[name] = value
     absent = [n for n, given in known.items() if given.default is given.empty and n != "self" and n not in parts]
     if absent:
@@ -82,8 +85,8 @@ def _no_notices() -> Iterator[None]:
         logging.set_verbosity(level)
 
 
-def load_part(folder: Path, library: str, kind: str, dtype: torch.dtype) -> Any:
-    """One part of a pipeline: a network with its weights, a tokenizer or a scheduler.
+def load_part(folder: Path, library: str, kind: str, dtype: torch.dtype, variant: str | None = None) -> Any:
+    """One part of a pipeline: a network with its weights (of a ``variant``), a tokenizer or a scheduler.
 
     Raises:
         ValueError: the class is not one of diffusers or transformers, or its files are missing, pickled, truncated or
@@ -93,11 +96,10 @@ def load_part(folder: Path, library: str, kind: str, dtype: torch.dtype) -> Any:
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}; expected the files of {kind}.")
     network = issubclass(cls, torch.nn.Module)
-    if network:
-        _check_weights(folder, "diffusion_pytorch_model" if library == "diffusers" else "model")
+    chosen = find_variant(folder, "model" if library == "transformers" else NETWORK, variant) if network else None
     try:
         with _no_bars(library):
-            return _load_network(cls, folder, library, dtype) if network else cls.from_pretrained(folder)
+            return _load_network(cls, folder, library, dtype, chosen) if network else cls.from_pretrained(folder)
     except ImportError as error:
         raise ValueError(f"{folder} needs a library that is not installed: {error}") from error
     except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
@@ -106,9 +108,10 @@ def load_part(folder: Path, library: str, kind: str, dtype: torch.dtype) -> Any:
         raise ValueError(f"{folder} does not fit the {kind} that its config describes: {said}") from error
 
 
-def _load_network(cls: Any, folder: Path, library: str, dtype: torch.dtype) -> Any:
+def _load_network(cls: Any, folder: Path, library: str, dtype: torch.dtype, variant: str | None) -> Any:
+    options = {"variant": variant, **_options(library, dtype)}
     network, info = cls.from_pretrained(
-        folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **_options(library, dtype)
+        folder, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
     )
     if info["missing_keys"]:  # left at random values, with a warning, if we let it pass
         raise RuntimeError(f"it has no values for {', '.join(sorted(info['missing_keys'])[:3])}")
@@ -167,20 +170,40 @@ def check_text() -> None:
         raise ValueError('Models that take prompts need transformers: pip install "underpaint[text]".')
 
 
-def _check_weights(folder: Path, stem: str) -> None:
-    """Raise ValueError unless the weights are there, in safetensors form and whole."""
-    files = [*folder.glob(f"{stem}.safetensors"), *folder.glob(f"{stem}-*-of-*.safetensors")]
+def find_variant(folder: Path, stem: str, variant: str | None = None) -> str | None:
+    """Which weights of a folder to read, in safetensors form and whole: those of a variant ("fp16"), None for the plain
+    ones. Unless one is asked for, the plain ones, or the only variant that there is.
+
+    Raises:
+        ValueError: there are none, only pickles, no such variant, or several and none is asked for; or a file is cut
+            off.
+    """
+    found: dict[str | None, list[Path]] = {}
+    for path in sorted(folder.glob(f"{stem}*.safetensors")):
+        known = re.fullmatch(rf"{stem}(?:\.([^.]+?))?(?:-\d{{5}}-of-\d{{5}})?\.safetensors", path.name)
+        if known:
+            found.setdefault(known[1], []).append(path)
     pickles = [path.name for ending in ("bin", "pt", "pth", "ckpt") for path in folder.glob(f"*.{ending}")]
-    if pickles and not files:
+    if pickles and not found:
         raise ValueError(
             f"{folder} holds its weights only as a pickle ({pickles[0]}), which can run code when it is opened and is "
             "never read here; take a revision with safetensors, or save it again with safe_serialization=True where "
             "you trust it."
         )
-    if not files:
-        raise ValueError(f"There is no file {folder / stem}.safetensors; expected weights in safetensors form.")
-    for path in files:
+    if not found:
+        raise ValueError(
+            f"There is no file {folder / stem}.safetensors; expected weights in safetensors form (of a variant on the "
+            'hub such as fp16, give its name: variant="fp16").'
+        )
+    named = sorted(name for name in found if name)
+    if variant is None and None not in found and len(named) > 1:
+        raise ValueError(f"{folder} holds the variants {', '.join(named)}; choose one with variant=...")
+    chosen = variant or (None if None in found else named[0])
+    if chosen not in found:
+        raise ValueError(f"{folder} holds no variant {variant!r}, but {', '.join(named) or 'the plain weights alone'}.")
+    for path in found[chosen]:
         read_tensor_metadata(path)  # opens the file, which checks its length
+    return chosen
 
 
 @contextmanager
