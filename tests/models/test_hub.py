@@ -84,10 +84,14 @@ def test_only_configs_tokenizers_and_plain_safetensors_are_wanted() -> None:
         "unet/my_unet.py",
         "vae_decoder/model.onnx",
     ]
-    chosen = filter_repo_objects(
-        wanted + unwanted, allow_patterns=list(hub._WANTED), ignore_patterns=list(hub._UNWANTED)
-    )
-    assert sorted(chosen) == sorted(wanted)
+
+    def chosen(variant: str | None) -> set[str]:
+        patterns = {"allow_patterns": hub._wanted(variant), "ignore_patterns": list(hub._UNWANTED)}
+        return set(filter_repo_objects(wanted + unwanted, **patterns))
+
+    assert chosen(None) == {*wanted}
+    weights = {name for name in wanted if name.endswith(".safetensors")}
+    assert chosen("fp16") == {*wanted} - weights | {name for name in unwanted if ".fp16" in name}
 
 
 def test_a_checkpoint_in_the_cache_needs_no_network(cache: Path, tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 
 _WEIGHTS = ("diffusion_pytorch_model", "model")
-#: Configs and tokenizers.
-_WANTED = ("*.json", "*.txt", "*.model")
 _UNWANTED = ("safety_checker/*", "image_encoder/*", "feature_extractor/*")
 
 
@@ -16,11 +14,12 @@ def is_hub_id(source: str) -> bool:
     return re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]*\w[\w.-]*", source) is not None
 
 
-def _weights(variant: str | None) -> list[str]:
-    """Patterns of weights in safetensors form, plain ones or of a variant; no single-file checkpoints."""
+def _wanted(variant: str | None) -> list[str]:
+    """Patterns of configs, tokenizers, and weights in safetensors form, plain ones or of a variant; no single-file
+    checkpoints."""
     named = [stem if variant is None else f"{stem}.{variant}" for stem in _WEIGHTS]
     inside = [f"*/{stem}{shard}.safetensors" for stem in named for shard in ("", "-0????-of-0????")]
-    return [f"{named[0]}.safetensors", *inside]
+    return ["*.json", "*.txt", "*.model", f"{named[0]}.safetensors", *inside]
 
 
 def fetch(source: str, revision: str | None = None, whole: bool = False, variant: str | None = None) -> Path:
@@ -50,7 +49,7 @@ def fetch(source: str, revision: str | None = None, whole: bool = False, variant
             snapshot_download(
                 source,
                 revision=revision,
-                allow_patterns=[*_WANTED, *_weights(variant)],
+                allow_patterns=_wanted(variant),
                 ignore_patterns=list(_UNWANTED[:1] if whole else _UNWANTED),
             )
         )
