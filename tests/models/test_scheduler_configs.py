@@ -62,11 +62,12 @@ def test_stable_audio_keeps_its_own_times() -> None:
     pytest.importorskip("torchsde")
     scheduler = diffusers.CosineDPMSolverMultistepScheduler()
     scheduler.set_timesteps(6)
-    made = ours(scheduler)
-    made.set_timesteps(6)
-    assert_close(made.timesteps, scheduler.timesteps)
-    assert_close(made.timesteps, made.sigmas[:-1].atan() / torch.pi * 2)
-    assert_close(scheduler_levels(made).sigma, scheduler_levels(scheduler).sigma)
+    for source in (scheduler, scheduler.config):
+        made = ours(source)
+        made.set_timesteps(6)
+        assert_close(made.timesteps, scheduler.timesteps)
+        assert_close(made.timesteps, made.sigmas[:-1].atan() / torch.pi * 2)
+        assert_close(scheduler_levels(made).sigma, scheduler_levels(scheduler).sigma)
 
 
 @pytest.mark.parametrize(
@@ -118,6 +119,8 @@ def test_configs_of_the_first_versions_are_read() -> None:
 
 
 def test_a_config_of_no_class_is_taken_by_its_settings() -> None:
+    with pytest.raises(ValueError, match="is of a EDMEulerScheduler that is not made from betas"):
+        read_scheduler(diffusers.EDMEulerScheduler().config)
     assert read_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0).config) == (Flow(3.0), "flow")
     assert read_scheduler(diffusers.EulerDiscreteScheduler(prediction_type="v_prediction").config)[1] == "v"
     with pytest.raises(ValueError, match="states no _class_name, and its settings are those of no scheduler"):

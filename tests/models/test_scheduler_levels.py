@@ -179,7 +179,7 @@ def check_ours(scheduler: Any, read: bool) -> bool:
     except ValueError:
         return False
     levels, config = told_levels(ours), scheduler_config(scheduler)
-    if read_settings(config)[0] == "edm":
+    if read_settings(config)[1] == "edm":
         assert torch.allclose(ours.timesteps, told_times(scheduler, levels.sigma.float()), rtol=1e-5, atol=1e-5)
         return True
     assert read

@@ -93,9 +93,9 @@ def read_scheduler(
     Raises:
         ValueError: noise or prediction of a kind not handled here, or a setting that is not known.
     """
-    kind, settings = read_settings(config, where)
+    name, kind, settings = read_settings(config, where)
     if kind == "edm":
-        raise ValueError(f"{where} is of a {config['_class_name']} that is not made from betas.")
+        raise ValueError(f"{where} is of a {name}Scheduler that is not made from betas.")
     if kind == "flow":
         return Flow(_shift(config, settings, "shift", tokens)), "flow"
     prediction = prediction_in(settings, where)
@@ -106,7 +106,7 @@ def read_scheduler(
 
 def time_unit(config: Mapping[str, Any]) -> float:
     """What a unit of the schedule's time is to a network: a flow's time ends at 1 here, at 1000 there."""
-    kind, settings = read_settings(config)
+    _, kind, settings = read_settings(config)
     is_flow = kind == "flow" or settings.get("use_flow_sigmas")
     return float(settings.get("num_train_timesteps", 1000)) if is_flow else 1.0
 
@@ -142,8 +142,8 @@ def betas_of(settings: Mapping[str, Any], where: str | Path = "The scheduler's c
 
 def read_settings(
     config: Mapping[str, Any], where: str | Path = "The scheduler's config"
-) -> tuple[Trained, dict[str, Any]]:
-    """What kind of noise a config's class stands for, and all settings of that class.
+) -> tuple[str, Trained, dict[str, Any]]:
+    """A config's class without "Scheduler", what kind of noise it stands for, and all its settings.
 
     Raises:
         ValueError: the class is not known or not stated, or a setting that may matter is not known.
@@ -159,7 +159,7 @@ def read_settings(
         raise ValueError(f"{where} is of a {name}Scheduler, which is not handled: {why}.")
     settings = {**_defaults(name), **{key: config[key] for key in _keys(name, config) if key in config}}
     _check_settings(name, kind, settings, config, where)
-    return kind, settings
+    return name, kind, settings
 
 
 def _inferred(config: Mapping[str, Any], where: str | Path) -> str:

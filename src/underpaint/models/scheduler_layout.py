@@ -27,8 +27,8 @@ def make_layout(config: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: the config is of no family that is known, or a change of something that is not in it.
     """
-    trained, settings = read_settings(config)
-    kind = _layout_class(trained, config, {**settings, **changes})
+    name, trained, settings = read_settings(config)
+    kind = _layout_class(name, trained, {**settings, **changes})
     known = {*inspect.signature(kind.__init__).parameters, "_use_default_values"} - {"algorithm_type", "solver_type"}
     if changes.keys() - known:
         unknown = ", ".join(sorted(changes.keys() - known))
@@ -37,17 +37,17 @@ def make_layout(config: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
     if settings.get("snr_shift_scale", 1.0) != 1.0:
         levels["trained_betas"] = betas_of(settings).float().tolist()
     if trained != "edm":
-        read_scheduler({**config, **changes})  # says what is amiss
+        read_scheduler({**config, "_class_name": f"{name}Scheduler", **changes})  # says what is amiss
     return kind.from_config({name: value for name, value in config.items() if name in known}, **{**levels, **changes})
 
 
-def _layout_class(trained: Trained, config: Mapping[str, Any], settings: Mapping[str, Any]) -> Any:
-    """The class that lays a config's levels."""
+def _layout_class(name: str, trained: Trained, settings: Mapping[str, Any]) -> Any:
+    """The class that lays the levels of another."""
     import diffusers
 
     if trained == "edm":
-        own = str(config.get("layout") or config.get("_class_name"))
-        return getattr(diffusers, own if own.startswith("Cosine") else "EDMEulerScheduler")
+        own = name == "CosineDPMSolverMultistep"  # which tells its network other times
+        return getattr(diffusers, f"{name}Scheduler") if own else diffusers.EDMEulerScheduler
     if trained == "flow":
         return diffusers.FlowMatchEulerDiscreteScheduler
     spaced = [name for name in IN_SIGMA if settings.get(name)]
