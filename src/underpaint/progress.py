@@ -11,3 +11,21 @@ Progress = Callable[[str, int], Callable[[], None]]
 def silent(what: str, total: int) -> Callable[[], None]:
     """Tell nobody."""
     return lambda: None
+
+
+class Whole:
+    """A stretch of at most ``total`` parts, in sections that may end early or have been done before."""
+
+    def __init__(self, progress: Progress, what: str, total: int) -> None:
+        self._advance, self.total, self.done = progress(what, total), total, 0
+
+    def advance(self) -> None:
+        """One part is done."""
+        if self.done < self.total:
+            self.done += 1
+            self._advance()
+
+    def reach(self, place: int) -> None:
+        """All parts before ``place`` are done, or are not needed."""
+        while self.done < min(place, self.total):
+            self.advance()

@@ -6,22 +6,23 @@ does better, the plan is that solver.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from ..bounds import MOST_ITEMS, MOST_STEPS, check_seeds, integer
 from ..keeping import Keep, make_only
 from ..noise import NoiseLevel, Schedule
-from ..progress import Progress, silent
+from ..progress import Progress, Whole, silent
 from ..sampling.fitted import LOOK_BACK, TERMS, Calibration, Plan, fingerprint
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .fit import Fit, Run
 from .levels import shortest_path, step_losses
-from .search import guesses, search
+from .search import guesses, most_calls, search
 from .selection import PlanSelector
 from .solution import FineSolution, solve_finely
 
@@ -52,21 +53,26 @@ def calibrate(
         held_out: seeds of others, on which they are judged.
         fine: steps of the fine solution; levels are chosen among its own.
         effort: calls on each seed that the search for the levels of a plan may take, once it has tried its guesses.
-        progress: told of the fine solution and of each plan.
+        progress: told of the calls of the denoiser, each on a batch of all seeds, and of how many there may be.
         keep: keeps the fine solutions, what steps lose, and each plan, so that an interrupted fit goes on.
 
     Raises:
         ValueError: no seeds, seeds in both sets, or numbers of calls that are no plan.
     """
     wanted = _checked(calls, seeds, held_out, fine, effort)
-    solution = keep("fine solution", partial(solve_finely, denoise, gaussian, schedule, seeds, fine, progress))
-    unseen = keep("held-out solution", partial(solve_finely, denoise, gaussian, schedule, held_out, fine, progress))
+    budgets = [most_calls(count, effort) + PlanSelector.most_calls(count) for count in wanted]
+    whole = Whole(progress, "calls of the network at most", 2 * fine + sum(budgets))
+    told = _telling(denoise, whole.advance)
+    solution = keep("fine solution", partial(solve_finely, told, gaussian, schedule, seeds, fine))
+    whole.reach(fine)
+    unseen = keep("held-out solution", partial(solve_finely, told, gaussian, schedule, held_out, fine))
+    whole.reach(2 * fine)
     losses = keep(
         f"losses from {wanted[0]} calls", lambda: step_losses(_some(solution), gaussian.covariance, wanted[0])
     )
-    fit, judge = Fit(denoise, gaussian, solution), PlanSelector(denoise, gaussian, schedule, solution, unseen)
-    advance, plans = progress("plans", len(wanted)), list[Plan]()
+    fit, judge = Fit(told, gaussian, solution), PlanSelector(told, gaussian, schedule, solution, unseen)
     path: tuple[int, ...] | None = None
+    plans = list[Plan]()
 
     def find(count: int, fewer: tuple[int, ...] | None) -> tuple[tuple[int, ...], Plan]:
         shortest = shortest_path(losses, count)
@@ -78,9 +84,20 @@ def calibrate(
         known = f"plan of {count} calls after {', '.join(map(str, wanted[:i])) or 'none'}, effort {effort}"
         path, plan = keep(known, partial(find, count, path))
         plans.append(plan)
-        advance()
+        whole.reach(2 * fine + sum(budgets[: i + 1]))
     about = {"seeds": list(seeds), "held_out": list(held_out), "fine": fine, "effort": effort}
     return Calibration(tuple(plans), about | {"gaussian": fingerprint(gaussian)})
+
+
+def _telling(denoise: Denoiser, advance: Callable[[], None]) -> Denoiser:
+    """The denoiser, which tells of each call."""
+
+    def call(x: Tensor, level: NoiseLevel) -> Tensor:
+        denoised = denoise(x, level)
+        advance()
+        return denoised
+
+    return call
 
 
 def _checked(calls: Sequence[int], seeds: Sequence[int], held_out: Sequence[int], fine: int, effort: int) -> list[int]:

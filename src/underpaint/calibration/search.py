@@ -48,6 +48,11 @@ def _nearest(time: Tensor, wanted: Tensor) -> tuple[int, ...]:
     return tuple(path)
 
 
+def most_calls(count: int, effort: int) -> int:
+    """The most that `guesses` and `search` call the denoiser for a plan of so many calls."""
+    return (len(_RHO) + 6) * count + effort
+
+
 def search(fit: Fit, paths: Sequence[tuple[int, ...]], effort: int) -> Run:
     """The best of some paths, its levels moved one at a time as long as that helps and the effort lasts."""
     best = min((fit.run(path) for path in paths), key=lambda run: run.loss)

@@ -36,6 +36,11 @@ class PlanSelector:
     fitted: FineSolution
     unseen: FineSolution
 
+    @staticmethod
+    def most_calls(count: int) -> int:
+        """The most that `choose` calls the denoiser for a plan of so many calls."""
+        return (1 + len(_PLAIN) * (len(_RHO) + 3) + _FINALISTS) * count
+
     def errors(self, plan: Plan, fine: FineSolution) -> Tensor:
         """The distances to the ends of fine solutions that a plan leaves, of each of their seeds [B]."""
         solver, level = Calibration((plan,), {}).solver(self.gaussian, plan.calls)

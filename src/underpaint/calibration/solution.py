@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ..noise import NoiseLevel, Schedule, spaced_ratios
-from ..progress import Progress, silent
 from ..sampling.exponential import gaussian_exponential
 from ..sampling.trajectory import initial_noise, sample
 from ..theory.denoiser import Denoiser
@@ -49,7 +48,6 @@ def solve_finely(
     schedule: Schedule,
     seeds: Sequence[int],
     steps: int = 250,
-    progress: Progress = silent,
 ) -> FineSolution:
     """Solve at levels even in log(sigma/alpha), down to the schedule's last above 0; memory O(steps B D).
 
@@ -59,18 +57,15 @@ def solve_finely(
     covariance, mean = gaussian.covariance, gaussian.mean
     x = initial_noise(seeds, gaussian.dimension, level[0], mean.dtype).to(mean.device)
     states, seen = [covariance.analyse(x - level.alpha[0].to(x) * mean)], []
-    advance = progress("fine solution", len(level))
 
     def keep(index: int, x: Tensor, denoised: Tensor) -> None:
         states.append(covariance.analyse(x - level.alpha[index + 1].to(x) * mean))
         seen.append(covariance.analyse(denoised - mean))
-        advance()
 
     solver = gaussian_exponential(gaussian, 3, corrector=True)
     final = sample(denoise, x, level, solver, keep, every=len(level)).final
     with torch.no_grad():
         seen.append(covariance.analyse(denoise(final, level[-1]) - mean))
-    advance()
     return FineSolution(level, torch.stack(states), torch.stack(seen), tuple(seeds))
 
 

@@ -77,7 +77,7 @@ def report(
     settings = Settings(
         model, data, chosen, steps, solver, 5000 if full else 300, full, *asked, split, column, gaussian
     )
-    with kept_in(folder / "parts"), progress_bars(quiet or as_json) as progress:
+    with kept_in(folder / "parts"), progress_bars(quiet) as progress:
         computed = compute(settings, progress, folder / "parts")
         from ..figures.report_page import write_report
 
@@ -125,7 +125,7 @@ def trajectory(
 
     conditions, weights = (*(prompts or ()), *(classes or ())), tuple(guidance or (1.0,))
     asked = (conditions, weights, negative, chosen, steps, solver, tuple(gaussian or ()), device, dtype)
-    with kept_in(folder / "chunks"), progress_bars(quiet or as_json) as progress:
+    with kept_in(folder / "chunks"), progress_bars(quiet) as progress:
         prepared = prepare_all([Request(name, *asked) for name in models or ["fashion-mnist"]])
         result = survey(prepared, chosen, folder / "chunks", chunk, states, progress)
     finish(write_survey(result, folder), folder, as_json, quiet)
@@ -173,7 +173,7 @@ def compare(
         column=column,
         gaussian=gaussian,
     )
-    with progress_bars(quiet or as_json) as progress:
+    with progress_bars(quiet) as progress:
         result = compute(settings, progress)
     written = write_comparison(result, folder)
     if as_json:
@@ -211,7 +211,7 @@ def retrieve(
     settings = Settings(
         model, data, label, chosen, steps, solver, samples, split=split, column=column, gaussian=gaussian
     )
-    with progress_bars(quiet or as_json) as progress:
+    with progress_bars(quiet) as progress:
         result = compute(settings, progress)
     written = write_retrieval(result, folder)
     if as_json:
@@ -256,7 +256,7 @@ def perturb(
 
     asked = (given(prompt, label), (guidance,), negative, chosen, steps, solver, tuple(gaussian or ()), device, dtype)
     nudges, request = Nudges(tuple(along or ("x0:1",)), when, sizes, unit), Request(model, *asked)
-    with progress_bars(quiet or as_json) as progress:
+    with progress_bars(quiet) as progress:
         result = compute(prepare(request), request, nudges, progress)
     finish(write_perturbed(result, folder), folder, as_json, quiet)
 
@@ -302,6 +302,6 @@ def map_command(
         MapSettings(tuple(along or MapSettings.along), span, points, enter, toward, ratio),
         Request(model, *asked),
     )
-    with progress_bars(quiet or as_json) as progress:
+    with progress_bars(quiet) as progress:
         result = map_around(prepare(request), request, chart, progress)
     finish(write_map(result, folder), folder, as_json, quiet)

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from ..bounds import MOST_ITEMS, SEEDS, shown
 from ..version import __version__
+from .progress import progress_on
 
 app = typer.Typer(
     name="underpaint",
@@ -56,27 +57,9 @@ def given(*conditions: str | int | None) -> tuple[str | int, ...]:
     return tuple(condition for condition in conditions if condition is not None)
 
 
-@contextmanager
-def progress_bars(quiet: bool) -> Iterator[Callable[[str, int], Callable[[], None]]]:
-    """A recipe's progress as bars on standard error."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    words = TextColumn("{task.description:<34}")
-    columns = (words, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, disable=quiet) as bars:
-
-        def task(what: str, total: int) -> Callable[[], None]:
-            number = bars.add_task(what, total=total)
-            return lambda: bars.advance(number)
-
-        yield task
+def progress_bars(quiet: bool) -> AbstractContextManager[Callable[[str, int], Callable[[], None]]]:
+    """A recipe's progress on standard error: bars on a terminal, else a line now and then."""
+    return progress_on(err, quiet)
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def bench(
     chosen = (_names(solvers), _names(grids) or GRIDS)
     settings = Settings(budgets, held, tuned, *chosen, fine, samples, own, batch)
     workbench = prepare_bench(Request(model, *asked), settings, folder / "cells", calibration, reference, features)
-    with kept_in(folder / "cells"), progress_bars(quiet or as_json) as progress:
+    with kept_in(folder / "cells"), progress_bars(quiet) as progress:
         result = compute(workbench, progress)
     if result is None:
         return

@@ -85,7 +85,7 @@ def stats(
     case = Conditioning(label if prompt is None else prompt, guidance, negative)
     source = open_data(data, parse_size(size), mode, split, encoder, samples, features, device, column, case)
     plan = plan_statistics(source, settings)
-    with kept_in(part), progress_bars(quiet or as_json) as progress:
+    with kept_in(part), progress_bars(quiet) as progress:
         if not quiet and is_first_process():
             err.print(plan.words, highlight=False, soft_wrap=True)
         result = take_statistics(plan, part, progress)

@@ -88,4 +88,4 @@ FolderOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for figu
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars and no closing words.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing words.")]

@@ -66,7 +66,7 @@ def sample(
     request = SampleRequest(
         model, chosen, steps, solver, teleport, condition, guidance, gaussian, negative, calibration
     )
-    with progress_bars(quiet or as_json) as progress:
+    with progress_bars(quiet) as progress:
         result = generate(request, progress)
     written = write_images(result, place)
     if as_json:
@@ -117,7 +117,7 @@ def calibrate(
         model, conditions, (guidance,), negative, chosen, statistics=tuple(gaussian or ()), device=device, dtype=dtype
     )
     how = {"calls": numbers, "held_out": unseen, "fine": fine, "effort": effort}
-    with kept_in(parts), progress_bars(quiet or as_json) as progress:
+    with kept_in(parts), progress_bars(quiet) as progress:
         found = calibrate_model(request, parts, progress=progress, **how)
         write_calibration(place, found)
     drop_parts(parts)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ..bounds import MOST_ITEMS, check_seeds, integer
 from ..models.fingerprint import digest, fingerprint as known_model
 from ..models.model import Condition
 from ..noise import NoiseLevel
-from ..progress import Progress, silent
+from ..progress import Progress, Whole, silent
 from ..sampling.trajectory import Trajectory, initial_noise, sample
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
@@ -125,27 +125,35 @@ def survey(
     if any(len(sampler.level) < 4 for sampler, _ in prepared):
         raise ValueError("The geometry of a trajectory needs at least 3 steps; ask for more.")
     parts = [tuple(seeds[start : start + chunk]) for start in range(0, len(seeds), chunk)]
-    rows = []
+    steps = sum((len(sampler.level) - 1) * len(listed) for sampler, listed in prepared) * len(parts)
+    whole, rows = Whole(progress, f"trajectories of {len(parts)} x {len(parts[0])} seeds, steps", steps), []
     for sampler, listed in prepared:
         weights = known_model(sampler.model)
         for case in listed:
-            advance, stored = progress(f"{sampler.model.name}, {case}"[:34], len(parts)), []
+            stored = []
             for part in parts:
-                stored.append(_chunk(sampler, case, part, weights, Path(folder), states))
-                advance()
+                end = whole.done + len(sampler.level) - 1
+                stored.append(_chunk(sampler, case, part, weights, Path(folder), states, whole.advance))
+                whole.reach(end)
             rows.append(_row(describe(sampler, case, seeds), sampler.level, stored))
     return Survey(tuple(rows), MEASURES)
 
 
 def _chunk(
-    sampler: Sampler, case: Conditioning, seeds: tuple[int, ...], weights: str, folder: Path, states: bool
+    sampler: Sampler,
+    case: Conditioning,
+    seeds: tuple[int, ...],
+    weights: str,
+    folder: Path,
+    states: bool,
+    advance: Callable[[], None],
 ) -> dict[str, Tensor]:
     """A chunk from disk, or from the network and then on disk."""
     settings = fingerprint(sampler, case, seeds, weights) | {"states": states}
 
     def make() -> dict[str, Tensor]:
         start = initial_noise(seeds, sampler.model.dimension, sampler.level[0])
-        run = sample(find_denoiser(sampler.model, case), start, sampler.level, sampler.solve)
+        run = sample(find_denoiser(sampler.model, case), start, sampler.level, sampler.solve, lambda *_: advance())
         theory: dict[str, Denoiser | None] = {"Gaussian": sampler.theory.everything}
         if case.condition is not None:
             theory["guided"] = sampler.theory.guided(case)

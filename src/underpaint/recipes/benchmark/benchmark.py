@@ -20,8 +20,8 @@ from ... import assets
 from ...analysis.summary import root_mean_square
 from ...metrics.frechet import FrechetScore, frechet_distance, read_reference
 from ...metrics.spaces import find_features
-from ...models.peers import FAMILIES
-from ...progress import Progress, silent
+from ...models.peers import FAMILIES, calls_of
+from ...progress import Progress, Whole, silent
 from ...sampling.fitted import read_calibration
 from ..shared.model_and_data import find_quality_measures
 from ..shared.processes import Processes, join_processes
@@ -187,10 +187,11 @@ def _work(workbench: Workbench, processes: Processes, what: str, jobs: Sequence[
     """Solve this process's share of the batches, and wait until the others have solved theirs."""
     parts = [(cell, part, keep) for cell, seeds, keep in jobs for part in workbench.batches(seeds)]
     own = parts[processes.rank :: processes.size]
-    advance = progress(what, len(own)) if own and not processes.rank else lambda: None
-    for cell, part, keep in own:
+    calls = [calls_of(cell.solver, cell.steps) for cell, _, _ in own]
+    whole = Whole(progress if own and not processes.rank else silent, f"{what}, calls", sum(calls))
+    for (cell, part, keep), spent in zip(own, calls, strict=True):
         workbench.measured(cell, part, keep)
-        advance()
+        whole.reach(whole.done + spent)
     processes.meet()
 
 

@@ -16,7 +16,7 @@ from ...analysis.retrieval import nearest
 from ...analysis.summary import Summary, by_group
 from ...keeping import Keep, make_only
 from ...noise import NoiseLevel
-from ...progress import Progress
+from ...progress import Progress, Whole
 from ...sampling.solvers import dpmpp_2m, find_solver
 from ...sampling.teleport import respend, teleport
 from ...sampling.trajectory import Trajectory, initial_noise
@@ -170,17 +170,21 @@ def measure_frechet(
     skips = tuple(range(0, steps - 3, 2))
     seeds = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
     calls = sum(steps - k for k in skips) + (steps * (len(skips) - 1) if both else 0)
-    advance = progress(f"Fréchet distance, {count} samples", len(seeds) * calls)
+    whole = Whole(progress, f"Fréchet distance, {count} samples", len(seeds) * calls)
 
     def samples(grid: NoiseLevel, skip: int) -> Tensor:
         starts = (initial_noise(part, subject.model.dimension, grid[0]) for part in seeds)
         runs = [
-            teleport(gaussian, network, x, grid, skip, dpmpp_2m, lambda *_: advance(), len(grid)).final for x in starts
+            teleport(gaussian, network, x, grid, skip, dpmpp_2m, lambda *_: whole.advance(), len(grid)).final
+            for x in starts
         ]
         return subject.features_of(torch.cat(runs))
 
     def kept(what: str, grid: NoiseLevel, skip: int) -> Tensor:
-        return keep(f"features of {count} samples, {what}", partial(samples, grid, skip))
+        end = whole.done + len(seeds) * (len(grid) - 1 - skip)
+        features = keep(f"features of {count} samples, {what}", partial(samples, grid, skip))
+        whole.reach(end)
+        return features
 
     def spent_again(skip: int) -> float:
         grid = respend(schedule, level, float(level.ratio[skip]))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor
 from ...data.store import save_gaussian
 from ...data.stream import Chunk
 from ...metrics.frechet import Statistics, write_reference
-from ...progress import Progress, silent
+from ...progress import Progress, Whole, silent
 from ...theory.blocks import one_thread
 from ...theory.gaussian import Gaussian
 from ...theory.sums import Sums, column_sums
@@ -47,8 +47,8 @@ class Tally:
         self.bad, self.named = 0, list[str]()
         self.hashes = list[str]()
 
-    def add_group(self, group: int) -> None:
-        """Read and add the chunks of a group."""
+    def add_group(self, group: int, advance: Callable[[], None]) -> None:
+        """Read and add the chunks of a group, and tell of each."""
         digest = hashlib.sha256()
         start = group * self.plan.group
         for chunk in self.plan.source.chunks(self.plan.chunk, start, start + self.plan.group):
@@ -59,6 +59,7 @@ class Tally:
             digest.update(chunk.data.contiguous().numpy().data)
             if len(chunk.data):
                 self._add(chunk)
+            advance()
         self.hashes.append(digest.hexdigest())
         self.groups += 1
 
@@ -167,15 +168,14 @@ def take_statistics(plan: StatisticsPlan, checkpoint: Path | None = None, progre
     """
     with join_processes() as processes:
         tally = _start(plan, processes, checkpoint)
-        advance = progress("statistics", plan.groups) if processes.rank == 0 else lambda: None
-        for _ in range(tally.groups):
-            advance()
+        whole = Whole(silent if processes.rank else progress, f"{plan.source.count:,} items, chunks", plan.chunks)
+        whole.reach(tally.groups * plan.group)
         saved = time.monotonic()
         missing = range(tally.groups, plan.groups, processes.size)
         for first in missing:
-            for part in _round(plan, processes, tally.centre, first):
+            for part in _round(plan, processes, tally.centre, first, whole.advance):
                 tally.merge(part)
-                advance()
+                whole.reach(tally.groups * plan.group)
             if checkpoint and processes.rank == 0 and time.monotonic() - saved >= plan.settings.interval:
                 write_part(checkpoint, {"plan": plan.identity}, tally.pack())
                 saved = time.monotonic()
@@ -226,12 +226,14 @@ def _first_mean(plan: StatisticsPlan) -> Tensor:
     raise ValueError(f"None of the {plan.source.count:,} items of {plan.source.name} can be used ({reason}).")
 
 
-def _round(plan: StatisticsPlan, processes: Processes, centre: Tensor, first: int) -> Iterator[Tally]:
+def _round(
+    plan: StatisticsPlan, processes: Processes, centre: Tensor, first: int, advance: Callable[[], None]
+) -> Iterator[Tally]:
     """Each process sums one group from ``first`` on; the first process gets them, in order."""
     here = min(processes.size, plan.groups - first)
     if processes.rank < here:
         own = Tally(plan, centre)
-        own.add_group(first + processes.rank)
+        own.add_group(first + processes.rank, advance)
         if processes.rank:
             processes.send(own.pack())
         else:

@@ -69,6 +69,10 @@ class StatisticsPlan:
     words: str
 
     @property
+    def chunks(self) -> int:
+        return math.ceil(self.source.count / self.chunk)
+
+    @property
     def groups(self) -> int:
         return math.ceil(self.source.count / (self.chunk * self.group))
 
