@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from underpaint.models.gaussian_scheduler import GaussianExponentialScheduler
+from underpaint.models.load import load_model
 from underpaint.models.pipelines import teleport_pipeline
 from underpaint.models.record import Recording, record
 from underpaint.models.replay import replayed_model
@@ -59,6 +61,15 @@ class Case:
         return replayed_model(self.pipe, **self.given, generator=torch.Generator().manual_seed(1))
 
     @cached_property
+    def refusal(self) -> str:
+        """Why there is no model of it; empty if there is one."""
+        try:
+            _ = self.model
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    @cached_property
     def gaussian(self) -> Gaussian:
         dimension = self.seen.trajectory.x.shape[2]
         basis = torch.linalg.qr(torch.randn(dimension, 3, generator=torch.Generator().manual_seed(0))).Q
@@ -102,6 +113,8 @@ def teleports(case: Case) -> float:
     trajectory, law = case.seen.trajectory, case.gaussian
     found = case.recorded(teleport_pipeline(case.pipe, law, SKIP)).trajectory
     landed = law.flow(trajectory.x[0].float(), trajectory.level[0], trajectory.level[SKIP])
+    if case.refusal:
+        return _apart(found.x[0], landed)
     worst = max(_apart(found.x[0], landed), _apart(found.denoised[0], case.model(landed, trajectory.level[SKIP])))
     if not euler_steps(case):
         return worst
@@ -126,10 +139,20 @@ def euler_steps(case: Case) -> bool:
     return bool(FIRST_ORDER & set(names_of(case.pipe.scheduler)[:1]))
 
 
+def opens(case: Case) -> float:
+    """Saved, and loaded from its folder, it is the same denoiser."""
+    with TemporaryDirectory() as folder:
+        case.pipe.save_pretrained(folder)
+        loaded = load_model(folder, **case.given, generator=torch.Generator().manual_seed(1))
+    x, level = case.seen.trajectory.x[1].float(), case.seen.trajectory.level[1]
+    return _apart(loaded(x, level), case.model(x, level))
+
+
 ABILITIES: dict[str, Callable[[Case], float]] = {
     "record": records,
     "decode": shows,
     "load": replays,
+    "folder": opens,
     "sample": samples,
     "teleport": teleports,
     "scheduler": integrates,
@@ -144,3 +167,21 @@ def _array(output: Any) -> Any:
 
 def _apart(found: Tensor, expected: Tensor) -> float:
     return float((found.float() - expected.float()).abs().max() / expected.float().abs().max())
+
+
+def measured(case: Case, ability: str) -> str:
+    """A word for the table: "yes", how far apart or why not, or nothing where it makes no sense to ask."""
+    if not asked(case, ability):
+        return ""
+    try:
+        apart = ABILITIES[ability](case)
+    except ValueError as error:
+        return str(error).partition(";")[0].partition(":")[0].rstrip(".")
+    return "yes" if apart <= BOUND else f"{apart:.0e} apart"
+
+
+def asked(case: Case, ability: str) -> bool:
+    """Whether an ability can be measured: our own loop takes Euler's steps, and needs a denoiser to compare with."""
+    if ability == "sample":
+        return euler_steps(case) and not case.refusal
+    return ability != "scheduler" or not case.refusal

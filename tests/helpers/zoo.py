@@ -666,7 +666,16 @@ _BLENDS = "replaces part of its state between two steps"
 #: What is refused, and in which words.
 REFUSED = {
     ("image_to_image", "teleport"): "Teleport starts from noise; this pipeline starts from an image",
-    **{("inpainting_without_mask", ability): _BLENDS for ability in ("load", "sample", "teleport", "scheduler")},
+    **{("inpainting_without_mask", ability): _BLENDS for ability in ("load", "folder")},
     ("ltx_condition", "scheduler"): "takes no per_token_timesteps",
     ("stable_video", "scheduler"): "timestep_type = 'continuous', which is not handled",
+}
+#: What is exact but for something that cannot be, and why.
+INEXACT = {("wan22", "scheduler"): "Its own scheduler cuts the times that its network is told to whole numbers."}
+#: Two of one class, told apart in the table.
+TOLD_APART = {
+    "wan21": "Wan 2.1",
+    "wan22": "Wan 2.2, two networks",
+    "inpainting": "a network that is shown the mask",
+    "inpainting_without_mask": "a network that is not",
 }

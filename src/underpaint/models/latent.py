@@ -97,8 +97,9 @@ def latent_model(
     taken = network.config.in_channels // parts.get("blocks", 1) ** 2
     if taken != channels:
         raise ValueError(
-            f"This network takes {taken} channels where its latents have {channels}; networks that also take an image "
-            "or a mask are not handled."
+            f"This network takes {taken} channels where its latents have {channels}: it is shown an image or a mask, "
+            "too. Load the pipeline that gives it these, with what its call takes: load_model(pipe, prompt=..., "
+            "image=...)."
         )
     cells = pair(network.config.get("sample_size") or pipe.default_sample_size)
     height, width = pair(size) if size else (factor * cells[0], factor * cells[1])

@@ -122,7 +122,7 @@ def _load_network(cls: Any, folder: Path, library: str, dtype: torch.dtype, vari
 
 def _options(library: str, dtype: torch.dtype) -> dict[str, Any]:
     """How each library is told a dtype, and that the weights should stand in memory once, not twice."""
-    if library == "diffusers":
+    if library != "transformers":
         return {"torch_dtype": dtype, "low_cpu_mem_usage": find_spec("accelerate") is not None}
     import transformers
 
