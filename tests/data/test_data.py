@@ -62,8 +62,29 @@ def test_folder_of_idx_files(tmp_path: Path, images: np.ndarray):
     assert data.labels.tolist() == list(range(6))
     torch.testing.assert_close(data.rows(), torch.from_numpy(images.reshape(6, 20).astype(np.float32) / 127.5 - 1))
     torch.testing.assert_close(torch.cat(list(data.batches(4))), data.rows())
-    with pytest.raises(ValueError, match=r"images of shape \(1, 5, 4\), but \(3, 8, 8\) is needed"):
+    with pytest.raises(ValueError, match=r"items of shape \(1, 5, 4\), but \(3, 8, 8\) is needed"):
         load_data(tmp_path, shape=(3, 8, 8))
+
+
+def test_idx_files_below_a_folder_and_their_labels_however_packed(tmp_path: Path, images: np.ndarray):
+    """As torchvision leaves them, in raw/; labels gzipped beside plain images; both splits."""
+    place = tmp_path / "raw"
+    place.mkdir()
+    write_idx(place / "train-images-idx3-ubyte", images)
+    write_idx(place / "train-images-idx3-ubyte.gz", images)
+    write_idx(place / "train-labels-idx1-ubyte.gz", np.arange(6, dtype=np.uint8))
+    write_idx(place / "t10k-images-idx3-ubyte", images[:2])
+    data, test = load_data(tmp_path), load_data(tmp_path, "test")
+    assert (len(data), len(test), test.labels) == (6, 2, None)
+    assert data.labels is not None
+    assert data.labels.tolist() == list(range(6))
+    write_idx(place / "emnist-train-images-idx3-ubyte", images)
+    with pytest.raises(ValueError, match="several files of images"):
+        load_data(tmp_path)
+    (tmp_path / "labels").mkdir()
+    write_idx(tmp_path / "labels" / "train-labels-idx1-ubyte", np.arange(6, dtype=np.uint8))
+    with pytest.raises(ValueError, match="holds labels alone"):
+        load_data(tmp_path / "labels")
 
 
 def test_folder_of_pictures_with_classes(tmp_path: Path):

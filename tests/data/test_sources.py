@@ -334,7 +334,9 @@ def test_nothing_there_or_nothing_readable_is_one_sentence(tmp_path: Path) -> No
         with pytest.raises(ValueError, match=words):
             open_source(tmp_path / name)
     assert not ran.exists()
-    with pytest.raises(ValueError, match=r"items of shape \(3, 5, 4\), not \(3, 8, 8\); arrays are not resized"):
+    with pytest.raises(
+        ValueError, match=r"items of shape \(3, 5, 4\), but \(3, 8, 8\) is needed; arrays are not resized"
+    ):
         open_source(write_npz(tmp_path, np.zeros((7, 5, 4, 3), np.uint8)), size=(8, 8))
 
 

@@ -87,6 +87,7 @@ def report(
         print(json.dumps(results, ensure_ascii=False))
     elif not quiet:
         said = count_verdicts(computed.claims)
+        out.print(f"Data: {computed.setup['data']}.", highlight=False, soft_wrap=True, markup=False)
         out.print(f"{said}. Open {folder / 'index.html'}", highlight=False, soft_wrap=True)
         for name, why in computed.left_out.items():
             out.print(f"Left out: {name} ({why}).", highlight=False, soft_wrap=True)
@@ -179,6 +180,7 @@ def compare(
     if as_json:
         print(json.dumps(written, ensure_ascii=False))
     elif not quiet:
+        out.print(f"Data: {result.setup['data']}.", highlight=False, soft_wrap=True, markup=False)
         out.print(tables(result), highlight=False, soft_wrap=True, markup=False)
         out.print(f"Figures and every number: {folder}", highlight=False)
 
@@ -217,6 +219,7 @@ def retrieve(
     if as_json:
         print(json.dumps(written, ensure_ascii=False))
     elif not quiet:
+        out.print(f"Data: {result.setup['data']}.", highlight=False, soft_wrap=True, markup=False)
         out.print(verdict(result), highlight=False, soft_wrap=True, markup=False)
         out.print(f"Figures and every number: {folder}", highlight=False)
 

@@ -129,9 +129,10 @@ def channels_first(array: Any, path: object) -> Any:
 def _load(path: Path) -> Mapping[str, Any]:
     """ "images" and perhaps "labels", memory-mapped where they can be; no pickle is opened."""
     if is_idx(path):
-        labels = path.with_name(path.name.replace("images-idx3", "labels-idx1"))
-        found = {"images": read_idx(path).numpy()}
-        return found | ({"labels": read_idx(labels).numpy()} if labels != path and labels.is_file() else {})
+        plain = path.name.removesuffix(".gz").replace("images-idx3", "labels-idx1")
+        beside = [path.with_name(plain), path.with_name(f"{plain}.gz")]
+        labels = next((file for file in beside if file != path and file.is_file()), None)
+        return {"images": read_idx(path).numpy()} | ({"labels": read_idx(labels).numpy()} if labels else {})
     if path.suffix.lower() == ".npy":
         return {"images": read_npy(path)}
     arrays = read_npz(path)

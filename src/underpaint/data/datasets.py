@@ -82,16 +82,10 @@ def load_data(
     """
     size = None if shape is None else (shape[1], shape[2])
     mode = None if shape is None else {1: "L", 3: "RGB"}.get(shape[0])
-    try:
-        opened = open_source(source, size, mode, split, column)
-    except ValueError as error:
-        if shape is None or "arrays are not resized" not in str(error):
-            raise
-        opened = open_source(source, None, None, split, column)
-    data = gather(opened)
+    data = gather(open_source(source, size, mode, split, column))
     if shape is not None and data.shape != tuple(shape):
         raise ValueError(
-            f"{data.name} holds images of shape {data.shape}, but {tuple(shape)} is needed; resize them first."
+            f"{data.name} holds images of shape {data.shape}, but {tuple(shape)} is needed; give data of that kind."
         )
     return data
 

@@ -56,10 +56,13 @@ def _fashion(name: str, split: str, boxed: Path | None) -> Source:
 
 
 def idx_files(folder: Path) -> list[Path]:
-    """The idx files of images in a folder; of a file that is there plain and gzipped, the plain one."""
-    if not folder.is_dir():
-        return []
-    found = [path for path in sorted(folder.iterdir()) if is_idx(path) and "labels-idx1" not in path.name]
+    """The idx files of images in a folder; none where there is no such folder."""
+    return _of_images([path for path in sorted(folder.iterdir()) if is_idx(path)] if folder.is_dir() else [])
+
+
+def _of_images(files: Sequence[Path]) -> list[Path]:
+    """Those that do not hold labels; of a file that is there plain and gzipped, the plain one."""
+    found = [path for path in files if "labels-idx" not in path.name]
     return [path for path in found if path.suffix != ".gz" or path.with_suffix("") not in found]
 
 
@@ -68,16 +71,18 @@ def idx_splits(files: Sequence[Path]) -> set[str]:
     return {found for file in files if (found := split_of(file.name))}
 
 
-def idx_source(folder: Path, name: str, split: str) -> Source:
-    """The images and labels of a split.
+def idx_source(folder: Path, name: str, split: str, files: Sequence[Path] | None = None) -> Source:
+    """The images and labels of a split, of a folder or of these idx ``files`` below it.
 
     Raises:
         ValueError: there is no such split, several files are of it, or one is damaged.
     """
-    files, word = choose_files(idx_files(folder), folder, split)
-    if len(files) > 1:
+    files, word = choose_files(idx_files(folder) if files is None else _of_images(files), folder, split)
+    if len(files) != 1:
         listed = ", ".join(file.name for file in files[:5])
-        raise ValueError(f"{folder} holds several files of images ({listed}); give one of them.")
+        raise ValueError(
+            f"{folder} holds {f'several files of images ({listed})' if files else 'labels alone'}; give one."
+        )
     source = array_source(files[0], files)
     if len(source.shape) != 3:
         raise ValueError(

@@ -54,7 +54,10 @@ def open_source(
     source = _opened(str(place), path, geometry, split, column)
     wanted = ({"L": 1, "RGB": 3}[mode] if mode else source.shape[0], *(size or source.shape[1:]))
     if (size or mode) and source.shape != wanted:
-        raise ValueError(f"{place} holds items of shape {source.shape}, not {wanted}; arrays are not resized.")
+        raise ValueError(
+            f"{place} holds items of shape {source.shape}, but {wanted} is needed; arrays are not resized, resize them "
+            "first."
+        )
     return source
 
 
@@ -77,7 +80,7 @@ def _opened(name: str, path: Path, geometry: Geometry, split: str, column: str |
     if named is not None:
         return named
     if kind == "idx":
-        return idx_source(path, path.name, split) if path.is_dir() else array_source(path, files, split)
+        return idx_source(path, path.name, split, files) if path.is_dir() else array_source(path, files, split)
     if kind == "array":
         return array_source(path, files, split)
     return folder_source(path, files, geometry, split, aside)
