@@ -129,6 +129,16 @@ def test_train_and_test_do_not_mix(tmp_path: Path, kind: str) -> None:
         load_data(place, "dev")
 
 
+def test_a_damaged_shard_among_others_is_named(tmp_path: Path) -> None:
+    for name, raw in (("a.zip", flat(1)), ("b.zip", flat(2))):
+        with zipfile.ZipFile(tmp_path / name, "w") as archive:
+            archive.writestr("x.png", raw)
+    (tmp_path / "a.zip").write_bytes(b"no zip file at all")
+    data = load_data(tmp_path)
+    assert data.images[:, 0, 0, 0].tolist() == [2]
+    assert data.left_out == ("a.zip: File is not a zip file",)
+
+
 def test_a_split_of_data_without_splits_is_refused(tmp_path: Path) -> None:
     folder = write_files(tmp_path / "d", {"a.png": flat(1)})
     tar = write_tar(tmp_path / "x.tar", {"a.png": flat(1)})

@@ -57,8 +57,14 @@ def is_hidden(path: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in path.split("/"))
 
 
-@lru_cache(maxsize=32)
 def _zip(path: Path) -> zipfile.ZipFile:
+    """The archive, opened once, unless the file is another one meanwhile."""
+    now = path.stat()
+    return _opened_zip(path, now.st_mtime_ns, now.st_size)
+
+
+@lru_cache(maxsize=32)
+def _opened_zip(path: Path, *_: int) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
@@ -71,7 +77,7 @@ def zip_entries(path: Path, aside: Counter[str]) -> list[Entry]:
     """Pictures of a zip file; what is no picture is counted in ``aside``."""
     try:
         members = [info for info in _zip(path).infolist() if not info.is_dir()]
-    except (zipfile.BadZipFile, OSError) as error:
+    except Exception as error:  # damaged archives raise almost anything
         return [Entry(path, problem=reason(error))]
     found = []
     for info in members:
@@ -99,8 +105,10 @@ def listed_labels(home: Path) -> dict[str, Any] | None:
     """
     try:
         raw = (home / "dataset.json").read_bytes() if home.is_dir() else _zip(home).read("dataset.json")
-    except (OSError, KeyError, zipfile.BadZipFile):
+    except (OSError, KeyError):
         return None
+    except Exception as error:  # damaged archives raise almost anything
+        raise ValueError(f"The dataset.json of {home} cannot be read ({reason(error)}); mend or remove it.") from error
     try:
         listed = json.loads(raw)["labels"] or {}
         pairs = listed.items() if isinstance(listed, dict) else [(name, label) for name, label in listed]
@@ -150,7 +158,7 @@ def tar_entries(path: Path, aside: Counter[str]) -> list[Entry]:
                     labels[name.rpartition(".")[0]] = _label(archive.extractfile(member).read(), kind)  # type: ignore[union-attr]
                 else:
                     aside[kind] += 1
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except Exception as error:  # damaged archives raise almost anything
         problems.append(Entry(path, problem=reason(error)))
     found = [entry._replace(label=_label_of(name, labels)) for name, entry in pictures.items()]
     return found + problems

@@ -75,6 +75,8 @@ def shard_source(
 
 def _labelled(home: Path, entries: list[Entry], split: str) -> tuple[list[Entry], str]:
     """Pictures of a folder or zip file that belong to a split, with labels as they are written."""
+    if not any(entry.inside for entry in entries):  # nothing but why it cannot be read
+        return entries, ""
     listed = listed_labels(home)
     if listed is not None:
         check_file(home, split)
