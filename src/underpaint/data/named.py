@@ -77,7 +77,7 @@ def idx_source(folder: Path, name: str, split: str, files: Sequence[Path] | None
     Raises:
         ValueError: there is no such split, several files are of it, or one is damaged.
     """
-    files, word = choose_files(idx_files(folder) if files is None else _of_images(files), folder, split)
+    files, _ = choose_files(idx_files(folder) if files is None else _of_images(files), folder, split)
     if len(files) != 1:
         listed = ", ".join(file.name for file in files[:5])
         raise ValueError(
@@ -89,4 +89,4 @@ def idx_source(folder: Path, name: str, split: str, files: Sequence[Path] | None
             f"{files[0]} holds an array of shape {source.count, *source.shape}, expected images [N, H, W]."
         )
     origin = f"{plain_split(split)} images of {name} (idx files)"
-    return replace(source.noted(word), name=name, origin=origin)
+    return replace(source, name=name, origin=origin)
