@@ -47,6 +47,7 @@ def store(path: Path) -> Path:
     name = results["setup"]["model"]
     if "claims" in results:
         shown = {part: results.get(part) for part in ("setup", "claims", "frechet")}
+        (shown["frechet"] or {}).pop("saved_left_out", None)
         shown["conditions"] = results.get("conditions") and {"cases": results["conditions"]["cases"]}
         place, text = STORED / f"{name}.json", json.dumps(shown, ensure_ascii=False, separators=(",", ":")) + "\n"
     else:
