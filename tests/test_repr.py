@@ -12,6 +12,7 @@ from distributions import DISTRIBUTIONS, GAUSSIANS, MIXTURE, standard_normal
 import underpaint as up
 from underpaint.data.datasets import ImageData
 from underpaint.metrics.frechet import Statistics
+from underpaint.models.measures import Finding
 from underpaint.sampling.fitted import Plan
 
 GAUSSIAN, CLOUD = GAUSSIANS["low-rank"], DISTRIBUTIONS["cloud"]
@@ -32,6 +33,10 @@ def objects() -> dict[str, tuple[Any, str]]:
     recording = up.Recording(TRAJECTORY, LEVEL[:-1], None, torch.arange(4), (6,), None, None)
     return {
         "Calibration": (up.Calibration((plan,), {}), "Calibration(plans of 4 calls)"),
+        "Check": (
+            up.Check("it", (Finding("size", 9.0, "at most 1", "fails", "It is too large."),), 0.0),
+            "Check(it: fails, 1 measures)",
+        ),
         "Covariance": (GAUSSIAN.covariance, "Covariance(dimension 6, rank 3, total variance 11.7)"),
         "DDPM": (up.DDPM(torch.tensor([0.1, 0.2, 0.3])), "DDPM(table, 3 steps)"),
         "EDM": (up.EDM(), "EDM(sigma_min=0.002, sigma_max=80.0, rho=7.0)"),

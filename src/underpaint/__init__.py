@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
         from_flow_matching as from_flow_matching,
         from_k_diffusion as from_k_diffusion,
     )
+    from .models.check import Check as Check, check as check
     from .models.edm import EDMScaling as EDMScaling, Preconditioned as Preconditioned
     from .models.gaussian_scheduler import GaussianExponentialScheduler as GaussianExponentialScheduler
     from .models.load import load_model as load_model
@@ -62,6 +63,7 @@ _PUBLIC = {
     "data.datasets": ("load_data",),
     "data.store": ("load_gaussian", "save_gaussian"),
     "models.adapters": ("from_azula", "from_denoising_diffusion", "from_flow_matching", "from_k_diffusion"),
+    "models.check": ("Check", "check"),
     "models.edm": ("EDMScaling", "Preconditioned"),
     "models.gaussian_scheduler": ("GaussianExponentialScheduler",),
     "models.load": ("load_model",),

@@ -1,8 +1,14 @@
-"""Packages that not every use needs: imported where they are used, and named with the extra that brings them."""
+"""Code from elsewhere: packages that not every use needs, named with the extra that brings them, and functions that a
+user names."""
 
 from __future__ import annotations
 
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 
@@ -18,3 +24,38 @@ def library(name: str, extra: str, who: str) -> Any:
         package = name.partition(".")[0].replace("_", "-")
         why = "" if getattr(error, "name", None) == name.partition(".")[0] else f" ({error})"
         raise ImportError(f"{who} {package}{why}; install it with: pip install 'underpaint[{extra}]'") from None
+
+
+def names_function(text: str) -> bool:
+    """Whether a text has the form module:function, which no file of that name takes from it."""
+    return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text) is not None and not Path(text).exists()
+
+
+def user_function(text: str, what: str, expected: str = "is a {}; expected a function") -> Any:
+    """The function that a user names as module:function; modules of the current folder are found, as by `python -m`.
+
+    Args:
+        what: what it is to be, as in "The features".
+        expected: what is wrong where it is a {}, in words.
+
+    Raises:
+        ValueError: there is none of that name, or it is no function.
+    """
+    place, _, attribute = text.partition(":")
+    with _current_folder():
+        try:
+            function = getattr(import_module(place), attribute)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f"{what} {text!r} cannot be imported ({error}); expected module:function.") from None
+    if not callable(function):
+        raise ValueError(f"{what} {text!r} {expected.format(type(function).__name__)}.")
+    return function
+
+
+@contextmanager
+def _current_folder() -> Iterator[None]:
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(Path.cwd()))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..files import check_targets
-from .base import app, finish, given, kept_in, out, parse_numbers, parse_seeds, progress_bars
+from .base import app, finish, given, kept_in, out, parse_numbers, parse_seeds, progress_bars, say_check
 from .options import (
     AlongOption,
     ClassesOption,
@@ -24,6 +24,7 @@ from .options import (
     GuidanceOption,
     GuidancesOption,
     JsonOption,
+    ModelArgument,
     ModelOption,
     NegativeOption,
     PromptOption,
@@ -86,11 +87,45 @@ def report(
     if as_json:
         print(json.dumps(results, ensure_ascii=False))
     elif not quiet:
-        said = count_verdicts(computed.claims)
+        say_check(computed.check)
+        said = count_verdicts(computed.claims) if computed.check.sound else "No claim is judged"
         out.print(f"Data: {computed.setup['data']}.", highlight=False, soft_wrap=True, markup=False)
         out.print(f"{said}. Open {folder / 'index.html'}", highlight=False, soft_wrap=True)
         for name, why in computed.left_out.items():
             out.print(f"Left out: {name} ({why}).", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def check(
+    model: ModelArgument,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Images it was trained on, to denoise in place of its own samples.")
+    ] = None,
+    label: ClassOption = None,
+    prompt: PromptOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Is this network a denoiser of its stated schedule? A number and a verdict for each measure, in seconds.
+
+    Exit code 1 if it is not.
+
+    Example: underpaint check my_module:my_model
+    """
+    from ..recipes.shared.check import check_model
+    from ..recipes.shared.request import Request
+    from ..recipes.shared.results import to_json
+
+    with progress_bars(quiet) as progress:
+        found = check_model(Request(model, given(prompt, label), device=device, dtype=dtype), data, progress)
+    if as_json:
+        print(json.dumps(to_json(found) | {"verdict": found.verdict, "short": found.short}, ensure_ascii=False))
+    else:
+        out.print(str(found), highlight=False, soft_wrap=True, markup=False)
+    if not found.sound:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -17,6 +17,9 @@ from rich.console import Console
 from ..bounds import MOST_ITEMS, SEEDS, shown
 from ..version import __version__
 from .progress import progress_on
+
+if TYPE_CHECKING:  # so that `underpaint --help` need not wait for torch
+    from ..models.check import Check
 
 app = typer.Typer(
     name="underpaint",
@@ -72,6 +75,11 @@ def kept_in(parts: Path) -> Iterator[None]:
             words = f"What was found so far is kept in {parts}; the same command goes on from there."
             err.print(words, highlight=False, soft_wrap=True, markup=False)
         raise
+
+
+def say_check(check: Check) -> None:
+    """What was found of the network, in a sentence on standard error; in red where it is no denoiser."""
+    err.print(check.short, style=None if check.sound else "red", highlight=False, markup=False, soft_wrap=True)
 
 
 def finish(results: dict[str, Any], folder: Path, as_json: bool, quiet: bool) -> None:

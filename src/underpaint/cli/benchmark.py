@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..files import check_targets
-from .base import app, finish, kept_in, parse_seeds, progress_bars
+from .base import app, finish, kept_in, parse_seeds, progress_bars, say_check
 from .options import (
     ClassesOption,
     DeviceOption,
@@ -86,6 +86,7 @@ def bench(
     from ..recipes.benchmark.benchmark import bench as compute, prepare_bench
     from ..recipes.benchmark.cells import Settings
     from ..recipes.benchmark.tables import check_parquet
+    from ..recipes.shared.check import check_case
     from ..recipes.shared.request import Request
 
     if parquet:
@@ -106,6 +107,8 @@ def bench(
     settings = Settings(budgets, held, tuned, *chosen, fine, samples, own, batch)
     workbench = prepare_bench(Request(model, *asked), settings, folder / "cells", calibration, reference, features)
     with kept_in(folder / "cells"), progress_bars(quiet) as progress:
+        if not quiet:
+            say_check(check_case(workbench.sampler.model, workbench.cases[0], progress))
         result = compute(workbench, progress)
     if result is None:
         return

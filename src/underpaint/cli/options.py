@@ -7,10 +7,12 @@ from typing import Annotated
 
 import typer
 
-ModelOption = Annotated[
-    str,
-    typer.Option("--model", "-m", help="A name in the box (see `underpaint models`) or a folder in diffusers' format."),
-]
+_MODEL = (
+    "A name in the box (see `underpaint models`), a folder in diffusers' format, a name on the Hugging Face hub, or "
+    "your own my_module:my_function that returns a Model."
+)
+ModelOption = Annotated[str, typer.Option("--model", "-m", help=_MODEL)]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
 DataOption = Annotated[
     str | None,
     typer.Option(

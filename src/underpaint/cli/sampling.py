@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..files import check_targets
-from .base import app, kept_in, out, parse_seeds, progress_bars
+from .base import app, kept_in, out, parse_seeds, progress_bars, say_check
 from .options import (
     CalibrationOption,
     ClassesOption,
@@ -19,6 +19,7 @@ from .options import (
     GaussianOption,
     GuidanceOption,
     JsonOption,
+    ModelArgument,
     ModelOption,
     NegativeOption,
     PromptOption,
@@ -80,7 +81,7 @@ def sample(
 
 @app.command()
 def calibrate(
-    model: Annotated[str, typer.Argument(help="A name in the box or a folder in diffusers' format.")],
+    model: ModelArgument,
     calls: Annotated[str, typer.Option("--calls", help="Numbers of calls to plan for.")] = "5,6,8,10,14,20",
     prompts: PromptsOption = None,
     classes: ClassesOption = None,
@@ -118,7 +119,7 @@ def calibrate(
     )
     how = {"calls": numbers, "held_out": unseen, "fine": fine, "effort": effort}
     with kept_in(parts), progress_bars(quiet) as progress:
-        found = calibrate_model(request, parts, progress=progress, **how)
+        found = calibrate_model(request, parts, None if quiet else say_check, progress=progress, **how)
         write_calibration(place, found)
     drop_parts(parts)
     if as_json:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from http.client import HTTPException
-from importlib import import_module
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from ..extras import library
+from ..extras import library, user_function
 from ..files import read_json
 from .features import FeatureSet, load_features
 from .frechet import INCEPTION
@@ -75,14 +72,7 @@ def _of_folder(folder: Path, device: torch.device | None) -> FeatureSet:
 
 
 def _own(name: str) -> Callable[[Tensor], Tensor]:
-    place, _, attribute = name.partition(":")
-    with _current_folder():
-        try:
-            function = getattr(import_module(place), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f"The features {name!r} cannot be imported ({error}); expected module:function.") from None
-    if not callable(function):
-        raise ValueError(f"The features {name!r} are a {type(function).__name__}; expected a function of images.")
+    function = user_function(name, "The features", "are a {}; expected a function of images")
 
     def features(images: Tensor) -> Tensor:
         found = function(images)
@@ -94,16 +84,6 @@ def _own(name: str) -> Callable[[Tensor], Tensor]:
         return found
 
     return features
-
-
-@contextmanager
-def _current_folder() -> Iterator[None]:
-    """Modules of the folder where a command is run can be imported, as by `python -m`."""
-    sys.path.insert(0, str(Path.cwd()))
-    try:
-        yield
-    finally:
-        sys.path.remove(str(Path.cwd()))
 
 
 def _coloured(images: Tensor) -> Tensor:

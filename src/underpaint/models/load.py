@@ -11,12 +11,14 @@ from typing import Any
 import torch
 
 from .. import assets
+from ..extras import names_function
 from ..files import read_json, read_tensor_metadata, read_tensor_names
 from .diffusers import Size, load_pixel_model, pixel_model, read_notes
 from .flow import flux, stable_diffusion_3
 from .hub import fetch, is_hub_id
 from .latent import dit, stable_diffusion, stable_diffusion_xl
 from .model import Model
+from .own import HOW_TO_WRAP, load_function
 from .parts import load_pipeline
 from .replay import replayed_model
 from .scheduler_configs import scheduler_config
@@ -30,6 +32,13 @@ LATENT: dict[str, Callable[[Any, Size | None], Model]] = {
     "FluxPipeline": flux,
 }
 PIXEL = ("DDIMPipeline", "DDPMPipeline", "PNDMPipeline")
+
+
+#: Of files that may be one of NVIDIA's.
+_CONVERT = (
+    " Pickles can run code when they are opened, and are not read here; of one of NVIDIA's EDM networks, and of no "
+    "other, `underpaint convert {} --out {}` makes a safetensors file."
+)
 
 
 def load_model(
@@ -53,7 +62,8 @@ def load_model(
 
     Args:
         source: a name in the box; a folder in diffusers' format; a checkpoint on the Hugging Face hub ("owner/name"); a
-            safetensors file of an EDM network; or a pipeline or UNet2DModel of diffusers, which is used as it is.
+            safetensors file of an EDM network; "module:function" of your own that returns a `Model`; or a
+            pipeline or UNet2DModel of diffusers, which is used as it is.
         revision: branch, tag or commit on the hub.
         variant: of the weights in a folder or on the hub, such as "fp16"; by default the plain ones, or a folder's only
             variant.
@@ -72,6 +82,8 @@ def load_model(
     if isinstance(source, Model):
         _check_no_call(source.name, call)
         model = source.to(device, dtype)
+    elif isinstance(source, str) and names_function(source):
+        model = load_function(source).to(device, dtype)
     elif isinstance(source, str | Path):
         model = _load_files(source, revision, variant, dtype or torch.float32, size, call).to(device)
     else:
@@ -93,7 +105,7 @@ def _load_files(
     if not (isinstance(source, str) and is_hub_id(source)):
         raise ValueError(
             f"There is no model {str(source)!r}: give a folder in diffusers' format, a name on the Hugging Face hub "
-            f"(owner/name), or a name in the box ({', '.join(assets.names())})."
+            f"(owner/name), your own my_module:my_function, or a name in the box ({', '.join(assets.names())})."
         )
     folder = fetch(source, revision, variant=variant)
     if (folder / "model_index.json").is_file() and _kind(folder) not in (*PIXEL, *LATENT):
@@ -120,9 +132,8 @@ def _load_path(
     _check_other_format(path)
     if path.is_file():
         raise ValueError(
-            f"{path} is neither a folder in diffusers' format nor an EDM network in safetensors form. Pickles can run "
-            "code when they are opened and are not read here; make a safetensors file of an EDM network's once, with "
-            f"`underpaint convert {path} --out {path.with_suffix('.safetensors').name}`."
+            f"{path} is neither a folder in diffusers' format nor an EDM network in safetensors form. {HOW_TO_WRAP}"
+            + ("" if path.suffix == ".safetensors" else _CONVERT.format(path, f"{path.stem}.safetensors"))
         )
     return load_pixel_model(path, dtype, size, variant)
 

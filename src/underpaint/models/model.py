@@ -223,13 +223,17 @@ class Model:
         self._check_level(level)
         time = self.schedule.time(level)
         own = self.schedule(time)
-        scale = own.norm / level.norm
-        moved = (scale if scale.ndim == 0 else scale.unsqueeze(1)).to(x) * x
+        moved = _rescaled(x, level, own)
         times = time.expand(len(x)).to(self.device, torch.float32)
         parts = [slice(start, start + self.batch) for start in range(0, len(x), self.batch)]
         with torch.no_grad(), evaluating(self.network):
             outputs = [self._predict(moved[part], times[part], sliced(given, part)) for part in parts]
         return to_denoised(torch.cat(outputs).to(x), moved, own, self.prediction)
+
+    def at_own_level(self, x: Tensor, level: NoiseLevel) -> tuple[Tensor, NoiseLevel]:
+        """The rows as the network sees them, and its own level: that of the same ratio, x * |own| / |level|."""
+        own = self.schedule(self.schedule.time(level))
+        return _rescaled(x, level, own), own
 
     def _check_level(self, level: NoiseLevel) -> None:
         (low, high), ratio = self.ratios, level.ratio
@@ -316,6 +320,11 @@ def moved(value: Any, device: torch.device, dtype: torch.dtype) -> Any:
     if isinstance(value, Mapping):
         return {name: moved(part, device, dtype) for name, part in value.items()}
     return value.to(device, dtype if value.is_floating_point() else value.dtype)
+
+
+def _rescaled(x: Tensor, level: NoiseLevel, own: NoiseLevel) -> Tensor:
+    scale = own.norm / level.norm
+    return (scale if scale.ndim == 0 else scale.unsqueeze(1)).to(x) * x
 
 
 def repeated(value: Any, rows: int) -> Any:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from ..calibration.calibrate import calibrate
 from ..calibration.solution import FineSolution
+from ..models.check import Check
 from ..models.fingerprint import digest, fingerprint
 from ..noise import NoiseLevel
 from ..sampling.fitted import Calibration, Plan
 from ..theory.gaussian import Gaussian
+from .shared.check import check_case
 from .shared.checkpoints import Parts, gaussian_tensors
 from .shared.request import Conditioning, Request, Sampler, cases, find_denoiser, in_turn, prepare
 
 
-def calibrate_model(request: Request, parts: Path | None = None, **how: Any) -> Calibration:
+def calibrate_model(
+    request: Request, parts: Path | None = None, say: Callable[[Check], None] | None = None, **how: Any
+) -> Calibration:
     """Fit plans to a model, for all that is asked of it together: row i is run in case i modulo their number.
 
     Args:
         request: the model, its cases, and the seeds to fit to.
         parts: folder for the fine solutions and each plan as they are found; asked again, the fit goes on from them.
+        say: told what `check` finds of the network, before the fit.
         how: ``calls``, ``held_out``, ``fine``, ``effort`` and ``progress`` of `calibrate`.
 
     Raises:
@@ -36,6 +41,8 @@ def calibrate_model(request: Request, parts: Path | None = None, **how: Any) -> 
             "stats` makes one, of a model's own samples if there is nothing else)."
         )
     listed = cases(request, model)
+    if say is not None:
+        say(check_case(model, listed[0]))
     denoise = in_turn([find_denoiser(model, case) for case in listed])
     if parts is not None:
         how["keep"] = Parts(parts, _settings(sampler, listed, gaussian, request, how), (FineSolution, NoiseLevel, Plan))

@@ -13,12 +13,15 @@ from typing import Any
 from ...analysis.perturbation import Perturbation
 from ...analysis.summary import Summary
 from ...keeping import make_only
+from ...models.check import Check
 from ...models.fingerprint import digest, fingerprint
 from ...models.load import load_model
+from ...models.measures import Finding
 from ...noise import NoiseLevel
 from ...progress import Progress, silent
 from ...sampling.solvers import find_solver
 from ...sampling.trajectory import Trajectory
+from ..shared.check import check_case
 from ..shared.checkpoints import Parts, gaussian_tensors
 from ..shared.model_and_data import ModelAndData, load_model_and_data
 from ..shared.request import Request, cases
@@ -47,14 +50,28 @@ from .trajectories import (
 )
 
 #: What the sections that are kept are made of.
-_KEPT = (Agreement, Conditions, Decided, Geometry, Hybrid, NoiseLevel, Perturbation, Summary, Trajectory)
+_KEPT = (
+    Agreement,
+    Check,
+    Conditions,
+    Decided,
+    Finding,
+    Geometry,
+    Hybrid,
+    NoiseLevel,
+    Perturbation,
+    Summary,
+    Trajectory,
+)
 
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """Everything that the figures show and the claims rest on."""
+    """Everything that the figures show and the claims rest on. A network that fails the check has no claims: they are
+    about diffusion models."""
 
     setup: dict[str, Any]
+    check: Check
     level: NoiseLevel
     geometry: Geometry
     modes: Modes
@@ -96,6 +113,7 @@ def report(settings: Settings, progress: Progress = silent, parts: Path | None =
         gaussian=settings.gaussian,
     )
     keep = make_only if parts is None else Parts(parts, _identity(settings, subject), _KEPT)
+    checked = keep("check", partial(check_case, model, listed[0], progress))
     level = subject.model.schedule.grid(settings.steps)
     solver = find_solver(settings.solver)
     trajectory = keep(
@@ -115,10 +133,11 @@ def report(settings: Settings, progress: Progress = silent, parts: Path | None =
     setup = describe(settings, subject, trajectory, time.monotonic() - began)
     return Report(
         setup=setup,
+        check=checked,
         level=level,
         trajectory=trajectory,
         subject=subject,
-        claims=judge(sections),
+        claims=judge(sections) if checked.sound else (),
         left_out=left_out(subject, sections),
         **sections,
     )

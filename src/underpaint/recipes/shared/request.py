@@ -221,7 +221,7 @@ def prepare(request: Request, model: Model | None = None) -> Sampler:
     """
     find_solver(request.solver)
     if model is None:
-        model = load_model(request.model, device=find_device(request.device), dtype=_dtype(request.dtype))
+        model = load_model(request.model, device=find_device(request.device), dtype=dtype_named(request.dtype))
     return Sampler(model, model.schedule.grid(request.steps), request.solver, load_theory(request, model))
 
 
@@ -272,7 +272,7 @@ def find_device(name: str | None) -> torch.device | None:
     return device
 
 
-def _dtype(name: str | None) -> torch.dtype | None:
+def dtype_named(name: str | None) -> torch.dtype | None:
     if name is not None and name not in DTYPES:
         raise ValueError(f"Unknown dtype {shown(name)}; choose one of {', '.join(DTYPES)}.")
     return None if name is None else DTYPES[name]

@@ -1,0 +1,36 @@
+"""Is a model a denoiser of its stated schedule? `underpaint check`, and the first lines of other commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...models.check import Check, check
+from ...models.load import load_model
+from ...models.model import Model
+from ...progress import Progress, silent
+from .model_and_data import encode
+from .request import Conditioning, Request, cases, dtype_named, find_device
+
+
+def check_model(request: Request, data: str | Path | None = None, progress: Progress = silent) -> Check:
+    """The check of what is asked for, on data if they are given.
+
+    Raises:
+        ValueError: as `load_model` and `check`; data that cannot be read or do not fit the model.
+    """
+    model = load_model(request.model, device=find_device(request.device), dtype=dtype_named(request.dtype))
+    (case, *_) = cases(request, model)
+    if data is None:
+        return check_case(model, case, progress)
+    from ...data.datasets import load_data
+
+    rows = encode(model, load_data(data, shape=model.image_shape), progress)
+    return check(model, rows, case.condition)
+
+
+def check_case(model: Model, case: Conditioning, progress: Progress = silent) -> Check:
+    """The check of a model in one case; guidance, which changes what is painted, is left out of it."""
+    advance = progress("is it a denoiser?", 1)
+    found = check(model, condition=case.condition)
+    advance()
+    return found
