@@ -11,6 +11,7 @@ import loops
 import pytest
 import tiny
 import torch
+import zoo
 from diffusers.utils import logging
 from loops import DIMENSION, SHAPE, Loop, gaussian
 from tiny_calls import CALLS, denoiser, pipeline
@@ -240,8 +241,9 @@ def test_what_cannot_be_replayed_gets_a_sentence() -> None:
         ValueError, match="fashion-mnist, a DDIMPipeline, is no pipeline with a condition, and takes no prompt"
     ):
         load_model("fashion-mnist", prompt="a coat")
-    with pytest.raises(ValueError, match="no way from images to its states"):
-        load_model(pipe, prompt="a bear", height=16, width=16).rows(torch.zeros(1, 3, 16, 16))
+    pipe, given = zoo.ZOO["wan21"]()
+    with pytest.raises(ValueError, match=r"No way from images to the states \(4, 2, 2, 2\) of this WanPipeline"):
+        load_model(pipe, **given).rows(torch.zeros(1, 3, 16, 80))
 
 
 def test_the_pipeline_is_left_as_it_was() -> None:
@@ -257,3 +259,24 @@ def test_the_pipeline_is_left_as_it_was() -> None:
     assert vars(pipe).keys() == held.keys()
     assert all(value is held[name] for name, value in vars(pipe).items())
     assert type(scheduler) is diffusers.DDIMScheduler
+
+
+@pytest.mark.parametrize("kind", ["sd", "sd3", "flux"])
+def test_images_are_encoded_where_the_way_back_is_known(kind: str) -> None:
+    """By the autoencoder's own mean; of packed tokens, as the pipeline packs."""
+    pipe = pipeline(kind)
+    model = load_model(pipe, prompt="a bear", height=16, width=16)
+    images = 2 * torch.rand(2, 3, 16, 16, generator=seeded()) - 1
+    with torch.no_grad():
+        config = pipe.vae.config
+        latents = pipe.vae.encode(images).latent_dist.mode()
+        latents = (latents - (config.shift_factor or 0)) * config.scaling_factor
+    if kind == "flux":
+        latents = pipe._pack_latents(latents, 2, 4, 8, 8)
+    close(model.rows(images), latents.flatten(1), 1e-5)
+
+
+def test_pixels_are_their_own_states() -> None:
+    pipe = tiny.tiny_ddpm()
+    images = 2 * torch.rand(2, 3, 8, 8, generator=seeded()) - 1
+    assert torch.equal(replayed_model(pipe).rows(images), images.flatten(1))

@@ -11,7 +11,6 @@ import math
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from threading import Lock
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import Tensor
 from ..noise import DDPM, EDM, Flow, NoiseLevel, Schedule
 from .diffusers import batch_of, pair
 from .model import Model
-from .pictures import picture_shape, to_pictures
+from .outputs import Outputs
 from .scheduler_families import family_of, flow_levels
 from .schedulers import prediction_of, runs_to_data, scheduler_denoised, told_levels
 from .session import Session
@@ -58,7 +57,7 @@ def replayed_model(pipe: Any, size: Any = None, **given: Any) -> Model:
         held=prompt if takes else None,
         embed=_code if takes else None,
         distilled=takes,
-        autoencoder=Outputs(replay),
+        autoencoder=Outputs(pipe, replay.shape, replay.show),
         batch=batch_of(_PIXELS * replay.dimension) if replay.wide else 1,
         device=torch.device(str(getattr(pipe, "_execution_device", None) or getattr(pipe, "device", "cpu"))),
         notes={"call": {name: value for name, value in given.items() if isinstance(value, str | int | float)}},
@@ -292,35 +291,3 @@ def _code(prompt: str) -> Mapping[str, Tensor]:
 
 def _text(codes: Tensor) -> str:
     return "".join(chr(code) for code in codes.tolist())
-
-
-class Outputs:
-    """A pipeline's way from states to output, as pictures: a video as a strip of its frames, a sound as its curves."""
-
-    def __init__(self, replay: Replay) -> None:
-        self.replay = replay
-
-    @cached_property
-    def shape(self) -> tuple[int, int, int]:
-        channels, height, width = self._pictures(torch.zeros(1, *self.replay.shape)).shape[1:]
-        return channels, height, width
-
-    def decode(self, states: Tensor) -> Tensor:
-        """Pictures [B, c, h, w] in [-1, 1] of states."""
-        return 2 * self._pictures(states) - 1
-
-    def encode(self, images: Tensor) -> Tensor:
-        raise ValueError(
-            "A replayed pipeline has no way from images to its states; fit its Gaussian to states of its own, with "
-            "fit_from_model or fit_from_samples."
-        )
-
-    def _pictures(self, states: Tensor) -> Tensor:
-        made = self.replay.show(states)
-        if made.ndim == 5:  # frames before channels, here
-            made = made.transpose(1, 2)
-        shape = tuple(made.shape[1:])
-        if len(shape) < 3:  # a sound, whose numbers lie about 0
-            made = (made / made.abs().amax().clamp(min=1e-8) + 1) / 2
-        assert picture_shape(shape)
-        return to_pictures(made, shape)
