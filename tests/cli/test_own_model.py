@@ -30,6 +30,9 @@ def network(x, t):
 def sound():
     return up.wrap(network, shape=(1, 8, 8), schedule=up.Flow(), prediction="flow", name="gauss")
 
+def large():
+    return up.wrap(lambda x, t: 1000 * network(x, t), shape=(1, 8, 8), schedule=up.Flow(), prediction="flow")
+
 def edm():
     def denoised(x, sigma):
         return GAUSSIAN(x.flatten(1), up.EDM()(sigma.double())).reshape(x.shape)
@@ -73,6 +76,25 @@ def test_check_of_a_sound_and_an_unsound_model(here: Path) -> None:
     assert wrong.exit_code == 1
     assert "fails  energy of states along the flow" in wrong.stdout
     assert "Read as 'flow' it carries noise into data" in wrong.stdout
+
+
+def test_samples_outside_the_range_are_said_to_be(here: Path) -> None:
+    """In place of being clipped to white without a word."""
+    for function, said in (("sound", False), ("large", True)):
+        arguments = [
+            "sample",
+            "--model",
+            f"own_networks:{function}",
+            "--seeds",
+            "0-3",
+            "--steps",
+            "8",
+            "--out",
+            "images",
+        ]
+        result = runner.invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        assert ("and data from -1 to 1 are stated" in " ".join(result.stderr.split())) is said
 
 
 def test_check_on_data(here: Path) -> None:

@@ -193,6 +193,7 @@ def test_steps_are_skipped_whole_and_no_call_is_made_for_them(name: str, skipped
     assert calls.during(pipe, "sd") - calls.during(teleport_pipeline(pipe, statistics("sd"), SKIP), "sd") == skipped
 
 
+@pytest.mark.filterwarnings("ignore:A jump to sigma/alpha = 100 skips nothing")
 @pytest.mark.parametrize(("name", "ratio"), [("DDIM", 100.0), ("EulerDiscrete", 2.0), ("HeunDiscrete", 0.5)])
 def test_a_ratio_lands_at_the_last_level_not_below_it(name: str, ratio: float) -> None:
     pipe, gaussian = pipeline("sd", name), statistics("sd")

@@ -131,3 +131,19 @@ def test_a_choice_says_what_it_costs() -> None:
 def test_the_tolerance_is_positive(full: Gaussian, tolerance: float) -> None:
     with pytest.raises(ValueError, match="tolerance is a positive share"):
         choose_skip(full, full, EDM().grid(4), tolerance=tolerance)
+
+
+def test_what_a_network_gets_wrong_at_the_top_is_no_cost_of_the_jump_over_it(full: Gaussian) -> None:
+    """A denoiser that is exact up to a ratio and off above: plainly, no jump is within the tolerance; believed only
+    where it is good, all are, and it is not asked above."""
+    grid, asked = EDM().grid(20), []
+
+    def broken(x: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
+        asked.append(float(level.ratio))
+        return full(x, level) + (3.0 if level.ratio > 10 else 0.0)
+
+    assert choose_skip(broken, full, grid).skip < 3
+    asked.clear()
+    choice = choose_skip(broken, full, grid, good_below=10.0)
+    assert choice.skip == len(grid) - 2
+    assert max(asked) <= 10

@@ -104,8 +104,14 @@ def test_steps_above_takes_a_level_of_the_grid_for_itself(schedule: Schedule) ->
             assert steps_above(grid, nudge * float(grid.ratio[i])) == i
 
 
-def test_a_ratio_above_the_grid_skips_nothing() -> None:
-    assert steps_above(EDM().grid(18), 100.0) == 0
+def test_a_jump_that_skips_nothing_says_so() -> None:
+    with pytest.warns(UserWarning, match=r"skips nothing on this grid, since its first level, 80, is below that"):
+        assert steps_above(EDM().grid(18), 100.0) == 0
+    coarse = DDPM("cosine").grid(16)  # from 20290 straight to 9.5
+    with pytest.warns(UserWarning, match=r"no other lies above, after .*; its next level is 9\.542: ask for that"):
+        assert steps_above(coarse, 12.0) == 0
+    with pytest.warns(UserWarning, match="the grid has one step"):
+        assert steps_above(EDM().grid(1), 12.0) == 0
 
 
 @pytest.mark.parametrize("ratio", [0.0, -1.0, math.inf, math.nan])

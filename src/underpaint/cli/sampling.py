@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..files import check_targets
-from .base import app, kept_in, out, parse_seeds, progress_bars, say_check
+from .base import app, err, kept_in, out, parse_seeds, progress_bars, say_check
 from .options import (
     CalibrationOption,
     ClassesOption,
@@ -75,6 +75,8 @@ def sample(
     elif not quiet:
         calls = result.summary["nfe"]
         out.print(f"{len(chosen)} images, {calls} calls of the network each: {place}", highlight=False)
+        if result.summary["outside"]:
+            err.print(result.summary["outside"], style="red", highlight=False, soft_wrap=True)
         if result.summary["left_off"]:
             out.print(f"Left off: {result.summary['left_off']}", highlight=False, soft_wrap=True)
 

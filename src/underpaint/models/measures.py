@@ -41,7 +41,7 @@ def measure(probe: Probe, flow_only: bool = False) -> list[Finding]:
     first = _finite(probe)
     if first.verdict == "fails":
         return [first]
-    findings = [first, _energy(probe), _size(probe), _structure(probe)]
+    findings = [first, _energy(probe), size_of(probe.model, probe.run.final), _structure(probe)]
     if flow_only:
         return findings
     return [
@@ -80,9 +80,9 @@ def _energy(probe: Probe) -> Finding:
     )
 
 
-def _size(probe: Probe) -> Finding:
-    """How large the samples are, in half widths of the range of the data; latents have no range, and unit size."""
-    model, final = probe.model, probe.run.final.double()
+def size_of(model: Model, rows: Tensor) -> Finding:
+    """How large samples are, in half widths of the range of the data; latents have no range, and about unit size."""
+    final = rows.double()
     low, high = model.data_range if model.autoencoder is None else (-3.0, 3.0)
     scaled = (final - (high + low) / 2) / ((high - low) / 2)
     size, outside = float(scaled.square().mean().sqrt()), float((scaled.abs() > 1.5).double().mean())

@@ -16,6 +16,7 @@ from ..bounds import check_seeds
 from ..data.store import load_gaussian
 from ..files import replacing
 from ..models.load import load_model
+from ..models.measures import size_of
 from ..models.model import Condition, Model
 from ..noise import NoiseLevel
 from ..progress import Progress, silent
@@ -89,9 +90,12 @@ def generate(request: SampleRequest, progress: Progress = silent, batch: int = 6
             run = teleport(gaussian, denoise, x, level, skip, solver, lambda *_: advance(), every=len(level))
         finals.append(run.final)
         nfe = run.nfe * network_calls(model, case)
+    rows = torch.cat(finals)
+    size = size_of(model, rows)
     landed = {"skip": skip, "teleported_to": float(level.ratio[skip])} if skip else {"skip": 0}
     summary = asdict(request) | landed | {"nfe": nfe, "left_off": model.notes.get("left off")}
-    return Samples(model.images(torch.cat(finals)), request.seeds, summary)
+    summary["outside"] = None if size.verdict == "holds" else size.means
+    return Samples(model.images(rows), request.seeds, summary)
 
 
 def _calibrated(request: SampleRequest, model: Model) -> tuple[Solver, NoiseLevel]:

@@ -14,6 +14,7 @@ at some level, and there D spreads what a Gaussian would not); so a choice can b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,6 +75,7 @@ def choose_skip(
     tolerance: float = 0.02,
     measure: bool = False,
     solver: Solver | None = None,
+    good_below: float = math.inf,
 ) -> SkipChoice:
     """The longest jump along a grid whose predicted error, the mean over seeds, stays within a tolerance.
 
@@ -87,6 +89,9 @@ def choose_skip(
         measure: also sample with and without the jump, by ``solver`` (that of `sample` unless given), and shorten it
             until the measured error is within the tolerance, too. It holds what the solver gets wrong in the steps that
             are jumped.
+        good_below: the highest sigma/alpha at which the denoiser is believed, such as ``check(model).good_below``.
+            Above it the Gaussian is: what the denoiser gets wrong there is no cost of a jump that leaves it out, and
+            it is not asked.
 
     Raises:
         ValueError: the tolerance is not positive, or the grid is none.
@@ -96,7 +101,7 @@ def choose_skip(
     check_grid(level)
     mean = gaussian.mean
     x = initial_noise(seeds, gaussian.dimension, level[0], mean.dtype).to(mean.device)
-    predicted = predicted_error(denoise, gaussian, x, level)
+    predicted = predicted_error(denoise, gaussian, x, level, good_below)
     within = predicted.mean(1) <= tolerance
     skip = int(within.cumprod(0).sum()) - 1
     measured = None
@@ -105,9 +110,11 @@ def choose_skip(
     return SkipChoice(skip, level, tolerance, predicted, measured)
 
 
-def predicted_error(denoise: Denoiser, gaussian: Gaussian, x: Tensor, level: NoiseLevel) -> Tensor:
+def predicted_error(
+    denoise: Denoiser, gaussian: Gaussian, x: Tensor, level: NoiseLevel, good_below: float = math.inf
+) -> Tensor:
     """E at every skip 0 .. N-1 of a grid for start states x [B, D], in standard deviations of the data. [N, B]
-    float64.
+    float64. Above the ratio ``good_below``, R counts as 0.
 
     First order in R: it does not see how the denoiser itself, below the landing, spreads or gathers what arose above.
     Directions of no variance are taken to forget it.
@@ -119,7 +126,8 @@ def predicted_error(denoise: Denoiser, gaussian: Gaussian, x: Tensor, level: Noi
     with torch.no_grad():
         for i, here in enumerate(level[:-1]):
             state = gaussian.flow(x, level[0], here)
-            residual = covariance.analyse(denoise(state, here) - gaussian.denoise(state, here))
+            known = gaussian.denoise(state, here)
+            residual = covariance.analyse((denoise(state, here) if here.ratio <= good_below else known) - known)
             if i:
                 displaced = displaced + (reach[i] - reach[i - 1]).to(residual) / 2 * (last + residual)
                 errors.append(_error(displaced, gaussian))

@@ -7,6 +7,8 @@ that is skipped to (same calls). A re-spent grid is a grid whose first interval 
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -57,14 +59,31 @@ def teleport(
 def steps_above(level: NoiseLevel, ratio: float) -> int:
     """How many steps of a grid to skip so that the jump lands on its last level with sigma/alpha >= ratio (*saved*).
 
-    A ratio above the first level skips nothing.
+    Where the grid has none but its first level above the ratio, that is none, and a warning says so.
 
     Raises:
         ValueError: the ratio is not positive and finite.
     """
     if not 0 < ratio < float("inf"):
         raise ValueError(f"The level to skip to must be a positive noise-to-signal ratio, got {ratio}.")
-    return max(0, int((level.ratio >= ratio * (1 - 1e-9)).sum()) - 1)
+    skip = int((level.ratio >= ratio * (1 - 1e-9)).sum()) - 1
+    if skip < 1:
+        warnings.warn(skips_nothing(level, ratio), stacklevel=2)
+    return max(0, skip)
+
+
+def skips_nothing(level: NoiseLevel, ratio: float) -> str:
+    """Why a jump to a ratio skips nothing on a grid, and which ratio would skip a step."""
+    first = float(level.ratio[0])
+    where = (
+        f"its first level, {first:.4g}, is below that" if first < ratio else f"no other lies above, after {first:.4g}"
+    )
+    if len(level) < 3:
+        return f"A jump to sigma/alpha = {ratio:.4g} skips nothing: the grid has one step."
+    return (
+        f"A jump to sigma/alpha = {ratio:.4g} skips nothing on this grid, since {where}; its next level is "
+        f"{float(level.ratio[1]):.4g}: ask for that, take more steps, or respend them."
+    )
 
 
 def respend(schedule: Schedule, level: NoiseLevel, ratio: float) -> NoiseLevel:
