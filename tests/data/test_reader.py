@@ -327,6 +327,8 @@ def test_labels_are_numbers_or_names_wherever_they_are(
         for way in (load_data, open_source):
             with pytest.raises(ValueError, match=classes):
                 way(place)
+        unlabelled = load_data(place, labels=False)
+        assert (len(unlabelled), unlabelled.labels, unlabelled.classes) == (3, None, {})
         return
     data = load_data(place)
     assert data.labels is not None

@@ -112,7 +112,18 @@ def test_the_commands_hand_on_what_is_given(monkeypatch: pytest.MonkeyPatch, tmp
         raise ValueError("enough")
 
     monkeypatch.setattr(module, "load_model_and_data", loader)
-    options = ["--data", "d", "--split", "test", "--column", "depth", "--gaussian", "g.safetensors", "--quiet"]
+    options = [
+        "--data",
+        "d",
+        "--split",
+        "test",
+        "--column",
+        "depth",
+        "--gaussian",
+        "g.safetensors",
+        "--no-labels",
+        "--quiet",
+    ]
     CliRunner().invoke(app, [name, *options, "--out", str(tmp_path)])
-    wanted = {"data": "d", "split": "test", "column": "depth", "gaussian": "g.safetensors"}
+    wanted = {"data": "d", "split": "test", "column": "depth", "gaussian": "g.safetensors", "labelled": False}
     assert {key: seen.get(key) for key in wanted} == wanted

@@ -24,6 +24,7 @@ from .options import (
     GuidanceOption,
     GuidancesOption,
     JsonOption,
+    LabelsOption,
     ModelArgument,
     ModelOption,
     NegativeOption,
@@ -44,6 +45,7 @@ def report(
     data: DataOption = None,
     split: SplitOption = "train",
     column: ColumnOption = None,
+    labelled: LabelsOption = True,
     gaussian: DataGaussianOption = None,
     seeds: SeedsOption = "0-63",
     steps: StepsOption = 51,
@@ -76,7 +78,7 @@ def report(
 
     asked = ((*(prompts or ()), *(classes or ())), tuple(guidance or (1.0,)), negative)
     settings = Settings(
-        model, data, chosen, steps, solver, 5000 if full else 300, full, *asked, split, column, gaussian
+        model, data, chosen, steps, solver, 5000 if full else 300, full, *asked, split, column, gaussian, labelled
     )
     with kept_in(folder / "parts"), progress_bars(quiet) as progress:
         computed = compute(settings, progress, folder / "parts")
@@ -173,6 +175,7 @@ def compare(
     data: DataOption = None,
     split: SplitOption = "train",
     column: ColumnOption = None,
+    labelled: LabelsOption = True,
     gaussian: DataGaussianOption = None,
     images: Annotated[int, typer.Option("--images", help="Images of the data to noise.")] = 32,
     seeds: SeedsOption = "0-15",
@@ -208,6 +211,7 @@ def compare(
         split=split,
         column=column,
         gaussian=gaussian,
+        labelled=labelled,
     )
     with progress_bars(quiet) as progress:
         result = compute(settings, progress)
@@ -226,6 +230,7 @@ def retrieve(
     data: DataOption = None,
     split: SplitOption = "train",
     column: ColumnOption = None,
+    labelled: LabelsOption = True,
     gaussian: DataGaussianOption = None,
     seeds: SeedsOption = "0-15",
     steps: StepsOption = 25,
@@ -246,7 +251,17 @@ def retrieve(
     from ..recipes.retrieve import Settings, retrieve as compute, verdict
 
     settings = Settings(
-        model, data, label, chosen, steps, solver, samples, split=split, column=column, gaussian=gaussian
+        model,
+        data,
+        label,
+        chosen,
+        steps,
+        solver,
+        samples,
+        split=split,
+        column=column,
+        gaussian=gaussian,
+        labelled=labelled,
     )
     with progress_bars(quiet) as progress:
         result = compute(settings, progress)

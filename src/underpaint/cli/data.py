@@ -51,7 +51,9 @@ def stats(
     kind: Annotated[str, typer.Option("--kind", help="auto, full, low-rank or stationary.")] = "auto",
     rank: Annotated[int | None, typer.Option("--rank", help="Directions to keep.")] = None,
     memory: Annotated[str, typer.Option("--memory", help="What it may take, such as 8GB or 500MB.")] = "8GB",
-    classes: Annotated[bool, typer.Option("--classes/--no-classes", help="Also one for each class.")] = True,
+    classes: Annotated[
+        bool, typer.Option("--classes/--no-classes", "--labels/--no-labels", help="Also one for each class.")
+    ] = True,
     shrinkage: Annotated[
         str | None, typer.Option("--shrinkage", help="ledoit-wolf: eigenvalues as they probably are, for few items.")
     ] = None,
@@ -83,7 +85,7 @@ def stats(
     if prompt is not None and label is not None:
         raise ValueError("Give a --prompt or a --class, not both.")
     case = Conditioning(label if prompt is None else prompt, guidance, negative)
-    source = open_data(data, parse_size(size), mode, split, encoder, samples, features, device, column, case)
+    source = open_data(data, parse_size(size), mode, split, encoder, samples, features, device, column, case, classes)
     plan = plan_statistics(source, settings)
     with kept_in(part), progress_bars(quiet) as progress:
         if not quiet and is_first_process():

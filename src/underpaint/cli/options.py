@@ -24,6 +24,9 @@ SplitOption = Annotated[str, typer.Option("--split", help="Split of data that ha
 ColumnOption = Annotated[
     str | None, typer.Option("--column", help="Of tables, or of tar shards with several pictures under one name.")
 ]
+LabelsOption = Annotated[
+    bool, typer.Option("--labels/--no-labels", help="Whether the labels of the data are read, as classes.")
+]
 DataGaussianOption = Annotated[
     str | None,
     typer.Option("--gaussian", help="Statistics of the data: a file of `underpaint stats`. Default: taken of --data."),

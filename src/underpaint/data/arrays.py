@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from .choice import Choice
 from .idx import is_idx, read_idx
-from .labels import number_labels
+from .labels import LEAVE_OUT, number_labels
 from .npy import read_npy, read_npz
 from .splits import check_file, choose_files
 from .stream import BYTES, SLACK, Chunk, Source, check_range, digest, usable
@@ -21,7 +22,7 @@ _LOOKED = 64
 _KINDS = "rows [N, D], images [N, H, W], [N, H, W, C] or [N, C, H, W] with C 1 or 3, or latents [N, C, H, W]"
 
 
-def array_source(path: Path, shards: Sequence[Path], split: str = "train", loaded: Any = None) -> Source:
+def array_source(path: Path, shards: Sequence[Path], choice: Choice | None = None) -> Source:
     """Arrays one after the other, of bytes or floats: ``path`` is the one file, or the folder of all.
 
     Axes: [N, D] rows; [N, H, W] grey images; of four axes, the last or the second is that of the channels if it is 1 or
@@ -31,11 +32,11 @@ def array_source(path: Path, shards: Sequence[Path], split: str = "train", loade
     Raises:
         ValueError: arrays that are damaged, of other kinds or shapes than these, or images in another range.
     """
-    word = ""
+    word, choice = "", choice or Choice()
     if path.is_dir():
-        shards, word = choose_files(shards, path, split)
+        shards, word = choose_files(shards, path, choice.split)
     else:
-        check_file(path, split)
+        check_file(path, choice.split)
     arrays = [_load(shard) for shard in shards]
     parts = [channels_first(array["images"], shard) for array, shard in zip(arrays, shards, strict=True)]
     shape, kind = parts[0].shape[1:], parts[0].dtype
@@ -43,7 +44,9 @@ def array_source(path: Path, shards: Sequence[Path], split: str = "train", loade
         if part.shape[1:] != shape or part.dtype != kind:
             raise ValueError(f"{shard} holds {part.dtype} {part.shape[1:]}, {shards[0]} {kind} {shape}.")
     ends = [0, *accumulate(len(part) for part in parts)]
-    labels, classes = _labels(path, [array.get("labels") for array in arrays], [len(part) for part in parts])
+    labels, classes = _labels(
+        path, [array.get("labels") if choice.labels else None for array in arrays], [len(part) for part in parts]
+    )
     images = arrays[0]["images"]
     bounded = kind.kind == "f" and (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3)))
 
@@ -73,7 +76,7 @@ def _labels(path: Path, found: list[Any], counts: list[int]) -> tuple[torch.Tens
     written: list[Any] = []
     for labels, count in zip(found, counts, strict=True):
         if labels is not None and labels.shape != (count,):
-            raise ValueError(f"{path} holds labels of shape {tuple(labels.shape)} for {count} items.")
+            raise ValueError(f"{path} holds labels of shape {tuple(labels.shape)} for {count} items. {LEAVE_OUT}")
         written += [None] * count if labels is None else labels.tolist()
     numbers, classes = number_labels(written, path)
     return torch.tensor(numbers, dtype=torch.long), classes

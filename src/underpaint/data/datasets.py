@@ -67,6 +67,7 @@ def load_data(
     split: str = "train",
     shape: tuple[int, int, int] | None = None,
     column: str | None = None,
+    labels: bool = True,
 ) -> ImageData:
     """Load images into memory, by name or from anything that `open_source` opens, by its rules.
 
@@ -75,6 +76,7 @@ def load_data(
         split: of data that have several; data without splits are taken for training data.
         shape: (C, H, W) that pictures are brought to: centre crop to its aspect, Lanczos resize, grey or RGB.
         column: of tables, and of tar shards with several pictures under one name.
+        labels: whether to read labels.
 
     Raises:
         ValueError: as `open_source`; no images, images of another shape, values outside [-1, 1], or more than the
@@ -82,7 +84,7 @@ def load_data(
     """
     size = None if shape is None else (shape[1], shape[2])
     mode = None if shape is None else {1: "L", 3: "RGB"}.get(shape[0])
-    data = gather(open_source(source, size, mode, split, column))
+    data = gather(open_source(source, size, mode, split, column, labels))
     if shape is not None and data.shape != tuple(shape):
         raise ValueError(
             f"{data.name} holds images of shape {data.shape}, but {tuple(shape)} is needed; give data of that kind."

@@ -9,6 +9,8 @@ from typing import Any
 
 #: The number of an item without a label; `datasets` writes it so, too.
 WITHOUT = -1
+#: What to do about labels that are neither.
+LEAVE_OUT = "Leave labels out with --no-labels, or labels=False."
 
 
 def number_labels(values: Sequence[Any], where: object) -> tuple[list[int], dict[int, str]]:
@@ -38,7 +40,7 @@ def number_labels(values: Sequence[Any], where: object) -> tuple[list[int], dict
     elif counts:
         raise ValueError(
             f"Some labels of {where} are numbers, such as {min(counts)}, and some are names, such as {min(texts)!r}; "
-            "write all of them in one way."
+            f"write all of them in one way. {LEAVE_OUT}"
         )
     else:
         order = sorted(texts)
@@ -77,4 +79,4 @@ def _is_without(value: Any) -> bool:
 
 
 def _refusal(where: object, value: Any) -> str:
-    return f"A label of {where} is {str(value)[:40]}; expected whole numbers from 0 on, or names."
+    return f"A label of {where} is {str(value)[:40]}; expected whole numbers from 0 on, or names. {LEAVE_OUT}"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import assets
 from .arrays import array_source
+from .choice import Choice
 from .idx import is_idx
 from .splits import check_split, choose_files, plain_split, split_of
 from .stream import Source
@@ -45,13 +46,13 @@ def _fashion(name: str, split: str, boxed: Path | None) -> Source:
     roots = [Path(chosen), SYSTEM_FOLDER] if chosen else [SYSTEM_FOLDER]
     for folder in (root / name for root in roots):
         if plain_split(split) in idx_splits(idx_files(folder)):
-            return replace(idx_source(folder, name, split), classes=classes)
+            return replace(idx_source(folder, name, Choice(split=split)), classes=classes)
     if plain_split(split) != "train" or boxed is None:
         raise ValueError(
             f"The {split} split of {name} is not in the box: install the Debian package dataset-fashion-mnist, or put "
             f"the idx files into a folder {name} and set UNDERPAINT_DATA to the folder above it."
         )
-    source = idx_source(boxed / "sample", name, split)
+    source = idx_source(boxed / "sample", name, Choice(split=split))
     return replace(source, classes=classes, origin=f"training images of {name} in the box")
 
 
@@ -71,22 +72,22 @@ def idx_splits(files: Sequence[Path]) -> set[str]:
     return {found for file in files if (found := split_of(file.name))}
 
 
-def idx_source(folder: Path, name: str, split: str, files: Sequence[Path] | None = None) -> Source:
+def idx_source(folder: Path, name: str, choice: Choice, files: Sequence[Path] | None = None) -> Source:
     """The images and labels of a split, of a folder or of these idx ``files`` below it.
 
     Raises:
         ValueError: there is no such split, several files are of it, or one is damaged.
     """
-    files, _ = choose_files(idx_files(folder) if files is None else _of_images(files), folder, split)
+    files, _ = choose_files(idx_files(folder) if files is None else _of_images(files), folder, choice.split)
     if len(files) != 1:
         listed = ", ".join(file.name for file in files[:5])
         raise ValueError(
             f"{folder} holds {f'several files of images ({listed})' if files else 'labels alone'}; give one."
         )
-    source = array_source(files[0], files)
+    source = array_source(files[0], files, replace(choice, split="train"))
     if len(source.shape) != 3:
         raise ValueError(
             f"{files[0]} holds an array of shape {source.count, *source.shape}, expected images [N, H, W]."
         )
-    origin = f"{plain_split(split)} images of {name} (idx files)"
+    origin = f"{plain_split(choice.split)} images of {name} (idx files)"
     return replace(source, name=name, origin=origin)

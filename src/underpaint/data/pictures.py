@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .choice import Choice
 from .decode import Geometry, Look, look, reason
 from .labels import number_labels
 from .members import Entry, choose_column, folder_entries, label_by_folder, listed_labels, tar_entries, zip_entries
@@ -25,7 +26,7 @@ _LOOKED, _TRIED = 64, 1000
 Item = tuple[str, int, Callable[[], bytes]]
 
 
-def folder_source(path: Path, files: Sequence[Path], geometry: Geometry, split: str, aside: Counter[str]) -> Source:
+def folder_source(path: Path, files: Sequence[Path], choice: Choice, aside: Counter[str]) -> Source:
     """Pictures of a folder, which are these files.
 
     Labels are those of a ``dataset.json`` as EDM writes it, else the sub-folders' names. Folders that are called train,
@@ -34,13 +35,11 @@ def folder_source(path: Path, files: Sequence[Path], geometry: Geometry, split: 
     Raises:
         ValueError: no picture can be read, there is no such split, or labels are neither numbers nor names.
     """
-    entries, word = _labelled(path, folder_entries(path, files), split)
-    return _picture_source(path, f"the folder {path}", entries, geometry, aside, word, f"the folder {path.name}")
+    entries, word = _labelled(path, folder_entries(path, files), choice.split)
+    return _picture_source(path, f"the folder {path}", entries, choice, aside, word, f"the folder {path.name}")
 
 
-def shard_source(
-    path: Path, shards: Sequence[Path], geometry: Geometry, split: str, column: str | None, aside: Counter[str]
-) -> Source:
+def shard_source(path: Path, shards: Sequence[Path], choice: Choice, aside: Counter[str]) -> Source:
     """Pictures of .tar or .zip shards: ``path`` is one, or the folder of all.
 
     Labels are those of a ``dataset.json`` in a zip file, of a .cls or .json member beside each picture in tar shards,
@@ -49,7 +48,7 @@ def shard_source(
     Raises:
         ValueError: as `folder_source`, or several pictures of one name in a tar shard with no column chosen.
     """
-    words = []
+    words, split = [], choice.split
     if path.is_dir():
         shards, word = choose_files(shards, path, split)
         words.append(word)
@@ -65,12 +64,12 @@ def shard_source(
             entries += more
             words.append(word)
     if shards[0].suffix.lower() == ".tar":
-        entries, word = choose_column(entries, path, column)
+        entries, word = choose_column(entries, path, choice.column)
         words.append(word)
-    elif column is not None:
-        raise ValueError(f"{path} holds single pictures and no columns; leave out {column!r}.")
+    elif choice.column is not None:
+        raise ValueError(f"{path} holds single pictures and no columns; leave out {choice.column!r}.")
     taken = "; ".join(dict.fromkeys(word for word in words if word))
-    return _picture_source(path, str(path), entries, geometry, aside, taken, path.name)
+    return _picture_source(path, str(path), entries, choice, aside, taken, path.name)
 
 
 def _labelled(home: Path, entries: list[Entry], split: str) -> tuple[list[Entry], str]:
@@ -92,16 +91,16 @@ def _labelled(home: Path, entries: list[Entry], split: str) -> tuple[list[Entry]
 
 
 def _picture_source(
-    path: Path, where: str, entries: list[Entry], geometry: Geometry, aside: Counter[str], taken: str, what: str
+    path: Path, where: str, entries: list[Entry], choice: Choice, aside: Counter[str], taken: str, what: str
 ) -> Source:
-    numbers, classes = number_labels([entry.label for entry in entries], where)
+    numbers, classes = number_labels([entry.label if choice.labels else None for entry in entries], where)
     files = digest([(entry.place.name, entry.inside, entry.size, entry.label) for entry in entries])
 
     def fetch(start: int, stop: int) -> list[Item]:
         chosen = zip(entries[start:stop], numbers[start:stop], strict=True)
         return [(entry.title, number, entry.bytes) for entry, number in chosen]
 
-    source = decoded_source(path.stem, where, len(entries), fetch, geometry, classes, files)
+    source = decoded_source(path.stem, where, len(entries), fetch, choice.geometry, classes, files)
     left = ", ".join(f"{count:,} {kind}" for kind, count in sorted(aside.items()) if count)
     return replace(source.noted(taken, f"not read: {left}" if left else ""), origin=f"images of {what}")
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from .arrays import array_source
+from .choice import Choice
 from .decode import PICTURES, Geometry
 from .idx import is_idx
 from .members import is_hidden
@@ -30,6 +32,7 @@ def open_source(
     mode: str | None = None,
     split: str = "train",
     column: str | None = None,
+    labels: bool = True,
 ) -> Source:
     """Open data for a pass over them, whatever they are kept in.
 
@@ -45,13 +48,13 @@ def open_source(
         mode: "L" (grey) or "RGB"; by default RGB if some of the pictures are in colour.
         split: of data that have several; data without splits are taken for training data.
         column: of tables, and of tar shards with several pictures under one name.
+        labels: whether to read labels; those that are neither whole numbers nor names are refused.
 
     Raises:
         ValueError: there is nothing there, nothing that can be read, files of several kinds, no such split or column,
             or arrays of another shape than asked for.
     """
-    geometry, path = Geometry(size, mode), Path(place)
-    source = _opened(str(place), path, geometry, split, column)
+    source = _opened(str(place), Path(place), Choice(Geometry(size, mode), split, column, labels))
     wanted = ({"L": 1, "RGB": 3}[mode] if mode else source.shape[0], *(size or source.shape[1:]))
     if (size or mode) and source.shape != wanted:
         raise ValueError(
@@ -61,29 +64,33 @@ def open_source(
     return source
 
 
-def _opened(name: str, path: Path, geometry: Geometry, split: str, column: str | None) -> Source:
+def _opened(name: str, path: Path, choice: Choice) -> Source:
     if name.startswith("hf:"):
-        return hub_source(name[3:], split, geometry, column)
+        return hub_source(name[3:], choice)
     if path.is_dir() and any((path / note).is_file() for note in ("dataset_info.json", "dataset_dict.json")):
-        return saved_source(path, split, geometry, column)
+        return saved_source(path, choice)
     aside: Counter[str] = Counter()
-    if (named := named_source(name, split)) is not None:
+    if (named := named_source(name, choice.split)) is not None:
         kind, files = "", list[Path]()
     else:
         kind, files = _contents(path, aside) if path.is_dir() else (_kind_of(path), [path])
     if kind == "Parquet":
-        return parquet_source(path, files, split, geometry, column)
+        return parquet_source(path, files, choice)
     if kind in ("tar", "zip"):
-        return shard_source(path, files, geometry, split, column, aside)
-    if column is not None:
-        raise ValueError(f"{name} has no columns; leave out {column!r}.")
+        return shard_source(path, files, choice, aside)
+    if choice.column is not None:
+        raise ValueError(f"{name} has no columns; leave out {choice.column!r}.")
     if named is not None:
-        return named
+        return named if choice.labels else _unlabelled(named)
     if kind == "idx":
-        return idx_source(path, path.name, split, files) if path.is_dir() else array_source(path, files, split)
+        return idx_source(path, path.name, choice, files) if path.is_dir() else array_source(path, files, choice)
     if kind == "array":
-        return array_source(path, files, split)
-    return folder_source(path, files, geometry, split, aside)
+        return array_source(path, files, choice)
+    return folder_source(path, files, choice, aside)
+
+
+def _unlabelled(source: Source) -> Source:
+    return replace(source, read=lambda start, stop: replace(source.read(start, stop), labels=None), classes={})
 
 
 def _kind_of(path: Path) -> str:

@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 import torch
 
 from ..extras import library
+from .choice import Choice
 from .decode import Geometry
-from .labels import WITHOUT, number_labels
+from .labels import LEAVE_OUT, WITHOUT, number_labels
 from .lists import is_list_of_numbers, rows_of_lists, usual_shape
 from .pictures import Item, decoded_source
 from .splits import check_file, check_split, choose_files, plain_split
@@ -42,9 +43,7 @@ class Stretch(NamedTuple):
 Fetch = Callable[[int, int, tuple[str, ...]], Iterator[Stretch]]
 
 
-def parquet_source(
-    path: Path, shards: Sequence[Path], split: str, geometry: Geometry, column: str | None = None
-) -> Source:
+def parquet_source(path: Path, shards: Sequence[Path], choice: Choice) -> Source:
     """Parquet files, one row group in memory at a time: ``path`` is the one file, or the folder of all.
 
     Raises:
@@ -55,9 +54,9 @@ def parquet_source(
 
     word = ""
     if path.is_dir():
-        shards, word = choose_files(shards, path, split)
+        shards, word = choose_files(shards, path, choice.split)
     else:
-        check_file(path, split)
+        check_file(path, choice.split)
     try:
         files = [parquet.ParquetFile(shard, memory_map=True) for shard in shards]
     except Exception as error:  # damaged files raise almost anything
@@ -89,11 +88,11 @@ def parquet_source(
 
     sizes = digest([(shard.name, shard.stat().st_size) for shard in shards])
     count = ends[-1] if ends else 0
-    source = _table_source(path.stem, path, count, files[0].schema_arrow, fetch, geometry, sizes, column)
+    source = _table_source(path.stem, path, count, files[0].schema_arrow, fetch, choice, sizes)
     return source.noted(word)
 
 
-def saved_source(path: Path, split: str, geometry: Geometry, column: str | None = None) -> Source:
+def saved_source(path: Path, choice: Choice) -> Source:
     """A data set saved by `datasets`, memory-mapped.
 
     Raises:
@@ -105,16 +104,17 @@ def saved_source(path: Path, split: str, geometry: Geometry, column: str | None 
         found = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read as a saved data set ({_line(error)}); save it again.") from error
+    split = choice.split
     if not hasattr(found, "keys"):
         check_split(path, split, [plain_split(str(found.split or "train")), "train"])
-        return _dataset_source(found, path.name, geometry, column)
+        return _dataset_source(found, path.name, choice)
     chosen = {plain_split(name): name for name in found}
     check_split(path, split, list(chosen))
-    source = _dataset_source(found[chosen[plain_split(split)]], path.name, geometry, column)
+    source = _dataset_source(found[chosen[plain_split(split)]], path.name, choice)
     return source.noted(f"split {plain_split(split)} of {', '.join(chosen)}" if len(chosen) > 1 else "")
 
 
-def hub_source(name: str, split: str, geometry: Geometry, column: str | None = None) -> Source:
+def hub_source(name: str, choice: Choice) -> Source:
     """A data set "owner/name" of the Hugging Face hub, downloaded once into its cache. No code of it is run.
 
     Raises:
@@ -123,13 +123,13 @@ def hub_source(name: str, split: str, geometry: Geometry, column: str | None = N
     """
     datasets = library("datasets", "scale", "These data need")
     try:
-        found = datasets.load_dataset(name, split=split)
+        found = datasets.load_dataset(name, split=choice.split)
     except Exception as error:  # the hub, the network and the readers of many formats each have errors of their own
         raise ValueError(f"The data set {name!r} cannot be had ({type(error).__name__}: {_line(error)}).") from error
-    return _dataset_source(found, name.replace("/", "-"), geometry, column).noted(f"split {split}")
+    return _dataset_source(found, name.replace("/", "-"), choice).noted(f"split {choice.split}")
 
 
-def _dataset_source(dataset: Any, name: str, geometry: Geometry, column: str | None) -> Source:
+def _dataset_source(dataset: Any, name: str, choice: Choice) -> Source:
     arrow = dataset.with_format("arrow")
 
     def fetch(start: int, stop: int, columns: tuple[str, ...]) -> Iterator[Stretch]:
@@ -138,7 +138,7 @@ def _dataset_source(dataset: Any, name: str, geometry: Geometry, column: str | N
     names = {key: feature.names for key, feature in dataset.features.items() if hasattr(feature, "names")}
     fingerprint = dataset._fingerprint  # the only name that it has for its contents
     schema = arrow.features.arrow_schema
-    return _table_source(name, name, len(dataset), schema, fetch, geometry, fingerprint, column, names)
+    return _table_source(name, name, len(dataset), schema, fetch, choice, fingerprint, names)
 
 
 def _table_source(
@@ -147,17 +147,17 @@ def _table_source(
     count: int,
     schema: Any,
     fetch: Fetch,
-    geometry: Geometry,
+    choice: Choice,
     identity: str,
-    asked: str | None,
     names: dict[str, Sequence[str]] | None = None,
 ) -> Source:
-    column, is_picture, word = _choose(where, count, schema, asked)
-    label = next((name for name in _LABELS if name in schema.names and name != column), None)
+    column, is_picture, word = _choose(where, count, schema, choice.column)
+    known = [name for name in _LABELS if name in schema.names and name != column and choice.labels]
+    label = known[0] if known else None
     wanted = (column, label) if label else (column,)
     numbers, classes = _labels(where, count, fetch, label, names or {})
     table = _Table(name, where, count, fetch, wanted, numbers, classes, digest(identity, wanted))
-    source = _pictures(table, geometry) if is_picture else _numbers(table)
+    source = _pictures(table, choice.geometry) if is_picture else _numbers(table)
     return replace(source.noted(word, f"labels of {label!r}" if label else ""), origin=f"rows of {name}")
 
 
@@ -216,9 +216,8 @@ def _labels(
             if part.table is not None:
                 column = part.table.column(label)
                 if str(column.type).startswith(("list", "struct", "large_list", "fixed_size_list")):
-                    raise ValueError(
-                        f"The labels of {where} in {label!r} are {column.type}; expected whole numbers or names."
-                    )
+                    what = f"The labels of {where} in {label!r} are {column.type}"
+                    raise ValueError(f"{what}; expected whole numbers or names. {LEAVE_OUT}")
                 written |= dict.fromkeys(column.unique().to_pylist())
     known = list(written)
     numbers, classes = number_labels(known, where)

@@ -31,7 +31,7 @@ class Settings:
 
     ``label`` is a class, for models that know classes. ``seeds`` are followed on their way, the first ``shown`` of them
     drawn; the memorisation check takes ``samples`` final images, the seeds' own among them, and as many of the data.
-    ``split`` and ``column`` are of the data; ``gaussian`` is a file of their statistics.
+    ``split``, ``column`` and ``labelled`` are of the data; ``gaussian`` is a file of their statistics.
     """
 
     model: str = "fashion-mnist"
@@ -45,6 +45,7 @@ class Settings:
     split: str = "train"
     column: str | None = None
     gaussian: str | None = None
+    labelled: bool = True
 
     def __post_init__(self) -> None:
         if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
@@ -128,6 +129,7 @@ def retrieve(settings: Settings, progress: Progress = silent) -> Retrieval:
         split=settings.split,
         column=settings.column,
         gaussian=settings.gaussian,
+        labelled=settings.labelled,
     )
     if len(subject.rows) < 3:
         raise ValueError(f"A second nearest image needs at least 3 images, got {len(subject.rows)}.")

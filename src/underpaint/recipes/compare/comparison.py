@@ -34,7 +34,7 @@ class Settings:
 
     ``label`` is a class, for models that know classes; each class is looked at besides. ``images`` data points are
     noised, and of each class a quarter as many of its own; about ``levels`` of the sampling grid's levels are used.
-    ``split`` and ``column`` are of the data; ``gaussian`` is a file of their statistics.
+    ``split``, ``column`` and ``labelled`` are of the data; ``gaussian`` is a file of their statistics.
     """
 
     model: str = "fashion-mnist"
@@ -49,6 +49,7 @@ class Settings:
     split: str = "train"
     column: str | None = None
     gaussian: str | None = None
+    labelled: bool = True
 
     def __post_init__(self) -> None:
         if self.images < 8 or len(self.seeds) < 2:
@@ -88,6 +89,7 @@ def compare(settings: Settings, progress: Progress = silent) -> Comparison:
         split=settings.split,
         column=settings.column,
         gaussian=settings.gaussian,
+        labelled=settings.labelled,
     )
     grid, mean = subject.model.schedule.grid(settings.steps), subject.gaussian.mean
     run = subject.sample(subject.denoise, settings.seeds, grid, find_solver(settings.solver), "sampling", progress)

@@ -111,6 +111,7 @@ def report(settings: Settings, progress: Progress = silent, parts: Path | None =
         split=settings.split,
         column=settings.column,
         gaussian=settings.gaussian,
+        labelled=settings.labelled,
     )
     keep = make_only if parts is None else Parts(parts, _identity(settings, subject), _KEPT)
     checked = keep("check", partial(check_case, model, listed[0], progress))

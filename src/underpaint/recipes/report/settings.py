@@ -15,8 +15,8 @@ class Settings:
     """What to run: ``samples`` for each Fréchet distance, and whether the *re-spent* accounting is measured too.
 
     Of several conditions (prompts, classes) and guidance weights, the report is about the first of each; all of them
-    are compared in a section of their own. ``split`` and ``column`` are of the data; ``gaussian`` is a file of their
-    statistics, by default they are taken here.
+    are compared in a section of their own. ``split``, ``column`` and ``labelled`` are of the data; ``gaussian`` is a
+    file of their statistics, by default they are taken here.
     """
 
     model: str = "fashion-mnist"
@@ -32,6 +32,7 @@ class Settings:
     split: str = "train"
     column: str | None = None
     gaussian: str | None = None
+    labelled: bool = True
 
     def __post_init__(self) -> None:
         if len(self.seeds) < 8:

@@ -154,13 +154,14 @@ def load_model_and_data(
     split: str = "train",
     column: str | None = None,
     gaussian: str | None = None,
+    labelled: bool = True,
 ) -> ModelAndData:
     """Load a model and its data (the model's own unless given), and fit the analytic denoisers.
 
-    ``split`` and ``column`` are of the data, as for `load_data`; ``gaussian`` is a file of statistics to take in place
-    of fitting the Gaussian. Otherwise that of a data set in the box is of its complete training split, whatever part of
-    it is on this machine; mixture and exact score use the images that are here. The mixture has one component a class,
-    or ``components`` k-means clusters where there are no labels.
+    ``split``, ``column`` and ``labelled`` are of the data, as for `load_data`; ``gaussian`` is a file of statistics to
+    take in place of fitting the Gaussian. Otherwise that of a data set in the box is of its complete training split,
+    whatever part of it is on this machine; mixture and exact score use the images that are here. The mixture has one
+    component a class, or ``components`` k-means clusters where there are no labels.
 
     Raises:
         ValueError: the model, data or statistics cannot be loaded, do not fit each other, the model does not say what
@@ -173,7 +174,7 @@ def load_model_and_data(
     name = data if data is not None else loaded.notes.get("data")
     if name is None:
         raise ValueError(f"{loaded.name} does not say what it was trained on; give its data (a name or a folder).")
-    images = load_data(name, split, loaded.image_shape, column)
+    images = load_data(name, split, loaded.image_shape, column, labelled)
     rows = encode(loaded, images, progress)
     advance()
     known, fitted = find_gaussian(loaded, str(name), images, rows, gaussian)

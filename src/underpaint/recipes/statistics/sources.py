@@ -47,6 +47,7 @@ def open_data(
     device: str | None = None,
     column: str | None = None,
     case: Conditioning | None = None,
+    labels: bool = True,
 ) -> Source:
     """A source as `open_source` opens it; or, with ``encoder``, what this model makes of pictures brought to its size;
     or, with ``samples``, so many samples of the model ``place`` in a ``case``; or, with ``features``, those of the
@@ -60,20 +61,22 @@ def open_data(
         if samples is not None:
             model = load_model(place, device=there)
             return seen(own_samples(model, samples, case=case), features, model, there)
-        return seen(_files(place, size, mode, split, column), features, device=there)
+        return seen(_files(place, size, mode, split, column, labels), features, device=there)
     if samples is not None:
         return own_samples(load_model(place, device=there), samples, case=case)
     if encoder is None:
-        return _files(place, size, mode, split, column)
+        return _files(place, size, mode, split, column, labels)
     model = load_model(encoder, device=there)
     channels, height, width = model.image_shape
     fitting = {1: "L", 3: "RGB"}.get(channels)
-    return latents(_files(place, (height, width), fitting, split, column), model)
+    return latents(_files(place, (height, width), fitting, split, column, labels), model)
 
 
-def _files(place: str | Path, size: tuple[int, int] | None, mode: str | None, split: str, column: str | None) -> Source:
+def _files(
+    place: str | Path, size: tuple[int, int] | None, mode: str | None, split: str, column: str | None, labels: bool
+) -> Source:
     """A source whose identity changes with the contents of its files, too, so that work goes on with the same alone."""
-    source = open_source(place, size, mode, split, column)
+    source = open_source(place, size, mode, split, column, labels)
     return replace(source, identity=digest(source.identity, contents_mark(place)))
 
 
