@@ -662,6 +662,41 @@ def audioldm2() -> Made:
     return pipe, given
 
 
+@kept
+def lumina() -> Made:
+    transformer = diffusers.LuminaNextDiT2DModel(
+        sample_size=8, patch_size=2, in_channels=4, hidden_size=16, num_layers=1, num_attention_heads=2,
+        num_kv_heads=2, multiple_of=8, learn_sigma=True, qk_norm=True, cross_attention_dim=12, scaling_factor=1.0,
+    )  # fmt: skip
+    pipe = diffusers.LuminaPipeline(
+        transformer=spread(transformer), scheduler=flow(), vae=tiny.tiny_vae(), text_encoder=None, tokenizer=None
+    )
+    return pipe, {**guided(12), **masks(), "height": 64, "width": 64}
+
+
+@kept
+def hidream() -> Made:
+    transformer = diffusers.HiDreamImageTransformer2DModel(
+        patch_size=2, in_channels=4, out_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=8,
+        num_attention_heads=2, caption_channels=[12, 16], text_emb_dim=16, num_routed_experts=2,
+        num_activated_experts=1, axes_dims_rope=(4, 2, 2), max_resolution=(16, 16), llama_layers=(0, 1),
+    )  # fmt: skip
+    absent = {f"{part}{n}": None for part in ("text_encoder", "tokenizer") for n in ("", "_2", "_3", "_4")}
+    pipe = diffusers.HiDreamImagePipeline(
+        scheduler=flow(), vae=tiny.tiny_vae(shift_factor=0.1), transformer=spread(transformer), **absent
+    )
+    given = {
+        "prompt_embeds_t5": embedded(6, 12),
+        "negative_prompt_embeds_t5": embedded(6, 12, 1),
+        "prompt_embeds_llama3": torch.stack([embedded(6, 16), embedded(6, 16, 2)]),
+        "negative_prompt_embeds_llama3": torch.stack([embedded(6, 16, 1), embedded(6, 16, 3)]),
+        "pooled_prompt_embeds": embedded(1, 16)[0],
+        "negative_pooled_prompt_embeds": embedded(1, 16, 1)[0],
+        "guidance_scale": 3.0,
+    }
+    return pipe, {**given, "height": 128, "width": 128}  # which it brings to the area of 128 x 128 latents
+
+
 _BLENDS = "replaces part of its state between two steps"
 #: What is refused, and in which words.
 REFUSED = {

@@ -27,7 +27,7 @@ from .session import Session
 from .stage import Call, decoded
 
 #: Sessions that are kept, one for each number of rows and condition.
-_KEPT = 4
+_KEPT = 16
 #: Latent cells to pixels: a guess, for how many states go through the networks at once.
 _PIXELS = 16
 
@@ -75,7 +75,7 @@ def _call(pipe: Any, size: Any, given: Mapping[str, Any]) -> Call:
         raise ValueError(f"A {type(pipe).__name__} takes no {', '.join(sorted(unknown))}; it takes {', '.join(names)}.")
     if isinstance(named.get("prompt"), list | tuple):
         raise ValueError(f"A model has one condition; give one prompt, got {len(named['prompt'])}.")
-    if "prompt" in call.known and not {"prompt", "prompt_embeds"} & named.keys():
+    if "prompt" in call.known and not any("prompt" in name for name in named):
         named["prompt"] = ""
     if size is not None and {"height", "width"} <= set(call.known):
         named["height"], named["width"] = pair(size)
