@@ -10,7 +10,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
     from .calibration.calibrate import calibrate as calibrate
-    from .calibration.statistics import fit_from_model as fit_from_model, fit_from_samples as fit_from_samples
+    from .calibration.statistics import (
+        fit_from_model as fit_from_model,
+        fit_from_samples as fit_from_samples,
+        variances_along as variances_along,
+    )
     from .data.datasets import load_data as load_data
     from .data.store import load_gaussian as load_gaussian, save_gaussian as save_gaussian
     from .models.adapters import (
@@ -59,7 +63,7 @@ from .version import __version__ as __version__
 #: module -> the public names that it gives
 _PUBLIC = {
     "calibration.calibrate": ("calibrate",),
-    "calibration.statistics": ("fit_from_model", "fit_from_samples"),
+    "calibration.statistics": ("fit_from_model", "fit_from_samples", "variances_along"),
     "data.datasets": ("load_data",),
     "data.store": ("load_gaussian", "save_gaussian"),
     "models.adapters": ("from_azula", "from_denoising_diffusion", "from_flow_matching", "from_k_diffusion"),

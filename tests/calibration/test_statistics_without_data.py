@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from underpaint.calibration.statistics import fit_from_model, fit_from_samples
+from underpaint.calibration.statistics import fit_from_model, fit_from_samples, variances_along
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel
 from underpaint.sampling.solvers import euler
 from underpaint.sampling.trajectory import initial_noise, sample
@@ -74,7 +74,36 @@ def test_the_calls_are_those_stated(wide: Gaussian) -> None:
         return wide(x, level)
 
     fit_from_model(counted, 40, EDM()(60.0), rank=6, points=3, sweeps=5, dtype=torch.float64)
-    assert rows == 2 * 3 * (5 * (6 + 8) + 10)
+    assert rows == 2 * 3 * (5 * (6 + 8) + 10 + 6)
+
+
+def with_error(known: Gaussian, share: float):
+    """Its noise estimate is a share too small, so that its estimate keeps that share of the noise."""
+
+    def denoise(x: Tensor, level: NoiseLevel) -> Tensor:
+        exact = known(x, level)
+        return exact + share * (x / level.alpha.to(x) - exact)
+
+    return denoise
+
+
+def test_variances_that_grow_with_the_level_are_refused(wide: Gaussian) -> None:
+    """An error of a part in a thousand is a variance of 3.6 at sigma/alpha = 60, and of .06 at 8."""
+    small = Gaussian(wide.mean, Covariance(wide.covariance.eigenvalues / 50, wide.covariance.basis))
+    wrong = with_error(small, 1e-3)
+    with pytest.raises(ValueError, match=r"does not tell the covariance.*the variances .* at 60 and .* at half of it"):
+        fit_from_model(wrong, 40, EDM()(60.0), rank=3, dtype=torch.float64)
+    found = fit_from_model(wrong, 40, EDM()(torch.tensor([60.0, 30.0, 8.0])), rank=3, dtype=torch.float64)
+    assert_close(found.eigenvalues, small.eigenvalues[:3] + 0.064, rtol=0.02, atol=0)  # at the last of them
+
+
+def test_the_variances_along_directions_say_how_well_they_are_known(wide: Gaussian) -> None:
+    levels = EDM()(torch.tensor([60.0, 20.0, 5.0]))
+    exact = variances_along(wide, wide.truncate(4), levels)
+    assert_close(exact, wide.eigenvalues[:4].expand(3, 4), rtol=1e-6, atol=0)
+    wrong = variances_along(with_error(wide, 1e-3), wide.truncate(4), levels)
+    assert_close(wrong - exact, (1e-3 * levels.ratio**2).unsqueeze(1) * (1 + exact / levels.ratio.unsqueeze(1) ** 2),
+                 rtol=0.02, atol=0)  # fmt: skip
 
 
 def test_a_level_of_too_little_noise_is_refused(wide: Gaussian) -> None:
@@ -89,7 +118,7 @@ def test_a_level_of_too_little_noise_is_refused(wide: Gaussian) -> None:
 
 @pytest.mark.parametrize("level", [NoiseLevel(0.0, 1.0), NoiseLevel.clean(), EDM().grid(3)])
 def test_one_level_with_signal_and_noise_is_needed(wide: Gaussian, level: NoiseLevel) -> None:
-    with pytest.raises(ValueError, match="one level with alpha > 0 and sigma > 0"):
+    with pytest.raises(ValueError, match="at levels with alpha > 0 and sigma > 0"):
         fit_from_model(wide, 40, level, rank=2)
 
 

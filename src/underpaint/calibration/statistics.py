@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -32,6 +33,7 @@ def fit_from_model(
     *,
     points: int = 4,
     sweeps: int = 4,
+    agreement: float = 1.5,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
@@ -46,44 +48,73 @@ def fit_from_model(
 
     At any noise, data have the covariance (sigma^2/alpha) E[J] + Cov[D]; the higher the noise, the less of it is in the
     second term, for which the Gaussian's is taken. Too high, and small variances drown in rounding: j is
-    lambda/(lambda + (sigma/alpha)^2). A class or a prompt is fitted by its own denoiser, `Model.conditional`.
-    Source: Halko, Martinsson & Tropp 2011 (subspace iteration).
+    lambda/(lambda + (sigma/alpha)^2). A network's own error drowns them sooner: an error of one part in a thousand in
+    its noise estimate is a variance of (sigma/alpha)^2/1000. So the variances that are found have to be those that the
+    network states at half the ratio; `variances_along` gives them at any levels. A class or a prompt is fitted by its
+    own denoiser, `Model.conditional`. Source: Halko, Martinsson & Tropp 2011 (subspace iteration).
 
     Args:
         dimension: D.
-        level: alpha > 0, and sigma/alpha several times the largest standard deviation of the data.
+        level: alpha > 0, and sigma/alpha several times the largest standard deviation of the data; or several levels,
+            of which the first is taken whose variances agree.
         rank: directions to find.
         points: pairs of states to average over.
         sweeps: iterations of the subspace.
+        agreement: the factor, in the mean over directions by their variance, up to which variances at the level and at
+            half its ratio count as agreeing.
 
-    Calls: 2 points (sweeps (rank + 8) + 10) rows. Memory: a few [rank + 8, D].
+    Calls: 2 points (sweeps (rank + 8) + 10 + rank) rows a level. Memory: a few [rank + 8, D].
 
     Raises:
-        ValueError: the level has no signal or no noise, the rank does not fit, or the noise is too low: the denoiser
-            hands on a direction of the state undiminished.
+        ValueError: a level has no signal or no noise, the rank does not fit, the noise is too low (the denoiser hands
+            on a direction of the state undiminished), or the variances of no level agree: the network cannot tell.
     """
-    if not (level.alpha.ndim == 0 and level.alpha > 0 and level.sigma > 0):
-        raise ValueError(f"The statistics are taken at one level with alpha > 0 and sigma > 0, got {level!r}.")
+    levels = [level] if level.alpha.ndim == 0 else list(level)
+    if not all(at.alpha > 0 and at.sigma > 0 for at in levels):
+        raise ValueError(f"The statistics are taken at levels with alpha > 0 and sigma > 0, got {level!r}.")
     if not 1 <= rank <= dimension:
         raise ValueError(f"rank must lie between 1 and the dimension {dimension}, got {rank}.")
-    alpha, sigma = float(level.alpha), float(level.sigma)
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(points, dimension, generator=generator, dtype=dtype).to(device)
+    seen = []
+    for at in levels:
+        noise = torch.randn(points, dimension, generator=torch.Generator().manual_seed(seed), dtype=dtype).to(device)
+        found = _at_level(denoise, at, noise, rank, sweeps, seed)
+        half = _along(denoise, found, NoiseLevel(at.alpha, at.sigma / 2), noise)
+        if _disagreement(found.eigenvalues, half) <= agreement:
+            return found
+        seen.append(f"{_few(found.eigenvalues)} at {float(at.ratio):.3g} and {_few(half)} at half of it")
+    raise ValueError(
+        f"The network does not tell the covariance of its data: along the same directions it states the variances "
+        f"{'; '.join(seen)} (in sigma/alpha). Take lower levels, or fit_from_samples."
+    )
+
+
+def variances_along(denoise: Denoiser, gaussian: Gaussian, level: NoiseLevel, points: int = 4, seed: int = 0) -> Tensor:
+    """The variances that a denoiser states at each level along the directions of a Gaussian, [L, R] float64.
+
+    (sigma/alpha)^2 j/(1 - j) with j = alpha u^T J u, as in `fit_from_model`. Of a Gaussian's own denoiser they are the
+    same at every level; how far they lie apart says how well the variances are known.
+
+    Calls: 2 points R rows a level.
+    """
+    made = torch.Generator().manual_seed(seed)
+    noise = torch.randn(points, gaussian.dimension, generator=made, dtype=gaussian.mean.dtype).to(gaussian.mean.device)
+    levels = [level] if level.alpha.ndim == 0 else list(level)
+    with torch.no_grad():
+        return torch.stack([_along(denoise, gaussian, at, noise) for at in levels])
+
+
+def _at_level(denoise: Denoiser, level: NoiseLevel, noise: Tensor, rank: int, sweeps: int, seed: int) -> Gaussian:
+    """`fit_from_model` at one level, with the states alpha m +- sigma of the rows of noise."""
+    alpha, sigma, dimension = float(level.alpha), float(level.sigma), noise.shape[1]
+    generator = torch.Generator().manual_seed(seed + 1)
 
     def average(centre: Tensor) -> Tensor:
         states = torch.cat([alpha * centre + sigma * noise, alpha * centre - sigma * noise])
         return denoise(states, level).mean(0)
 
-    def product(columns: Tensor) -> Tensor:
-        """alpha J V for V [D, K] in float64, one state at a time."""
-        steps, moved = sigma * columns.T.to(noise), torch.zeros_like(columns)
-        for eps in noise:
-            state = alpha * centre + sigma * eps
-            moved += (denoise(state + steps, level) - denoise(state - steps, level)).T.to(moved)
-        return alpha / (2 * sigma * points) * moved
-
     with torch.no_grad():
         centre = average(torch.zeros_like(noise[0]))
+        product = _product(denoise, level, centre, noise)
         shares, basis = _leading(product, dimension, min(rank + _SPARE, dimension), sweeps, generator)
         rest = _rest(product, basis, generator)
         if not float(shares.max()) < 1:
@@ -91,12 +122,51 @@ def fit_from_model(
                 f"At sigma/alpha = {sigma / alpha:.3g} the denoiser keeps {float(shares.max()):.3g} of a direction of "
                 "the state, not less than 1: take a level of more noise."
             )
-        variances = (sigma / alpha) ** 2 * shares / (1 - shares)
-        residual = (sigma / alpha) ** 2 * rest / (1 - rest)
-        covariance = Covariance(variances, basis.to(noise), residual).truncate(rank)
+        covariance = Covariance(_variance(shares, level), basis.to(noise), float(_variance(rest, level))).truncate(rank)
         shifted = average(centre)
         mean = shifted + covariance.spectral(lambda v: v * (alpha / sigma) ** 2, (shifted - centre).unsqueeze(0))[0]
     return Gaussian(mean, covariance)
+
+
+def _product(denoise: Denoiser, level: NoiseLevel, centre: Tensor, noise: Tensor) -> Product:
+    """alpha J V for V [D, K] in float64, averaged over states about alpha ``centre``, one at a time."""
+    alpha, sigma = float(level.alpha), float(level.sigma)
+
+    def product(columns: Tensor) -> Tensor:
+        steps, moved = sigma * columns.T.to(noise), torch.zeros_like(columns)
+        for eps in noise:
+            state = alpha * centre + sigma * eps
+            moved += (denoise(state + steps, level) - denoise(state - steps, level)).T.to(moved)
+        return alpha / (2 * sigma * len(noise)) * moved
+
+    return product
+
+
+def _along(denoise: Denoiser, gaussian: Gaussian, level: NoiseLevel, noise: Tensor) -> Tensor:
+    """The variances that a denoiser states at one level along a Gaussian's directions, [R] float64."""
+    basis = (torch.eye(len(gaussian.eigenvalues)).to(gaussian.mean) @ gaussian.covariance.basis.T).T.double()
+    with torch.no_grad():
+        moved = _product(denoise, level, gaussian.mean.to(noise), noise)(basis)
+    return _variance((basis * moved).sum(0), level)
+
+
+def _variance(share: Tensor | float, level: NoiseLevel) -> Tensor:
+    """The variance whose eigenvalue of alpha J is ``share``; that of none where it is negative."""
+    share = torch.as_tensor(share, dtype=torch.float64).clamp(0, 1 - 1e-12)
+    return level.ratio.to(share) ** 2 * share / (1 - share)
+
+
+def _disagreement(found: Tensor, other: Tensor) -> float:
+    """The factor between variances, either way, in the geometric mean by the variance found."""
+    found, other = found.double().cpu(), other.double().cpu()
+    if not float(found.sum()) > 0:
+        return math.inf
+    logs = (found.clamp(min=1e-30).log() - other.clamp(min=1e-30).log()).abs()
+    return math.exp(min(700.0, float((found * logs).sum() / found.sum())))
+
+
+def _few(values: Tensor) -> str:
+    return ", ".join(f"{value:.3g}" for value in values[:3].tolist())
 
 
 def _leading(
