@@ -181,8 +181,9 @@ def test_targets_are_tried_before_the_work(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(30, "Read-only file system")
 
     monkeypatch.setattr("tempfile.mkstemp", refuse)
-    with pytest.raises(ValueError, match="takes no files: Read-only file system"):
-        check_targets(tmp_path / "a.json")
+    with pytest.raises(ValueError, match=r"Cannot write to the folder .*: Read-only file system"):
+        check_targets(tmp_path / "new" / "a.json")
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_is_written_is_what_was_given(tmp_path: Path) -> None:

@@ -175,13 +175,23 @@ def check_targets(*targets: str | Path, sources: Sequence[str | Path] = ()) -> N
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         if not existing.is_dir():
             raise ValueError(f"Cannot write to the folder {folder}: {existing} is a file; give another --out.")
-        try:
-            with _temporary(existing / "tried"):
-                pass
-        except OSError as error:
-            words = f"Cannot write to the folder {folder}: {existing} takes no files: {_reason(error)}"
-            raise ValueError(f"{words}; give another --out.") from error
+        _try(folder)
         clear_debris(folder)
+
+
+def _try(folder: Path) -> None:
+    """Write a file to a folder, which need not exist, and leave all as it was."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _temporary(folder / "tried"):
+            pass
+    except OSError as error:
+        raise ValueError(f"Cannot write to the folder {folder}: {_reason(error)}; give another --out.") from error
+    finally:
+        for path in made:
+            with suppress(OSError):
+                path.rmdir()
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import UNet2DModel
 from mixtures import gaussian_of, mixture
 from tiny import tiny_ddpm
 from torch import Tensor
@@ -136,6 +137,31 @@ def test_parts_go_by_name_and_settings_and_leave_what_is_not_theirs(tmp_path: Pa
     drop_parts(folder)
     assert not folder.exists()
     drop_parts(folder)
+
+
+def test_a_report_says_how_many_calls_it_makes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as are made, for one image each."""
+    tiny_ddpm(tmp_path / "model", classes=3)
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
+    asked = {"conditions": (0, 1)}
+    settings = Settings(str(tmp_path / "model"), str(tmp_path / "images.npy"), tuple(range(8)), 12, **asked)
+    rows, said = [0], list[str]()
+    network = UNet2DModel.forward
+
+    def counted(self: UNet2DModel, sample: Tensor, *given: object, **named: object) -> object:
+        rows[0] += len(sample)
+        return network(self, sample, *given, **named)
+
+    monkeypatch.setattr(UNet2DModel, "forward", counted)
+
+    def progress(what: str, total: int) -> Callable[[], None]:
+        said.append(what)
+        if what.startswith("report"):
+            rows[0] = 0  # what was called before is the check of the model
+        return lambda: None
+
+    build.report(settings, progress)
+    assert f"report, about {rows[0]:,} calls of the network for one image; sections" in said
 
 
 class Interrupted(Denoiser):

@@ -74,7 +74,7 @@ def stats(
     if features and place.suffix != ".npz":
         raise ValueError(f"Statistics of features are written as .npz, got --out {place}.")
     part = checkpoint or place.with_name(f"{place.name}.part")
-    check_targets(place, part, sources=[data])
+    check_targets(place, part, place.with_name(f"{place.stem}.mean.png"), sources=[data])
     from ..recipes.shared.processes import is_first_process
     from ..recipes.shared.request import Conditioning
     from ..recipes.statistics.accumulation import take_statistics

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -12,26 +13,29 @@ from typing import Any
 
 from ...analysis.perturbation import Perturbation
 from ...analysis.summary import Summary
-from ...keeping import make_only
+from ...keeping import Keep, make_only
 from ...models.check import Check
 from ...models.fingerprint import digest, fingerprint
 from ...models.load import load_model
 from ...models.measures import Finding
 from ...noise import NoiseLevel
-from ...progress import Progress, silent
+from ...progress import Progress, Whole, silent
 from ...sampling.solvers import find_solver
 from ...sampling.trajectory import Trajectory
 from ..shared.check import check_case
 from ..shared.checkpoints import Parts, gaussian_tensors
 from ..shared.model_and_data import ModelAndData, load_model_and_data
-from ..shared.request import Request, cases
+from ..shared.request import Conditioning, Request, cases
 from ..shared.results import picture
 from .claims import HIGH_NOISE, Claim, judge
-from .decided import Decided, measure_decided
+from .decided import Decided, calls_of_decided, measure_decided
 from .network_against_theory import (
     Agreement,
     Frechet,
     Hybrid,
+    calls_of_frechet,
+    calls_of_hybrid,
+    calls_of_perturbation,
     measure_agreement,
     measure_frechet,
     measure_hybrid,
@@ -39,6 +43,7 @@ from .network_against_theory import (
 )
 from .settings import Settings
 from .trajectories import (
+    COMPARED,
     Conditions,
     Emergence,
     Geometry,
@@ -117,20 +122,16 @@ def report(settings: Settings, progress: Progress = silent, parts: Path | None =
     checked = keep("check", partial(check_case, model, listed[0], progress))
     level = subject.model.schedule.grid(settings.steps)
     solver = find_solver(settings.solver)
+    calls = calls_of_report(settings, subject, len(listed))
+    whole = Whole(progress, f"report, about {calls:,} calls of the network for one image; sections", 10)
     trajectory = keep(
         "trajectory", partial(subject.sample, subject.denoise, settings.seeds, level, solver, "network", progress)
     )
-    sections: dict[str, Any] = {
-        "geometry": measure_geometry(trajectory),
-        "modes": mode_curves(subject, trajectory),
-        "emergence": measure_emergence(subject, trajectory),
-        "agreement": keep("agreement", partial(measure_agreement, subject, trajectory, settings, progress)),
-        "hybrid": keep("hybrid", partial(measure_hybrid, subject, trajectory, settings, progress)),
-        "frechet": measure_frechet(subject, settings.samples, settings.respent, progress, keep),
-        "perturbation": keep("perturbation", partial(measure_perturbation, subject, trajectory, settings, progress)),
-        "conditions": keep("conditions", partial(compare_cases, subject, listed, settings, progress)),
-        "decided": keep("decided", partial(measure_decided, subject, progress=progress)),
-    }
+    sections: dict[str, Any] = {}
+    whole.advance()
+    for name, found in _sections(subject, listed, trajectory, settings, keep, progress):
+        sections[name] = found
+        whole.advance()
     setup = describe(settings, subject, trajectory, time.monotonic() - began)
     return Report(
         setup=setup,
@@ -142,6 +143,35 @@ def report(settings: Settings, progress: Progress = silent, parts: Path | None =
         left_out=left_out(subject, sections),
         **sections,
     )
+
+
+def _sections(
+    subject: ModelAndData,
+    listed: Sequence[Conditioning],
+    trajectory: Trajectory,
+    settings: Settings,
+    keep: Keep,
+    progress: Progress,
+) -> Iterator[tuple[str, Any]]:
+    """Each section by its name; those that take long are kept."""
+    given = (subject, trajectory, settings, progress)
+    yield "geometry", measure_geometry(trajectory)
+    yield "modes", mode_curves(subject, trajectory)
+    yield "emergence", measure_emergence(subject, trajectory)
+    yield "agreement", keep("agreement", partial(measure_agreement, *given))
+    yield "hybrid", keep("hybrid", partial(measure_hybrid, *given))
+    yield "frechet", measure_frechet(subject, settings.samples, settings.respent, progress, keep)
+    yield "perturbation", keep("perturbation", partial(measure_perturbation, *given))
+    yield "conditions", keep("conditions", partial(compare_cases, subject, listed, settings, progress))
+    yield "decided", keep("decided", partial(measure_decided, subject, progress=progress))
+
+
+def calls_of_report(settings: Settings, subject: ModelAndData, conditions: int) -> int:
+    """Calls of the network, for one image each, that all sections make together."""
+    seeds, compared = len(settings.seeds), conditions * (conditions > 1)
+    guided = seeds * settings.steps + calls_of_hybrid(settings) + calls_of_perturbation(settings, subject)
+    plain = calls_of_frechet(subject, settings.samples, settings.respent) + calls_of_decided(subject)
+    return subject.calls * (guided + compared * min(seeds, COMPARED) * settings.steps) + plain
 
 
 def left_out(subject: ModelAndData, sections: dict[str, Any]) -> dict[str, str]:

@@ -19,6 +19,9 @@ from ...theory import modes
 from ..shared.model_and_data import ModelAndData
 from ..shared.results import picture, quantity
 
+#: Samples whose pictures are read, and steps of their grid.
+_SAMPLES, _STEPS = 200, 30
+
 
 @dataclass(frozen=True, eq=False)
 class Decided:
@@ -41,8 +44,13 @@ class Decided:
         return tuple(name for _, name in sorted(zip(keys, self.features, strict=True), key=lambda pair: -pair[0]))
 
 
+def calls_of_decided(subject: ModelAndData) -> int:
+    """Calls of the network for one image that `measure_decided` makes."""
+    return 0 if subject.reader is None else _SAMPLES * _STEPS
+
+
 def measure_decided(
-    subject: ModelAndData, count: int = 200, steps: int = 30, progress: Progress = silent, shown: int = 3
+    subject: ModelAndData, count: int = _SAMPLES, steps: int = _STEPS, progress: Progress = silent, shown: int = 3
 ) -> Decided | None:
     """Sample without a condition, and read every estimate and its prediction; None where nothing reads these pictures.
 

@@ -26,6 +26,9 @@ from ..shared.results import picture, quantity
 from .settings import Settings
 from .trajectories import spread_components
 
+#: Seeds of hybrids and of nudges, and steps of the grid that Fréchet distances are measured on.
+_SHOWN, _NUDGED, _STEPS = 16, 8, 20
+
 
 @dataclass(frozen=True, eq=False)
 class Agreement:
@@ -129,12 +132,22 @@ def analytic_trajectory(
     return Trajectory(x, denoised, level, 0)
 
 
+def _skips(steps: int) -> tuple[int, ...]:
+    """A tenth of the steps to eight."""
+    return tuple(sorted({round(steps * share) for share in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)}))
+
+
+def calls_of_hybrid(settings: Settings) -> int:
+    """Calls of the network for one image that `measure_hybrid` makes."""
+    return min(_SHOWN, len(settings.seeds)) * sum(settings.steps - skip for skip in _skips(settings.steps))
+
+
 def measure_hybrid(
-    subject: ModelAndData, trajectory: Trajectory, settings: Settings, progress: Progress, shown: int = 16
+    subject: ModelAndData, trajectory: Trajectory, settings: Settings, progress: Progress, shown: int = _SHOWN
 ) -> Hybrid:
     """Final images for several skips on the report's grid, from the first seeds."""
     steps = settings.steps
-    skips = tuple(sorted({round(steps * share) for share in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)}))
+    skips = _skips(steps)
     start, solver = trajectory.x[0, :shown], find_solver(settings.solver)
     advance = progress("hybrid samples", sum(steps - skip for skip in skips))
     runs = [
@@ -151,26 +164,38 @@ def measure_hybrid(
     )
 
 
+def _judged(subject: ModelAndData) -> bool:
+    return subject.features is not None and subject.case.condition is None
+
+
+def _calls_a_sample(steps: int, skips: Sequence[int], both: bool) -> int:
+    return sum(steps - k for k in skips) + (steps * (len(skips) - 1) if both else 0)
+
+
+def calls_of_frechet(subject: ModelAndData, count: int, both: bool) -> int:
+    """Calls of the network for one image that `measure_frechet` makes."""
+    return count * _calls_a_sample(_STEPS, range(0, _STEPS - 3, 2), both) if _judged(subject) else 0
+
+
 def measure_frechet(
     subject: ModelAndData,
     count: int,
     both: bool,
     progress: Progress,
     keep: Keep = make_only,
-    steps: int = 20,
+    steps: int = _STEPS,
     batch: int = 100,
 ) -> Frechet | None:
     """Fréchet distance to the test split for several skips; None where the box has no features for these data, or for
     one condition, which is not meant to give all of them. The features of each set of samples are kept."""
     features, gaussian, network, of = subject.features, subject.gaussian, subject.denoise, subject.frechet
-    if features is None or subject.case.condition is not None:
+    if features is None or not _judged(subject):
         return None
     schedule = subject.model.schedule
     level = schedule.grid(steps)
     skips = tuple(range(0, steps - 3, 2))
     seeds = [range(start, min(start + batch, count)) for start in range(0, count, batch)]
-    calls = sum(steps - k for k in skips) + (steps * (len(skips) - 1) if both else 0)
-    whole = Whole(progress, f"Fréchet distance, {count} samples", len(seeds) * calls)
+    whole = Whole(progress, f"Fréchet distance, {count} samples", len(seeds) * _calls_a_sample(steps, skips, both))
 
     def samples(grid: NoiseLevel, skip: int) -> Tensor:
         starts = (initial_noise(part, subject.model.dimension, grid[0]) for part in seeds)
@@ -219,13 +244,24 @@ def without(features: Sequence[Tensor], subject: ModelAndData) -> Tensor:
     return by_group(lambda kept: torch.tensor([subject.distance(part[kept]) for part in features]), len(features[0]))
 
 
+def _nudges(settings: Settings, subject: ModelAndData) -> tuple[list[int], list[int]]:
+    """After which steps, and along which components."""
+    steps = [round(settings.steps * share) for share in (0.1, 0.5, 0.8)]
+    return steps, [int(k) for k in spread_components(len(subject.gaussian.eigenvalues))]
+
+
+def calls_of_perturbation(settings: Settings, subject: ModelAndData) -> int:
+    """Calls of the network for one image that `measure_perturbation` makes."""
+    steps, components = _nudges(settings, subject)
+    return _NUDGED * len(components) * sum(settings.steps - step for step in steps)
+
+
 def measure_perturbation(
     subject: ModelAndData, trajectory: Trajectory, settings: Settings, progress: Progress
 ) -> Perturbation:
     """Nudge the first seeds early, in the middle and late, along components of large to small variance."""
-    steps = [round(settings.steps * share) for share in (0.1, 0.5, 0.8)]
-    components = [int(k) for k in spread_components(len(subject.gaussian.eigenvalues))]
+    steps, components = _nudges(settings, subject)
     advance = progress("perturbations", sum(settings.steps - step for step in steps))
-    rows = trajectory.rows(slice(0, 8))
+    rows = trajectory.rows(slice(0, _NUDGED))
     solver: Sequence[Any] = (find_solver(settings.solver), lambda *_: advance())
     return perturb(subject.denoise, rows, subject.gaussian, steps, components, 1.0, *solver)

@@ -20,6 +20,9 @@ from ..shared.request import Conditioning, find_denoiser, network_calls
 from ..shared.results import picture, quantity
 from .settings import Settings
 
+#: Seeds that each of several conditions is run from.
+COMPARED = 16
+
 
 @dataclass(frozen=True, eq=False)
 class Geometry:
@@ -164,7 +167,7 @@ def compare_cases(
     runs = []
     for case in listed:
         denoise = find_denoiser(subject.model, case)
-        runs.append(subject.sample(denoise, seeds[:16], level, solver, str(case)[:34], progress))
+        runs.append(subject.sample(denoise, seeds[:COMPARED], level, solver, str(case)[:34], progress))
     flow = torch.stack([subject.gaussian.flow(runs[0].x[0], level[0], there) for there in level])
     return Conditions(
         cases=tuple(str(case) for case in listed),
