@@ -17,6 +17,7 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from .latent import LatentAutoencoder, downscaling
 from .pictures import to_pictures
+from .sounds import sound_pictures
 
 #: What pipelines call their autoencoder.
 _NAMES = ("vae", "movq", "vqvae")
@@ -35,7 +36,8 @@ class Way(Protocol):
 
 
 class Outputs:
-    """A pipeline's way from states to output, as pictures: a video as a strip of its frames, a sound as its curves.
+    """A pipeline's way from states to output, as pictures: a video as a strip of frames, a sound as its wave above its
+    spectrogram.
 
     Args:
         pipe: the pipeline.
@@ -85,8 +87,8 @@ class Outputs:
         made = self.show(states)
         if made.ndim == 5:  # frames before channels, here
             made = made.transpose(1, 2)
-        if made.ndim < 4:  # a sound, whose numbers lie about 0
-            made = (made / made.abs().amax().clamp(min=1e-8) + 1) / 2
+        if made.ndim < 4:
+            return sound_pictures(made)
         return to_pictures(made, tuple(made.shape[1:]))
 
 
