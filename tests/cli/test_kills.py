@@ -39,7 +39,7 @@ COMMANDS = {
     "--seeds 5-6 --out out",
     "perturb": "perturb -m M --gaussian G --seeds 0-1 --steps 4 --magnitudes -1,1 --out out",
     "map": "map -m M --gaussian G --steps 4 --points 3 --out out",
-    "compare": "compare -m M --data D --images 4 --seeds 0-3 --steps 3 --local 0 --out out",
+    "compare": "compare -m M --data D --images 8 --seeds 0-3 --steps 3 --local 0 --out out",
     "retrieve": "retrieve -m M --data D --seeds 0-3 --steps 3 --samples 4 --out out",
     "report": "report -m M --data D --seeds 0-7 --steps 12 --out out",
 }
@@ -118,6 +118,19 @@ def test_killed_in_the_midst_of_writing_it_goes_on(
     _, changes = uninterrupted(name, commands, inputs, tmp_path / "whole")
     assert changes > 2
     kill_and_go_on(name, commands, inputs, tmp_path / "killed", event=changes * 2 // 3 + 1)
+
+
+def test_a_damaged_part_is_made_anew_and_said(commands: Commands, inputs: dict[str, str], tmp_path: Path) -> None:
+    expected, _ = uninterrupted("trajectory", commands, inputs, tmp_path / "whole")
+    (tmp_path / "out" / "chunks").mkdir(parents=True)
+    for name, content in expected.items():
+        (tmp_path / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    done = commands.run(tmp_path, *words("trajectory", inputs))
+    assert done["status"] == 0
+    assert done["said"].count("is damaged: its checksum does not fit; it is made anew.") == 2
+    assert "Warning" not in done["said"]
+    shutil.rmtree(tmp_path / "whole", ignore_errors=True)
+    assert contents(tmp_path) == expected
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(28, "No space left on device")])

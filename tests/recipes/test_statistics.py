@@ -528,6 +528,21 @@ def test_a_checkpoint_of_other_work_is_refused(tmp_path: Path) -> None:
             take_statistics(plan_statistics(source, settings), tmp_path / "part")
 
 
+def test_where_a_checkpoint_cannot_be_written_the_work_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "part could not be written: the disk is full.")
+
+    source = source_of(rows_like(80).float())
+    whole = take_statistics(plan_statistics(source))
+    monkeypatch.setattr("underpaint.recipes.statistics.accumulation.write_part", full)
+    with pytest.warns(UserWarning, match=r"the disk is full\. The work goes on without it\."):
+        result = take_statistics(plan_statistics(source, Settings(interval=0.0)), tmp_path / "part")
+    assert whole is not None
+    assert result is not None
+    assert same(whole, result)
+    result.save(tmp_path / "stats.safetensors")
+
+
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     source, place = source_of(rows_like(80).float()), tmp_path / "part"
     take_statistics(plan_statistics(source), place)

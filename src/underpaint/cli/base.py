@@ -6,6 +6,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -115,10 +116,22 @@ def _main(version: VersionOption = False) -> None:
     """Analytic diffusion: closed-form theory on real models, and faster sampling with it."""
 
 
+def _warned(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    """Our own warnings are sentences, too."""
+    if category is UserWarning and Path(filename).is_relative_to(Path(__file__).parents[1]):
+        err.print(f"underpaint: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    else:
+        err.print(warnings.formatwarning(message, category, filename, lineno, line), end="", markup=False)
+
+
 def main() -> None:
     """Entry point: what a user can mend becomes one sentence and exit code 2."""
     try:
-        app(prog_name="underpaint")
+        with warnings.catch_warnings():
+            warnings.showwarning = _warned
+            app(prog_name="underpaint")
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
         message = sentence(error)
         if message is None:

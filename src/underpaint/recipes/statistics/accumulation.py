@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -177,12 +178,12 @@ def take_statistics(plan: StatisticsPlan, checkpoint: Path | None = None, progre
                 tally.merge(part)
                 whole.reach(tally.groups * plan.group)
             if checkpoint and processes.rank == 0 and time.monotonic() - saved >= plan.settings.interval:
-                write_part(checkpoint, {"plan": plan.identity}, tally.pack())
+                _keep(checkpoint, tally)
                 saved = time.monotonic()
     if processes.rank:
         return None
     if checkpoint and (missing or not checkpoint.is_file()):
-        write_part(checkpoint, {"plan": plan.identity}, tally.pack())
+        _keep(checkpoint, tally)
     return replace(_finish(tally, progress), checkpoint=checkpoint)
 
 
@@ -199,6 +200,14 @@ def summarise(gaussian: Gaussian, count: int) -> dict[str, Any]:
         "components for 90 %": covariance.components_for(0.9),
         "components for 99 %": covariance.components_for(0.99),
     }
+
+
+def _keep(checkpoint: Path, tally: Tally) -> None:
+    """Write the sums so far; where that is not possible, the work goes on, as long as it is not interrupted."""
+    try:
+        write_part(checkpoint, {"plan": tally.plan.identity}, tally.pack())
+    except OSError as error:
+        warnings.warn(f"{error.strerror or error} The work goes on without it.", stacklevel=2)
 
 
 def _start(plan: StatisticsPlan, processes: Processes, checkpoint: Path | None) -> Tally:
