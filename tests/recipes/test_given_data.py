@@ -54,6 +54,16 @@ def test_statistics_of_a_file_take_the_place_of_fitted_ones(images: Path) -> Non
     assert fitted.about["Gaussian"] == "rank-39 Gaussian of 40 images of train.npy"
 
 
+def test_what_is_left_out_is_in_the_results(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).uniform(-1, 1, (40, 28, 28)).astype(np.float32)
+    pixels[3, 0, 0] = np.nan
+    np.save(tmp_path / "a.npy", pixels)
+    what = load_model_and_data("fashion-mnist", tmp_path / "a.npy")
+    left = what.described("ddim", 3)["data_left_out"]
+    assert left == {"count": 1, "items": ["row 3: largest value nan"]}
+    assert "39 images of a.npy; 1 left out (the first: row 3" in what.data.source
+
+
 def test_a_split_is_taken(images: Path) -> None:
     what = load_model_and_data("fashion-mnist", images, split="test")
     assert float(what.rows.mean()) == pytest.approx(0.5, abs=0.02)

@@ -32,6 +32,10 @@ from ...version import __version__
 from .request import Conditioning, check_statistics, find_denoiser, network_calls
 
 
+#: So many of the items of the data that were left out are named in results; all are counted.
+_NAMED = 20
+
+
 @dataclass(frozen=True, eq=False)
 class ModelAndData:
     """A model with its data and their Gaussian, mixture and exact denoisers, all on the model's own rows.
@@ -74,6 +78,7 @@ class ModelAndData:
             "model": self.model.name,
             "shape": list(self.model.shape),
             "data": self.data.source,
+            "data_left_out": {"count": len(self.data.left_out), "items": list(self.data.left_out[:_NAMED])},
             "condition": str(self.case),
             "schedule": type(self.model.schedule).__name__,
             "solver": solver,
