@@ -31,7 +31,6 @@ from ...theory.moments import Moments
 from ...version import __version__
 from .request import Conditioning, check_statistics, find_denoiser, network_calls
 
-
 #: So many of the items of the data that were left out are named in results; all are counted.
 _NAMED = 20
 
