@@ -280,3 +280,25 @@ def test_pixels_are_their_own_states() -> None:
     pipe = tiny.tiny_ddpm()
     images = 2 * torch.rand(2, 3, 8, 8, generator=seeded()) - 1
     assert torch.equal(replayed_model(pipe).rows(images), images.flatten(1))
+
+
+def test_an_offloaded_pipeline_works_as_it_is() -> None:
+    """Its weights lie elsewhere between calls: recorded, decoded, asked, shown and encoded as if they did not."""
+    from accelerate import cpu_offload
+
+    pipe = tiny.tiny_stable_diffusion()
+    given = {"prompt": "a bear", "negative_prompt": "blue", "guidance_scale": 4.0, "height": 16, "width": 16}
+    images = 2 * torch.rand(1, 3, 16, 16, generator=seeded()) - 1
+
+    def found() -> list[Tensor]:
+        seen = record(pipe, num_inference_steps=3, output_type="np", generator=seeded(), **given)
+        model, x, level = load_model(pipe, **given), seen.trajectory.x, seen.trajectory.level
+        decoded = seen.decode(seen.trajectory.final)
+        return [x, decoded, model(x[1], level[1]), model.images(x[-1]), model.rows(images)]
+
+    plain = found()
+    for part in (pipe.unet, pipe.text_encoder, pipe.vae):
+        cpu_offload(part, execution_device=torch.device("cpu"))
+    assert next(pipe.unet.parameters()).device.type == "meta"
+    for one, other in zip(found(), plain, strict=True):
+        close(one, other)

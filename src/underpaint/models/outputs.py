@@ -111,10 +111,11 @@ class Latents:
         vae: the autoencoder.
         cells: (C, H, W) of its latents.
         packed: whether states are tokens [T, 4 C].
+        device: where it computes, which its weights do not say while they are offloaded.
     """
 
-    def __init__(self, vae: Any, cells: tuple[int, int, int], packed: bool) -> None:
-        self.autoencoder, self.cells, self.packed = LatentAutoencoder(vae, cells), cells, packed
+    def __init__(self, vae: Any, cells: tuple[int, int, int], packed: bool, device: Any) -> None:
+        self.autoencoder, self.cells, self.packed, self.device = LatentAutoencoder(vae, cells), cells, packed, device
 
     def decode(self, states: Tensor) -> Tensor:
         """Images of states."""
@@ -123,12 +124,12 @@ class Latents:
             blocks = states.transpose(1, 2).unflatten(2, (height // 2, width // 2))
             states = pixel_shuffle(blocks, 2)
         with torch.no_grad():
-            return self.autoencoder.decode(states.to(self.autoencoder.vae.device))
+            return self.autoencoder.decode(states.to(self.device))
 
     def encode(self, images: Tensor) -> Tensor:
         """States of images."""
         with torch.no_grad():
-            latents = self.autoencoder.encode(images.to(self.autoencoder.vae.device))
+            latents = self.autoencoder.encode(images.to(self.device))
         return pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2) if self.packed else latents
 
 
@@ -144,4 +145,5 @@ def _ways(pipe: Any, state: tuple[int, ...], image: tuple[int, int, int]) -> Ite
         height, width = image[1] // factor, image[2] // factor
         channels = state[0] if len(state) == 3 else state[-1] // 4
         if scaled and state in ((channels, height, width), (height * width // 4, 4 * channels)):
-            yield Latents(vae, (channels, height, width), packed=len(state) == 2)
+            device = getattr(pipe, "_execution_device", vae.device)
+            yield Latents(vae, (channels, height, width), len(state) == 2, device)
