@@ -144,6 +144,9 @@ def test_files_of_other_networks_are_told_of_wrap(here: Path, monkeypatch, capsy
         line = refused(monkeypatch, capsys, "sample", "--model", name)
         assert "returns underpaint.wrap(network, shape=(3, 32, 32)" in line
         assert ("underpaint convert" in line) == name.endswith(".pt")
+    line = refused(monkeypatch, capsys, "convert", "weights.pt", "--out", "out.safetensors")
+    assert "weights.pt is whole, and a file of torch.save" in line
+    assert "returns underpaint.wrap(network" in line
 
 
 def test_a_dtype_and_a_device_are_taken(here: Path) -> None:

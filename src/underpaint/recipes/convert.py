@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..files import write_tensors
 from ..models.edm import architecture, filled_edm, sigma_range
+from ..models.own import HOW_TO_WRAP
 from ..pickles import read_network, read_state_dict
 
 
@@ -33,6 +35,11 @@ def convert(source: str | Path, out: str | Path, config: Mapping[str, Any] | Non
     """
     if Path(out).suffix != ".safetensors":
         raise ValueError(f"The converted network is a safetensors file; got {out}, expected a name.safetensors.")
+    if config is None and zipfile.is_zipfile(source):
+        raise ValueError(
+            f"{source} is whole, and a file of torch.save, not one of NVIDIA's snapshots: weights alone do not say what "
+            f"network they belong to. {HOW_TO_WRAP}"
+        )
     if config is None:
         saved = read_network(source)
         config, tensors = {"class_name": saved.class_name, **saved.arguments}, saved.tensors
