@@ -37,8 +37,8 @@ def convert(source: str | Path, out: str | Path, config: Mapping[str, Any] | Non
         raise ValueError(f"The converted network is a safetensors file; got {out}, expected a name.safetensors.")
     if config is None and zipfile.is_zipfile(source):
         raise ValueError(
-            f"{source} is whole, and a file of torch.save, not one of NVIDIA's snapshots: weights alone do not say what "
-            f"network they belong to. {HOW_TO_WRAP}"
+            f"{source} is whole, and a file of torch.save, not one of NVIDIA's snapshots: weights alone do not say "
+            f"what network they belong to. {HOW_TO_WRAP}"
         )
     if config is None:
         saved = read_network(source)
