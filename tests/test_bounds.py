@@ -108,7 +108,7 @@ def test_memory_is_a_number():
 def test_a_state_is_fractional_and_a_denoiser_keeps_its_shape():
     gaussian = Gaussian.isotropic(torch.zeros(4), 1.0)
     x = initial_noise([0, 1, 2], 4, LEVEL[0])
-    with pytest.raises(ValueError, match=r"The denoiser made \(1, 4\) of states \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"The denoiser made \(1, 4\) of torch.float32 of states \(3, 4\)"):
         sample(lambda rows, level: gaussian(rows, level)[:1], x, LEVEL)
     with pytest.raises(ValueError, match=r"floating-point dtype, got torch\.int64"):
         sample(gaussian, x.long(), LEVEL)

@@ -297,6 +297,20 @@ def parse_json(text: str, what: str) -> dict[str, Any]:
     return content
 
 
+def json_part(content: Any, name: str, *kinds: type) -> Any:
+    """A part of a JSON object, of one of some types of Python.
+
+    Raises:
+        ValueError: it is not there, or of another type.
+    """
+    if not isinstance(content, dict) or name not in content:
+        raise ValueError(f"there is no {name!r} where it is expected")
+    if type(content[name]) not in kinds:
+        expected = " or ".join(dict.fromkeys(_JSON_KINDS.get(kind, "null") for kind in kinds))
+        raise ValueError(f"its {name!r} is {json_kind(content[name])}, expected {expected}")
+    return content[name]
+
+
 def json_kind(value: Any) -> str:
     """What a value of JSON is, in words."""
     return _JSON_KINDS.get(type(value), "null")

@@ -42,6 +42,8 @@ class NoiseLevel:
     sigma: Tensor
 
     def __post_init__(self) -> None:
+        if any(torch.is_complex(torch.as_tensor(value)) for value in (self.alpha, self.sigma)):
+            raise ValueError("A noise level needs real alpha and sigma, got complex numbers.")
         alpha, sigma = float64(self.alpha), float64(self.sigma)
         if alpha.shape != sigma.shape and alpha.ndim and sigma.ndim:
             raise ValueError(f"alpha and sigma need one shape, got {tuple(alpha.shape)} and {tuple(sigma.shape)}.")
@@ -141,6 +143,7 @@ def preserving(ratio: float | Tensor) -> NoiseLevel:
 
 def make_betas(kind: Betas, steps: int, first: float, last: float) -> Tensor:
     """beta_t of the DDPM family, [steps] float64. 'cosine' ignores first and last (Nichol & Dhariwal 2021, eq. 17)."""
+    integer(steps, "number of betas", 0, 1_000_000)
     if kind == "linear":
         return torch.linspace(first, last, steps, dtype=torch.float64)
     if kind == "scaled-linear":

@@ -27,8 +27,10 @@ def to_denoised(output: Tensor, x: Tensor, level: NoiseLevel, kind: Prediction) 
     """The denoised x0 [B, D] that a network's output of the given kind stands for, at state x [B, D] and its level.
 
     Raises:
-        ValueError: an unknown kind; or 'eps' or 'score' at a level without signal, where they say nothing of x0.
+        ValueError: an unknown kind; an output that is not of the states' shape, which would be broadcast; or 'eps' or
+            'score' at a level without signal, where they say nothing of x0.
     """
+    _check_pair(output, x)
     if kind in ("eps", "score"):
         _check_signal(level, kind)
     alpha, sigma = level.columns(x)
@@ -46,6 +48,17 @@ def to_denoised(output: Tensor, x: Tensor, level: NoiseLevel, kind: Prediction) 
     raise _unknown(kind)
 
 
+def _check_pair(output: Tensor, x: Tensor) -> None:
+    if output.shape != x.shape:
+        raise ValueError(
+            f"States and what a network put out are rows [B, D] alike, got {tuple(x.shape)} and {tuple(output.shape)}."
+        )
+    if not (output.is_floating_point() and x.is_floating_point()):
+        raise ValueError(
+            f"States and what a network put out are of floating-point dtypes, got {x.dtype} and {output.dtype}."
+        )
+
+
 def _check_signal(level: NoiseLevel, kind: Prediction) -> None:
     highest = float(level.ratio.max())
     if highest > _MOST_NOISE:
@@ -57,7 +70,12 @@ def _check_signal(level: NoiseLevel, kind: Prediction) -> None:
 
 
 def from_denoised(denoised: Tensor, x: Tensor, level: NoiseLevel, kind: Prediction) -> Tensor:
-    """The inverse of `to_denoised`: what a network of the given kind would put out. All but 'x0' need sigma > 0."""
+    """The inverse of `to_denoised`: what a network of the given kind would put out. All but 'x0' need sigma > 0.
+
+    Raises:
+        ValueError: an unknown kind, or images that are not of the states' shape.
+    """
+    _check_pair(denoised, x)
     alpha, sigma = level.columns(x)
     match kind:
         case "x0":

@@ -104,7 +104,10 @@ def _checked(calls: Sequence[int], seeds: Sequence[int], held_out: Sequence[int]
     """The numbers of calls in order, each once; ValueError where something asked for cannot be."""
     integer(fine, "number of steps of the fine solution", 4, MOST_STEPS)
     integer(effort, "number of calls to search with", 0, MOST_ITEMS)
-    wanted = sorted(set(calls))
+    for given in (seeds, held_out):
+        if given:
+            check_seeds(given)
+    wanted = sorted({integer(count, "number of calls", -MOST_STEPS, MOST_STEPS) for count in calls})
     if not wanted or wanted[0] < 2 or wanted[-1] > fine - 2:
         raise ValueError(f"Plans need 2 to {fine - 2} calls, got {', '.join(map(str, calls)) or 'none'}.")
     if not seeds or not held_out or set(seeds) & set(held_out):
@@ -112,8 +115,6 @@ def _checked(calls: Sequence[int], seeds: Sequence[int], held_out: Sequence[int]
             f"Plans are fitted to some seeds and judged on others; got {len(seeds)} to fit to and {len(held_out)} held "
             f"out, {len(set(seeds) & set(held_out))} of them in both."
         )
-    for given in (seeds, held_out):
-        check_seeds(given)
     return wanted
 
 

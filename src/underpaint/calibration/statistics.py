@@ -8,11 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..bounds import MOST_ITEMS, SEEDS, check_seeds, integer
 from ..noise import NoiseLevel
 from ..sampling.solvers import Solver
 from ..sampling.trajectory import initial_noise, sample
 from ..theory.covariance import Covariance
-from ..theory.denoiser import Denoiser
+from ..theory.denoiser import Denoiser, checked
 from ..theory.gaussian import Gaussian
 from ..theory.sums import Full, LowRank, Sums
 
@@ -72,9 +73,12 @@ def fit_from_model(
     levels = [level] if level.alpha.ndim == 0 else list(level)
     if not all(at.alpha > 0 and at.sigma > 0 for at in levels):
         raise ValueError(f"The statistics are taken at levels with alpha > 0 and sigma > 0, got {level!r}.")
+    integer(dimension, "dimension", 1, 2**40)
     if not 1 <= rank <= dimension:
         raise ValueError(f"rank must lie between 1 and the dimension {dimension}, got {rank}.")
-    seen = []
+    for value, what in ((rank, "rank"), (points, "number of points"), (sweeps, "number of sweeps")):
+        integer(value, what, 1, MOST_ITEMS)
+    denoise, seen = checked(denoise), []
     for at in levels:
         noise = torch.randn(points, dimension, generator=torch.Generator().manual_seed(seed), dtype=dtype).to(device)
         found = _at_level(denoise, at, noise, rank, sweeps, seed)
@@ -114,6 +118,8 @@ def _at_level(denoise: Denoiser, level: NoiseLevel, noise: Tensor, rank: int, sw
 
     with torch.no_grad():
         centre = average(torch.zeros_like(noise[0]))
+        if not bool(torch.isfinite(centre).all()):
+            raise ValueError("The denoiser gave NaN or infinite values; check the model, and the level it is asked at.")
         product = _product(denoise, level, centre, noise)
         shares, basis = _leading(product, dimension, min(rank + _SPARE, dimension), sweeps, generator)
         rest = _rest(product, basis, generator)
@@ -215,6 +221,10 @@ def fit_from_samples(
     """
     if count < 2:
         raise ValueError(f"A covariance needs at least 2 samples, got {count}.")
+    integer(count, "number of samples", 2, MOST_ITEMS)
+    check_seeds(range(integer(seed, "seed", 0, SEEDS - 1), seed + count))
+    if rank is not None:
+        integer(rank, "rank", 1, dimension)
     sums: Sums | None = None
     for start in range(seed, seed + count, batch):
         noise = initial_noise(range(start, min(start + batch, seed + count)), dimension, level[0]).to(device)

@@ -301,7 +301,11 @@ def perturb(
 
     Example: underpaint perturb --class 7 --along data:1 --along x0:1 --out perturb/
     """
-    chosen, sizes, when = parse_seeds(seeds), parse_numbers(magnitudes), parse_seeds(at, "Steps") if at else ()
+    chosen, sizes, when = (
+        parse_seeds(seeds),
+        parse_numbers(magnitudes),
+        parse_seeds(at, "Steps") if at is not None else (),
+    )
     check_targets(folder / "results.json")
     from ..figures.perturbation import write_perturbed
     from ..recipes.perturb import Nudges, perturb as compute

@@ -59,6 +59,8 @@ class Statistics:
                 f"{tuple(self.covariance.shape)}."
             )
         for name in ("mean", "covariance"):
+            if getattr(self, name).is_complex():
+                raise ValueError(f"The {name} of {self.space} features holds complex numbers; expected real ones.")
             value = getattr(self, name).detach().to("cpu", torch.float64)
             if not bool(torch.isfinite(value).all()):
                 raise ValueError(

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from ..bounds import shown
 from ..noise import NoiseLevel, Schedule
 from ..prediction import Prediction, to_denoised
 from ..schedules import Truncated
-from ..theory.denoiser import Denoiser, check_weight, lead
+from ..theory.denoiser import Denoiser, check_states, check_weight, lead
 from .network import evaluating
 from .pictures import from_pictures, picture_shape, to_pictures
 
@@ -185,6 +186,8 @@ class Model:
         elif isinstance(condition, str):
             if self.embed is None:
                 raise ValueError(f"{self.name} takes no prompts, got {condition!r}.")
+        elif isinstance(condition, bool) or not hasattr(condition, "__index__"):
+            raise ValueError(f"A condition is a class label, a prompt or a tensor, got {shown(condition)}.")
         elif not 0 <= condition < self.classes:
             raise ValueError(
                 f"{self.name} knows class labels 0 to {self.classes - 1}, got {condition}."
@@ -203,11 +206,13 @@ class Model:
 
     def denoise(self, x: Tensor, level: NoiseLevel, condition: Condition | Tensor | None = None) -> Tensor:
         """E[x0 | x, condition] for rows [B, D] at one level or at one level a row."""
+        check_states(x, self.dimension, f"{self.name}, of states {self.shape}, expects")
         return self._denoise(x, level, self._given(condition, len(x)))
 
     def _denoise_both(self, x: Tensor, level: NoiseLevel, pair: tuple[Condition | Tensor, ...]) -> list[Tensor]:
         """E[x0 | x, condition] for both of a pair, by one call of the network where a batch has room: a few large
         products take less time than many small ones."""
+        check_states(x, self.dimension, f"{self.name}, of states {self.shape}, expects")
         given = [self._given(condition, len(x)) for condition in pair]
         if 2 * len(x) > self.batch or not stackable(*given):
             return [self._denoise(x, level, told) for told in given]
@@ -216,10 +221,6 @@ class Model:
 
     def _denoise(self, x: Tensor, level: NoiseLevel, given: Any) -> Tensor:
         """E[x0 | x] where the network is told ``given``, something for each row, beside the rows."""
-        if x.ndim != 2 or x.shape[1] != self.dimension:
-            raise ValueError(
-                f"{self.name} expects rows [B, {self.dimension}] (images {self.shape}), got {tuple(x.shape)}."
-            )
         self._check_level(level)
         time = self.schedule.time(level)
         own = self.schedule(time)
@@ -290,6 +291,11 @@ class Model:
     def images(self, rows: Tensor) -> Tensor:
         """Rows [..., D] as images [..., C, H, W] in [0, 1], clipped for display; latents are decoded in batches. States
         that are no images become some: see `to_pictures`."""
+        if rows.shape[-1:] != (self.dimension,) or not rows.is_floating_point():
+            raise ValueError(
+                f"{self.name} shows rows [..., {self.dimension}] of a floating-point dtype, got {tuple(rows.shape)} of "
+                f"{rows.dtype}."
+            )
         low, high = self.data_range
         states = rows.detach().unflatten(-1, self.shape)
         if self.autoencoder is None:
@@ -304,6 +310,8 @@ class Model:
         model's autoencoder."""
         if tuple(images.shape[1:]) != self.image_shape:
             raise ValueError(f"{self.name} makes images {self.image_shape}, got {tuple(images.shape[1:])}.")
+        if not images.is_floating_point():
+            raise ValueError(f"{self.name} takes images in [-1, 1], got numbers of {images.dtype}.")
         if self.autoencoder is None:
             low, high = self.data_range
             flat = from_pictures(images, self.shape).flatten(1)

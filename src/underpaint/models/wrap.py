@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ..bounds import integer
 from ..noise import NoiseLevel, Schedule
 from ..prediction import PREDICTIONS, Prediction
 from .diffusers import batch_of
@@ -67,6 +69,8 @@ def wrap(
     shape = tuple(shape)
     _check(shape, prediction, time, data_range)
     _check_conditions(classes, null_class, condition, null_condition)
+    if batch is not None:
+        integer(batch, "number of rows of a batch", 1, 2**31)
     wrapped = Wrapped(network, schedule, time)
     first = next((weight for part in wrapped.parts for weight in part.parameters()), torch.empty(0))
     return Model(
@@ -87,7 +91,7 @@ def wrap(
 
 
 def _check(shape: tuple[int, ...], prediction: str, time: Any, data_range: tuple[float, float]) -> None:
-    if not shape or min(shape) < 1:
+    if not shape or not all(type(edge) is int and edge > 0 for edge in shape):
         raise ValueError(f"A state has a shape of positive whole numbers, such as (C, H, W), got {shape}.")
     if prediction not in PREDICTIONS:
         raise ValueError(f"Unknown prediction type {prediction!r}; choose one of {', '.join(PREDICTIONS)}.")
@@ -96,14 +100,18 @@ def _check(shape: tuple[int, ...], prediction: str, time: Any, data_range: tuple
             f"Unknown kind of time {time!r}; choose one of {', '.join(get_args(TimeKind))}, a number to multiply the "
             "schedule's time by, or a function of the noise level."
         )
-    low, high = data_range
-    if not low < high:
-        raise ValueError(f"The range of the data is (lowest, highest), got {(low, high)}.")
+    if isinstance(time, int | float) and not math.isfinite(time):
+        raise ValueError(f"The schedule's time is multiplied by a finite number, got {time}.")
+    if len([*data_range]) != 2 or not -math.inf < data_range[0] < data_range[1] < math.inf:
+        raise ValueError(f"The range of the data is (lowest, highest), got {data_range}.")
 
 
 def _check_conditions(
     classes: int, null_class: int | None, condition: Sequence[int] | None, null_condition: Tensor | None
 ) -> None:
+    integer(classes, "number of classes", 0, 2**31)
+    if null_class is not None:
+        integer(null_class, "null class", 0, 2**31)
     if null_class is not None and not classes:
         raise ValueError(f"null_class {null_class} was given for a network of no classes; state how many it knows.")
     if classes and condition is not None:

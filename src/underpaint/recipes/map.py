@@ -125,6 +125,9 @@ def map_around(
     if len(request.seeds) != 1:
         raise ValueError(f"A map is of one sample; give one seed, got {len(request.seeds)}.")
     denoise = find_denoiser(sampler.model, case)
+    toward = None if chart.toward is None else as_condition(chart.toward, sampler.model)
+    if toward is not None:
+        find_denoiser(sampler.model, Conditioning(toward, case.guidance, case.negative))
     for text in chart.along:
         check_direction(text, count, sampler.model.dimension, sampler.theory.everything)
     run = sampler.sample(denoise, request.seeds, progress)
@@ -139,7 +142,6 @@ def map_around(
 
     axes = rows.unsqueeze(1) * (chart.offsets.to(run.x) * run.x[step, 0].norm()).unsqueeze(1)
     blend, grid = None, None
-    toward = None if chart.toward is None else as_condition(chart.toward, sampler.model)
     if toward is not None:
         blend = torch.linspace(0, 1, chart.points, dtype=torch.float64)
         mixed = _blend(sampler, case, toward, blend.to(axes).repeat_interleave(chart.points).unsqueeze(1))

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from ..noise import NoiseLevel
-from ..theory.denoiser import Denoiser
+from ..theory.denoiser import Denoiser, checked
 from ..theory.gaussian import Gaussian
 from .solvers import Solver
 from .teleport import teleport
@@ -96,12 +96,14 @@ def choose_skip(
     Raises:
         ValueError: the tolerance is not positive, or the grid is none.
     """
-    if not tolerance > 0:
+    if not 0 < tolerance < math.inf:
         raise ValueError(f"The tolerance is a positive share of the data's standard deviation, got {tolerance}.")
     check_grid(level)
     mean = gaussian.mean
     x = initial_noise(seeds, gaussian.dimension, level[0], mean.dtype).to(mean.device)
     predicted = predicted_error(denoise, gaussian, x, level, good_below)
+    if bool(torch.isnan(predicted).any()):
+        raise ValueError("The denoiser gave NaN or infinite values along the Gaussian's path; check the model.")
     within = predicted.mean(1) <= tolerance
     skip = int(within.cumprod(0).sum()) - 1
     measured = None
@@ -119,6 +121,7 @@ def predicted_error(
     First order in R: it does not see how the denoiser itself, below the landing, spreads or gathers what arose above.
     Directions of no variance are taken to forget it.
     """
+    denoise = checked(denoise)
     covariance = gaussian.covariance
     reach = torch.asinh(covariance.variances.sqrt() / level.ratio[:-1].unsqueeze(1))
     errors, last = [torch.zeros(len(x), dtype=torch.float64)], torch.empty(0)

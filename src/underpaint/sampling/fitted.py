@@ -23,7 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import read_json, write_text
+from ..bounds import number, shown
+from ..files import json_part, read_json, write_text
 from ..noise import NoiseLevel
 from ..theory import modes
 from ..theory.covariance import Covariance
@@ -189,7 +190,9 @@ class Calibration:
     def __post_init__(self) -> None:
         made = self.about.get("gaussian")
         if made is not None and not (isinstance(made, dict) and {*made} == {"dimension", "variance", "largest"}):
-            raise ValueError(f"A calibration names the dimension and two variances of its Gaussian, got {made!r}.")
+            raise ValueError(f"A calibration names the dimension and two variances of its Gaussian, got {shown(made)}.")
+        for name, value in (made or {}).items():
+            number(value, f"{name} of a calibration's Gaussian", 0, 1e300)
 
     def __repr__(self) -> str:
         return f"Calibration(plans of {', '.join(str(plan.calls) for plan in self.plans)} calls)"
@@ -257,14 +260,31 @@ def read_calibration(path: str | Path) -> Calibration:
     """
     content = read_json(path)
     try:
-        return Calibration(tuple(map(_read_plan, content["plans"])), dict(content["about"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{path} is no calibration ({type(error).__name__}: {error}); `underpaint calibrate` makes one."
-        ) from error
+        plans = tuple(map(_read_plan, json_part(content, "plans", list)))
+        if not plans:
+            raise ValueError("there are no plans in it")
+        return Calibration(plans, json_part(content, "about", dict))
+    except ValueError as error:
+        raise ValueError(f"{path} is no calibration ({error}); `underpaint calibrate` makes one.") from error
 
 
-def _read_plan(plan: dict[str, Any]) -> Plan:
-    fitted = None if plan["coefficients"] is None else torch.tensor(plan["coefficients"], dtype=torch.float64)
-    level = NoiseLevel(*(torch.tensor(plan[name], dtype=torch.float64) for name in ("alpha", "sigma")))
-    return Plan(level, fitted, str(plan["solver"]), {str(k): float(v) for k, v in plan["errors"].items()})
+def _read_plan(plan: Any) -> Plan:
+    fitted = json_part(plan, "coefficients", list, type(None))
+    level = NoiseLevel(*(_numbers(json_part(plan, name, list), name) for name in ("alpha", "sigma")))
+    errors = json_part(plan, "errors", dict)
+    if errors and not {"held_out", "plain"} <= errors.keys():
+        raise ValueError("its errors do not name the held-out and the plain one")
+    return Plan(
+        level,
+        None if fitted is None else _numbers(fitted, "coefficients"),
+        json_part(plan, "solver", str),
+        {name: number(error, f"error {name!r} of a plan") for name, error in errors.items()},
+    )
+
+
+def _numbers(values: list[Any], name: str) -> Tensor:
+    """A tensor of a list of numbers, or of lists of as many numbers each."""
+    try:
+        return torch.tensor(values, dtype=torch.float64)
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"its {name!r} are no numbers, or no table of them") from error

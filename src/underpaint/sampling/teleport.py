@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..noise import NoiseLevel, Schedule
-from ..theory.denoiser import Denoiser
+from ..theory.denoiser import Denoiser, check_states
 from ..theory.gaussian import Gaussian
 from .solvers import Solver
 from .trajectory import Callback, Trajectory, check_grid, sample
@@ -39,10 +39,11 @@ def teleport(
         ValueError: skip is negative or leaves no step for the denoiser.
     """
     check_grid(level)
-    if not 0 <= skip < len(level) - 1:
+    if not 0 <= skip < len(level) - 1 or skip != int(skip):
         raise ValueError(
             f"skip must lie between 0 and {len(level) - 2} for a grid of {len(level) - 1} steps, got {skip}."
         )
+    check_states(x, gaussian.dimension)
     if skip == 0:
         return sample(denoise, x, level, solver, callback, every)
     landed = gaussian.flow(x, level[0], level[skip])

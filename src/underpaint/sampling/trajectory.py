@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..bounds import check_seeds, integer
 from ..noise import NoiseLevel
-from ..theory.denoiser import Denoiser
+from ..theory.denoiser import Denoiser, checked
 from .solvers import Solver, dpmpp_2m
 
 #: callback(index, x, denoised) after step `index` (from 0), with the state after it.
@@ -108,12 +108,13 @@ def sample(
     _check_states(x)
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}.")
-    calls = 0
+    integer(every, "number of steps between states that are kept", 1, 2**31)
+    calls, asked = 0, checked(denoise)
 
     def counted(state: Tensor, at: NoiseLevel) -> Tensor:
         nonlocal calls
         calls += 1
-        return _checked(denoise(state, at), state)
+        return asked(state, at)
 
     steps = len(level) - 1
     kept = [*range(0, steps, every), steps]
@@ -140,18 +141,6 @@ def _check_states(x: Tensor) -> None:
         raise ValueError(f"Expected start states of a floating-point dtype, got {x.dtype}; take x.float().")
     if not bool(torch.isfinite(x).all()):
         raise ValueError("The start states hold NaN or infinite values.")
-
-
-def _checked(denoised: Tensor, state: Tensor) -> Tensor:
-    """What a denoiser made of a state, if it is one estimate for each row: another shape would be broadcast."""
-    if denoised.shape != state.shape:
-        raise ValueError(
-            f"The denoiser made {tuple(denoised.shape)} of states {tuple(state.shape)}; it has to give "
-            "an estimate for each row."
-        )
-    if not denoised.is_floating_point():
-        raise ValueError(f"The denoiser made numbers of {denoised.dtype}; expected {state.dtype}.")
-    return denoised
 
 
 def check_grid(level: NoiseLevel) -> None:

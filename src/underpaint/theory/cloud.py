@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..noise import NoiseLevel
+from .denoiser import check_states
 from .moments import check_rows
 from .softmax import SoftmaxMean
 
@@ -88,9 +89,10 @@ class PointCloud:
         """
         if labels.shape != points.shape[:1]:
             raise ValueError(f"Expected {len(points)} labels, got {tuple(labels.shape)}.")
-        chosen = (labels == label).nonzero().squeeze(1)
+        known = labels.unique().tolist()
+        chosen = (labels == label).nonzero().squeeze(1) if label in known else torch.empty(0, dtype=torch.long)
         if not len(chosen):
-            raise ValueError(f"No point has the label {label}; the labels are {labels.unique().tolist()}.")
+            raise ValueError(f"No point has the label {label}; the labels are {known}.")
         return PointCloud(points[chosen.to(points.device)], basis=basis)
 
     @property
@@ -146,8 +148,7 @@ class PointCloud:
 
         log w_i = (alpha x.y_i - alpha^2 |y_i|^2 / 2) / sigma^2, with x and y taken from the origin.
         """
-        if x.ndim != 2 or x.shape[1] != self.dimension:
-            raise ValueError(f"Expected rows [B, {self.dimension}], got a tensor of shape {tuple(x.shape)}.")
+        check_states(x, self.dimension)
         alpha, sigma = level.alpha.unsqueeze(-1).to(x.device), level.sigma.unsqueeze(-1).clamp(min=1e-9).to(x.device)
         square, exact = (alpha / sigma) ** 2, alpha / sigma**2 * self._shifted(x, level)
         rows, error = exact.to(self._dtype), self._rounding(exact.detach(), square)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -78,6 +78,14 @@ class Covariance:
             )
         if self.rank > self.dimension:
             raise ValueError(f"A basis of {self.rank} vectors does not fit in {self.dimension} dimensions.")
+        if self.dimension < 1 or not self.basis.dtype.is_floating_point or self.eigenvalues.is_complex():
+            raise ValueError(
+                f"A covariance has at least one dimension, real eigenvalues and a basis of a floating-point dtype; got "
+                f"{self.dimension}, {self.eigenvalues.dtype} and {self.basis.dtype}."
+            )
+        stored: Any = self.basis  # a basis that is a transform of cosines stores none of it
+        if isinstance(stored, Tensor) and not bool(torch.isfinite(stored).all()):
+            raise ValueError("The basis of a covariance holds NaN or infinities.")
         values = self.eigenvalues.detach().to("cpu", torch.float64)
         if not bool((torch.isfinite(values) & (values >= 0)).all()) or not 0 <= self.residual < float("inf"):
             raise ValueError("Eigenvalues and residual variance must be finite and >= 0.")
@@ -190,7 +198,7 @@ class Covariance:
 
     def truncate(self, rank: int) -> Covariance:
         """Keep ``rank`` leading directions; the residual variance takes the mean of what is dropped (same trace)."""
-        if not 0 <= rank <= self.dimension:
+        if not 0 <= rank <= self.dimension or rank != int(rank):
             raise ValueError(f"rank must lie between 0 and the dimension {self.dimension}, got {rank}.")
         if rank >= self.rank:
             return self

@@ -23,6 +23,38 @@ def guide(uncond: Denoiser, cond: Denoiser, weight: float) -> Denoiser:
     return lambda x, level: lead(uncond(x, level), cond(x, level), weight)
 
 
+def check_states(x: Tensor, dimension: int, who: str = "") -> None:
+    """Refuse what are no states, rows [B, D] of a floating-point dtype: among whole numbers a mean would lose its
+    fractions unsaid.
+
+    Raises:
+        ValueError: they are not; ``who`` begins the sentence, as in "The network expects".
+    """
+    if x.ndim != 2 or x.shape[1] != dimension:
+        raise ValueError(f"{who or 'Expected'} rows [B, {dimension}], got a tensor of shape {tuple(x.shape)}.")
+    if not x.is_floating_point():
+        raise ValueError(f"{who or 'Expected'} rows of a floating-point dtype, got {x.dtype}; take x.float().")
+
+
+def checked(denoise: Denoiser) -> Denoiser:
+    """The same denoiser, with an error in place of what is not one estimate for each row: it would be broadcast.
+
+    Raises:
+        ValueError: when it is called.
+    """
+
+    def call(x: Tensor, level: NoiseLevel) -> Tensor:
+        denoised = denoise(x, level)
+        if denoised.shape != x.shape or not denoised.is_floating_point():
+            raise ValueError(
+                f"The denoiser made {tuple(denoised.shape)} of {denoised.dtype} of states {tuple(x.shape)}; it has to "
+                "give an estimate for each row."
+            )
+        return denoised
+
+    return call
+
+
 def check_weight(weight: float) -> None:
     """Refuse a guidance weight that is no number, or so large that single precision has nothing left of the rest."""
     number(weight, "guidance weight", -1000, 1000)

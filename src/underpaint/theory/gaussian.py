@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..bounds import integer
 from ..noise import NoiseLevel
 from . import modes
 from .covariance import Covariance
-from .denoiser import check_weight
+from .denoiser import check_states, check_weight
 from .moments import Moments, check_rows
 from .shrinkage import shrink
 
@@ -31,6 +32,8 @@ class Gaussian:
     def __post_init__(self) -> None:
         if self.mean.shape != (self.covariance.dimension,):
             raise ValueError(f"The mean has shape {tuple(self.mean.shape)}, expected ({self.covariance.dimension},).")
+        if not self.mean.is_floating_point() or not bool(torch.isfinite(self.mean).all()):
+            raise ValueError("The mean of a Gaussian is finite and of a floating-point dtype; it holds something else.")
 
     def __repr__(self) -> str:
         return repr(self.covariance).replace("Covariance", "Gaussian")
@@ -56,7 +59,9 @@ class Gaussian:
 
     @staticmethod
     def isotropic(mean: Tensor, variance: float) -> Gaussian:
-        """N(mean, variance * I)."""
+        """N(mean [D], variance * I)."""
+        if mean.ndim != 1:
+            raise ValueError(f"A mean has the shape [D], got {tuple(mean.shape)}.")
         return Gaussian(mean, Covariance.isotropic(len(mean), variance, mean.dtype).to(mean.device))
 
     @property
@@ -85,8 +90,7 @@ class Gaussian:
         return replace(self, covariance=self.covariance.truncate(rank))
 
     def _centred(self, x: Tensor, level: NoiseLevel) -> Tensor:
-        if x.ndim != 2 or x.shape[1] != self.dimension:
-            raise ValueError(f"Expected rows [B, {self.dimension}], got a tensor of shape {tuple(x.shape)}.")
+        check_states(x, self.dimension)
         if x.device != self.mean.device:
             raise ValueError(
                 f"Rows are on {x.device}, the Gaussian on {self.mean.device}; move it with .to({str(x.device)!r})."
@@ -146,7 +150,7 @@ class Gaussian:
 
     def sample(self, count: int, generator: torch.Generator | None = None, level: NoiseLevel | None = None) -> Tensor:
         """``count`` rows of N(alpha mu, alpha^2 Sigma + sigma^2 I) at a level (default: of the data)."""
-        level = NoiseLevel.clean() if level is None else level
+        level, count = NoiseLevel.clean() if level is None else level, integer(count, "number of rows", 0, 2**40)
         noise = torch.randn(count, self.dimension, generator=generator, dtype=self.mean.dtype, device=self.mean.device)
         alpha, sigma = level.alpha, level.sigma
         return alpha.to(noise) * self.mean + self.covariance.spectral(lambda v: (alpha**2 * v + sigma**2).sqrt(), noise)

@@ -6,6 +6,7 @@ takes a step from there towards what networks do.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,10 +14,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..bounds import MOST_STEPS, integer
 from ..noise import NoiseLevel
 from . import modes
 from .cloud import as_rows
-from .denoiser import Denoiser
+from .denoiser import Denoiser, check_states
 from .gaussian import Gaussian
 from .softmax import SoftmaxMean
 
@@ -38,7 +40,8 @@ class Smoothed:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.width < 0 or self.draws < 1:
+        integer(self.draws, "number of draws", 0, 100_000)
+        if not 0 <= self.width < math.inf or self.draws < 1:
             raise ValueError(f"Smoothing needs a width >= 0 and at least 1 draw, got {self.width} and {self.draws}.")
 
     def __call__(self, x: Tensor, level: NoiseLevel) -> Tensor:
@@ -140,8 +143,7 @@ class LocalCloud:
 
     def denoise(self, x: Tensor, level: NoiseLevel) -> Tensor:
         """An estimate of x0 for rows [B, D] at one level or at one level a row; sigma = 0 gives the nearest patches."""
-        if x.ndim != 2 or x.shape[1] != self.points.shape[1]:
-            raise ValueError(f"Expected rows [B, {self.points.shape[1]}], got a tensor of shape {tuple(x.shape)}.")
+        check_states(x, self.points.shape[1])
         denoised = torch.empty_like(x)
         if level.alpha.ndim:  # windows depend on the level: rows of one level go together
             pairs, which = torch.stack([level.alpha, level.sigma], 1).unique(dim=0, return_inverse=True)
@@ -185,6 +187,7 @@ class LocalCloud:
 
 def patch_views(shape: tuple[int, int, int], size: int, equivariant: bool) -> tuple[Views, ...]:
     """The views of `LocalCloud.patches`: one for all pixels, or one for each way in which edges cut a patch."""
+    integer(size, "size of a patch", -MOST_STEPS, MOST_STEPS)
     if size < 1 or size % 2 == 0:
         raise ValueError(f"A patch about a pixel needs an odd size of at least 1, got {size}.")
     channels, height, width = shape

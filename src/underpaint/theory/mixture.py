@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..noise import NoiseLevel
 from . import modes
+from .denoiser import check_states
 from .gaussian import Gaussian
 from .moments import check_rows
 
@@ -42,8 +43,10 @@ class Mixture:
             )
         if len({component.dimension for component in self.components}) != 1:
             raise ValueError("All components of a mixture must have the same dimension.")
+        if self.weights.is_complex():
+            raise ValueError(f"Mixture weights must be positive, got numbers of {self.weights.dtype}.")
         weights = self.weights.detach().to("cpu", torch.float64)
-        if not bool((weights > 0).all()):
+        if not bool((weights > 0).all()) or not bool(torch.isfinite(weights).all()):
             raise ValueError(f"Mixture weights must be positive, got {weights.tolist()}.")
         weights = weights / weights.sum()
         means = torch.stack([component.mean.double() for component in self.components])
@@ -77,6 +80,8 @@ class Mixture:
             ValueError: labels do not match the rows, or a class has fewer than two.
         """
         check_rows(data)
+        if labels.is_complex() or bool((labels != labels).any()):
+            raise ValueError("The label of a row is a number, but some of these are none.")
         if labels.shape != data.shape[:1]:
             raise ValueError(f"Expected {len(data)} labels, got {tuple(labels.shape)}.")
         classes, counts = labels.unique(return_counts=True)
@@ -113,8 +118,7 @@ class Mixture:
         plus |outside|^2 over that of the residual, with |outside|^2 = |x - alpha mu|^2 - sum c_j^2 in float64; its
         rounding is that of c_j: in float32 some 1e-6 |x - alpha mu|^2, to be seen against alpha^2 rho + sigma^2.
         """
-        if x.ndim != 2 or x.shape[1] != self.dimension:
-            raise ValueError(f"Expected rows [B, {self.dimension}], got a tensor of shape {tuple(x.shape)}.")
+        check_states(x, self.dimension)
         alpha, sigma = (v.unsqueeze(-1).to(x.device) for v in (level.alpha, level.sigma))
         centred = x - (alpha * self.mean).to(x.dtype)
         coordinates = centred.to(self.directions.dtype) @ self.directions.T

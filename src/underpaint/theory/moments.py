@@ -22,6 +22,8 @@ def check_rows(data: Tensor, dimension: int | None = None) -> Tensor:
         raise ValueError(
             f"Expected rows [B, D], got a tensor of shape {tuple(data.shape)}; flatten images with .flatten(1)."
         )
+    if not data.shape[1]:
+        raise ValueError("Expected rows [B, D] of at least one number each, got a dimension of 0.")
     if dimension is not None and data.shape[1] != dimension:
         raise ValueError(f"Expected rows of dimension {dimension}, got {data.shape[1]}.")
     if not data.is_floating_point():
