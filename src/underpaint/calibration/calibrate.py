@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ def calibrate(
     Raises:
         ValueError: no seeds, seeds in both sets, or numbers of calls that are no plan.
     """
-    wanted = _checked(calls, seeds, held_out, fine, effort)
+    wanted = check_options(seeds, calls, held_out, fine, effort)
     budgets = [most_calls(count, effort) + PlanSelector.most_calls(count) for count in wanted]
     whole = Whole(progress, "calls of the network at most", 2 * fine + sum(budgets))
     told = _telling(denoise, whole.advance)
@@ -100,7 +101,14 @@ def _telling(denoise: Denoiser, advance: Callable[[], None]) -> Denoiser:
     return call
 
 
-def _checked(calls: Sequence[int], seeds: Sequence[int], held_out: Sequence[int], fine: int, effort: int) -> list[int]:
+def check_options(
+    seeds: Sequence[int],
+    calls: Sequence[int] = (5, 6, 8, 10, 14, 20),
+    held_out: Sequence[int] = range(1000, 1016),
+    fine: int = 250,
+    effort: int = 150,
+    **_: Any,
+) -> list[int]:
     """The numbers of calls in order, each once; ValueError where something asked for cannot be."""
     integer(fine, "number of steps of the fine solution", 4, MOST_STEPS)
     integer(effort, "number of calls to search with", 0, MOST_ITEMS)

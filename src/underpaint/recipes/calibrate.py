@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..calibration.calibrate import calibrate
+from ..calibration.calibrate import calibrate, check_options
 from ..calibration.solution import FineSolution
 from ..models.check import Check
 from ..models.fingerprint import digest, fingerprint
@@ -41,6 +41,7 @@ def calibrate_model(
             "stats` makes one, of a model's own samples if there is nothing else)."
         )
     listed = cases(request, model)
+    check_options(request.seeds, **how)
     if say is not None:
         say(check_case(model, listed[0]))
     denoise = in_turn([find_denoiser(model, case) for case in listed])
