@@ -411,7 +411,7 @@ def test_shrinkage_is_that_of_the_theory(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=words):
             take(source_of(rows, labels), **settings)
-    with pytest.raises(ValueError, match="needs at least 12 items; rows has 11"):
+    with pytest.raises(ValueError, match="needs at least 13 items; rows has 11"):
         take(source_of(rows[:11]), shrinkage="ledoit-wolf")
 
 

@@ -144,10 +144,16 @@ def test_rows_that_repeat_others_and_places_that_never_vary() -> None:
     assert float(found.matrix()[7].abs().max()) < 1e-12
 
 
+def test_as_few_rows_as_it_takes_have_positive_variances_in_every_direction() -> None:
+    found = Gaussian.fit(drawn(13), dtype=torch.float64).shrunk(13).covariance
+    assert found.rank == 12
+    assert min(found.residual, float(found.eigenvalues.min())) > 0
+
+
 def test_what_cannot_be_shrunk_is_refused() -> None:
     rows = drawn(40)
     for covariance, count, words in (
-        (Gaussian.fit(rows[:11]).covariance, 11, "at least 12 different rows, got 11 with 10 directions"),
+        (Gaussian.fit(rows[:12]).covariance, 12, "at least 13 different rows, got 12 with 11 directions"),
         (Gaussian.fit(rows, rank=20).covariance, 40, "needs the whole spectrum"),
         (Covariance.stationary(torch.eye(3).expand(20, 3, 3), (4, 5)), 40, "needs the whole spectrum"),
     ):

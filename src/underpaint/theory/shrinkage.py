@@ -13,8 +13,8 @@ from .covariance import Covariance
 
 #: Eigenvalues below this share of the largest are those of directions without any variance.
 _NOTHING = 1e-13
-#: Rows that it takes at the least: the kernels of fewer reach below 0.
-FEWEST = 12
+#: Rows that it takes at the least: the kernels of fewer reach to 0 or below, as n^(-1/3) sqrt(5) >= 1 for n <= 11.
+FEWEST = 13
 
 
 def shrink(covariance: Covariance, count: int) -> Covariance:
@@ -33,7 +33,7 @@ def shrink(covariance: Covariance, count: int) -> Covariance:
     Statistics 48(5), section 4 and appendix.
 
     Raises:
-        ValueError: the covariance does not hold all directions of its rows, or there are fewer than 12 of them.
+        ValueError: the covariance does not hold all directions of its rows, or there are fewer than 13 of them.
     """
     values, dimension = covariance.eigenvalues, covariance.dimension
     known = int((values > _NOTHING * values[0]).sum()) if len(values) else 0
