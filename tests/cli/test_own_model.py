@@ -42,6 +42,9 @@ def edm():
 def wrong():
     return up.wrap(network, shape=(1, 8, 8), schedule=up.Flow(), prediction="v", name="gauss")
 
+def asks(path):
+    return path
+
 def other():
     return network
 
@@ -131,6 +134,7 @@ def test_commands_take_a_function_for_a_model(here: Path) -> None:
         ("nowhere_at_all:model", "The model 'nowhere_at_all:model' cannot be imported"),
         ("own_networks:constant", "The model 'own_networks:constant' is a int; expected a function."),
         ("own_networks:other", "The function own_networks:other returned a function; expected a Model"),
+        ("own_networks:asks", "The function own_networks:asks is called without arguments (missing a required"),
     ],
 )
 def test_what_is_no_model_gets_a_sentence(here: Path, monkeypatch, capsys, text: str, words: str) -> None:

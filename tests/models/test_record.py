@@ -434,6 +434,8 @@ def test_what_cannot_be_recorded_is_refused() -> None:
         record(strange)
     with pytest.raises(ValueError, match=r"rows of states of shape \(4, 8, 8\), got \(2, 255\)"):
         recorded(pipeline("sd"), "sd").decode(torch.zeros(2, 255))
+    with pytest.raises(ValueError, match="Expected rows"):
+        recorded(pipeline("sd"), "sd").decode(torch.zeros(0, 256))
 
 
 class Swirl(diffusers.DDIMScheduler):

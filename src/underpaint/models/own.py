@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 from ..extras import user_function
 from .model import Model
 
@@ -16,9 +18,14 @@ def load_function(text: str) -> Model:
     """The model that a function makes, named as module:function; modules of the current folder are found.
 
     Raises:
-        ValueError: there is no such function, or what it returns is no `Model`.
+        ValueError: there is no such function, it wants arguments, or what it returns is no `Model`.
     """
-    model = user_function(text, "The model")()
+    function = user_function(text, "The model")
+    try:
+        signature(function).bind()
+    except TypeError as error:
+        raise ValueError(f"The function {text} is called without arguments ({error}).") from None
+    model = function()
     if not isinstance(model, Model):
         raise ValueError(
             f"The function {text} returned a {type(model).__name__}; expected a Model, as underpaint.wrap makes it."

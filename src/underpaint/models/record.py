@@ -92,7 +92,7 @@ class Recording:
         Raises:
             ValueError: the rows are not those of this recording, or its pipeline makes no arrays of them.
         """
-        if rows.shape[-1] != math.prod(self.shape):
+        if not rows.numel() or rows.shape[-1:] != (math.prod(self.shape),):
             raise ValueError(f"Expected rows of states of shape {self.shape}, got {tuple(rows.shape)}.")
         return decoded(self.call, rows, self.shape, self.trajectory.x.shape[1])
 
