@@ -104,7 +104,11 @@ def test_folders_of_one_name_are_told_apart(place: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [((("nowhere",),), "There is no model 'nowhere'"), (((), ("a",)), "1 files of statistics for 0 models")],
+    [
+        ((("nowhere",),), "There is no model 'nowhere'"),
+        (((), ("a",)), "1 files of statistics for 0 models"),
+        ((("fashion-mnist",), ("nowhere.safetensors",)), "There is no file nowhere.safetensors"),
+    ],
 )
 def test_the_desk_says_what_is_missing(arguments, words: str):
     with pytest.raises(ValueError, match=words):
@@ -452,6 +456,40 @@ def test_messages_have_a_length_and_it_is_bounded(address: str):
     assert httpx.post(door, content=b"x" * (1 << 19)).status_code == 413
     assert httpx.post(door, content=iter([b"{}"])).status_code == 411
     assert httpx.post(door, json={}).status_code == 422  # let in, and found to be no question
+
+
+@needs_gradio
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example", "x.gradio.live", "[::2]:1"]
+)
+def test_a_page_elsewhere_cannot_speak_to_this_machine_by_a_name_of_its_own(address: str, host: str):
+    """DNS rebinding: the browser believes that it is still at that page, and says so in the Host header."""
+    import httpx
+
+    from underpaint.web.server import refused
+
+    assert httpx.get(address, headers={"host": host}).status_code == 421
+    for home in ("localhost", "localhost:7860", "LOCALHOST:1", "[::1]", "[::1]:7860", "127.0.0.1:7860"):
+        assert refused({"path": "/", "method": "GET", "headers": [(b"host", home.encode())]}) is None
+    shared = {"path": "/", "method": "GET", "headers": [(b"host", b"x.gradio.live")]}
+    assert refused(shared, share=True) is None
+
+
+def test_leaving_ends_runs_and_does_not_wait_for_what_will_not_end():
+    state, release = ServerState(), threading.Event()
+    with ThreadPoolExecutor(1) as visitor, state.run("a", "Paint") as stopped:
+        visitor.submit(state.work, stopped.wait)
+        time.sleep(0.05)
+        assert state.close(2.0)
+    assert stopped.is_set()
+    state = ServerState()
+    with ThreadPoolExecutor(1) as visitor:
+        visitor.submit(state.work, release.wait)
+        time.sleep(0.05)
+        began = time.monotonic()
+        assert not state.close(0.1)
+        assert time.monotonic() - began < 1
+        release.set()
 
 
 @needs_gradio

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import os
+import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.tunneling import CURRENT_TUNNELS
 
+from .. import assets
+from ..models.hub import fetch, is_hub_id
 from .layout import build
 from .page import Page
 from .server_state import ServerState
@@ -28,6 +34,8 @@ _HEADERS = (
 )
 #: The largest message that is read, in bytes; what the page itself sends is a few thousand.
 _LONGEST = 1 << 18
+#: What this machine is called in requests.
+_HOSTS = ("127.0.0.1", "localhost", "[::1]")
 #: Services of gradio that this page has no use for.
 _CLOSED = ("/upload", "/proxy=", "/vibe-", "/process_recording", "/component_server")
 
@@ -37,8 +45,8 @@ Message = MutableMapping[str, Any]
 class Guard:
     """Middleware: closes what the page does not need, and adds headers that keep the browser at home."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
-        self.app = app
+    def __init__(self, app: Callable[..., Awaitable[None]], share: bool = False) -> None:
+        self.app, self.share = app, share
 
     async def __call__(self, scope: Message, receive: Any, send: Callable[[Message], Awaitable[None]]) -> None:
         async def guarded(message: Message) -> None:
@@ -46,7 +54,7 @@ class Guard:
                 message["headers"] = [*message.get("headers", []), *_HEADERS]
             await send(message)
 
-        refusal = refused(scope) if scope["type"] == "http" else None
+        refusal = refused(scope, self.share) if scope["type"] == "http" else None
         if refusal is None:
             await self.app(scope, receive, guarded)
             return
@@ -55,14 +63,23 @@ class Guard:
         await send({"type": "http.response.body", "body": words})
 
 
-def refused(scope: Message) -> tuple[int, bytes] | None:
-    """Status and words for a request that is not let in: to a closed service, or too long, or of a length not told."""
+def refused(scope: Message, share: bool = False) -> tuple[int, bytes] | None:
+    """Status and words for a request that is not let in: for another host than this machine, as from a page elsewhere
+    whose name was bound to this address (``share``: or gradio's tunnel); to a closed service; too long, or of a length
+    not told."""
+    if not _is_home(dict(scope["headers"]).get(b"host", b"localhost").decode("latin-1"), share):
+        return 421, b"This page is for this machine alone; open it at the address that was printed."
     if any(part in scope["path"] for part in _CLOSED):
         return 403, b"This page takes no files."
     length = dict(scope["headers"]).get(b"content-length", b"" if scope["method"] == "POST" else b"0")
     if not length.isdigit():
         return 411, b"Say how long the message is."
     return (413, b"This message is too long.") if int(length) > _LONGEST else None
+
+
+def _is_home(host: str, share: bool) -> bool:
+    name = host.lower() if host.endswith("]") else host.lower().rpartition(":")[0] or host.lower()
+    return name in _HOSTS or (share and name.endswith(".gradio.live"))
 
 
 def start(server_state: ServerState, port: int | None = None, share: bool = False) -> tuple[gr.Blocks, str]:
@@ -97,7 +114,7 @@ def start(server_state: ServerState, port: int | None = None, share: bool = Fals
         "mcp_server": False,
         "theme": _theme(),
         "css_paths": [_STYLE],
-        "app_kwargs": {"middleware": [Middleware(Guard)]},
+        "app_kwargs": {"middleware": [Middleware(Guard, share=share)]},
     }
     known = inspect.signature(blocks.launch).parameters  # gradio adds to them from version to version
     _, local, public = blocks.launch(**{name: value for name, value in wanted.items() if name in known})
@@ -128,7 +145,32 @@ def serve(
     share: bool,
     say: Callable[[str], None],
 ) -> None:
-    """Serve until interrupted; ``say`` is told the address."""
-    blocks, address = start(ServerState(folders, statistics), port, share)
+    """Serve until interrupted; ``say`` is told the address. Models on the hub are fetched before.
+
+    Raises:
+        ValueError: a model or a file of statistics is not there.
+        OSError: the port is taken.
+    """
+    server_state = ServerState(folders, statistics)
+    for place in folders:
+        if place not in assets.names() and not Path(place).exists() and is_hub_id(place):
+            fetch(place)
+    blocks, address = start(server_state, port, share)
     say(address)
-    blocks.block_thread()
+    with suppress(KeyboardInterrupt):
+        while blocks.is_running:
+            time.sleep(0.1)
+    _leave(blocks, server_state)
+
+
+def _leave(blocks: gr.Blocks, server_state: ServerState) -> None:
+    """End the server within two seconds, whatever still runs: what it makes is kept nowhere."""
+    closing = threading.Thread(target=blocks.close, kwargs={"verbose": False}, daemon=True)
+    closing.start()
+    ended = server_state.close(1.0)
+    closing.join(0.5)
+    for tunnel in CURRENT_TUNNELS:
+        tunnel.kill()  # type: ignore[no-untyped-call]
+    if not ended or closing.is_alive():
+        sys.stdout.flush()
+        os._exit(0)  # Python would wait for the thread that works

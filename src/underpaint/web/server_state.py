@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from .. import assets
 from ..data.datasets import load_data
+from ..data.store import load_gaussian
 from ..models.hub import is_hub_id
 from ..models.load import load_model
 from ..models.model import Model
@@ -42,7 +43,7 @@ class ServerState:
         statistics: files of the data's Gaussian, for the first folder, the second, and so on.
 
     Raises:
-        ValueError: a place that does not exist, or more statistics than folders.
+        ValueError: a place that does not exist, statistics that cannot be read, or more of them than folders.
     """
 
     def __init__(self, folders: tuple[str, ...] = (), statistics: tuple[str, ...] = ()) -> None:
@@ -53,6 +54,8 @@ class ServerState:
         for place in folders:
             if not (place in assets.names() or Path(place).exists() or is_hub_id(place)):
                 raise ValueError(f"There is no model {place!r}: give a name in the box, or a folder that exists.")
+        for file in statistics:
+            load_gaussian(file)  # a file that cannot be read is found before the page is served
         named = {_unique(place, index, folders): place for index, place in enumerate(folders)}
         box = sorted(assets.names(), key=lambda name: name != "emoji-scenes")
         #: name on the page -> place; the first is what the page starts with
@@ -62,7 +65,7 @@ class ServerState:
         self._locks: dict[tuple[str, str], threading.Lock] = {}
         self._door = threading.Lock()
         self._runs: dict[tuple[str, str], threading.Event] = {}
-        self._worker = ThreadPoolExecutor(1, "work")
+        self._worker, self._closed = ThreadPoolExecutor(1, "work"), False
 
     def work(self, job: Callable[[], T]) -> T:
         """Do long work, in the one thread that does all of it.
@@ -70,7 +73,24 @@ class ServerState:
         OpenMP gives each thread that calls it a team of its own. As soon as teams have more threads than there are
         cores, idle ones sleep instead of spinning, and a network of many small layers takes half as long again.
         """
-        return self._worker.submit(contextvars.copy_context().run, job).result()
+        if self._closed:
+            raise Stopped
+        try:
+            return self._worker.submit(contextvars.copy_context().run, job).result()
+        except CancelledError:  # the server ends
+            raise Stopped from None
+
+    def close(self, within: float) -> bool:
+        """Ask all runs to stop and take no more; whether the work had ended after so many seconds."""
+        self._closed = True
+        with self._door:
+            for stopped in self._runs.values():
+                stopped.set()
+        self._worker.shutdown(wait=False, cancel_futures=True)
+        end = time.monotonic() + within
+        while any(thread.is_alive() for thread in self._worker._threads) and time.monotonic() < end:
+            time.sleep(0.02)
+        return not any(thread.is_alive() for thread in self._worker._threads)
 
     @property
     def first(self) -> str:
