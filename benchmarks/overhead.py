@@ -18,7 +18,7 @@ from timing import seconds
 from torch import Tensor
 
 import underpaint as up
-from underpaint.models.peers import peer
+from underpaint.models.schedulers.peers import peer
 from underpaint.recipes.shared.request import Conditioning, find_denoiser
 from underpaint.sampling.exponential import named_exponential
 from underpaint.sampling.fitted import LOOK_BACK, TERMS, fitted_exponential

@@ -16,7 +16,7 @@ import pytest
 import torch
 from snapshots import CONFIGS, Persistent, nvidia_modules, randomised, snapshot, write_pickle
 
-from underpaint.models.edm import build_edm
+from underpaint.models.networks.edm import build_edm
 from underpaint.pickles import read_network, read_state_dict
 
 

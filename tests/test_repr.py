@@ -12,7 +12,7 @@ from distributions import DISTRIBUTIONS, GAUSSIANS, MIXTURE, standard_normal
 import underpaint as up
 from underpaint.data.datasets import ImageData
 from underpaint.metrics.frechet import Statistics
-from underpaint.models.measures import Finding
+from underpaint.models.checking.measures import Finding
 from underpaint.sampling.fitted import Plan
 
 GAUSSIAN, CLOUD = GAUSSIANS["low-rank"], DISTRIBUTIONS["cloud"]

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from underpaint.data.datasets import ImageData, load_data
 from underpaint.files import replacing
-from underpaint.models.edm import build_edm
+from underpaint.models.networks.edm import build_edm
 from underpaint.noise import EDM, spaced_ratios
 from underpaint.recipes.convert import convert
 from underpaint.theory.gaussian import Gaussian

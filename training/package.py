@@ -26,8 +26,8 @@ from underpaint.data.datasets import ImageData, load_data
 from underpaint.data.store import save_gaussian
 from underpaint.files import replacing, write_tensors, write_text
 from underpaint.metrics.features import load_features
-from underpaint.models.diffusers import load_pixel_model
 from underpaint.models.model import Model
+from underpaint.models.networks.diffusers import load_pixel_model
 from underpaint.noise import NoiseLevel
 from underpaint.sampling.solvers import dpmpp_2m
 from underpaint.sampling.trajectory import initial_noise, sample

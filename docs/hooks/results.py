@@ -21,7 +21,7 @@ from typing import Any
 from reference import cell  # mkdocs looks beside this file
 
 from underpaint.files import write_text
-from underpaint.models.peers import GRIDS
+from underpaint.models.schedulers.peers import GRIDS
 from underpaint.recipes.report.claims import TOO_FEW
 
 STORED = Path(__file__).resolve().parents[1] / "results"

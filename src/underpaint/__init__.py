@@ -17,19 +17,19 @@ if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
     )
     from .data.datasets import load_data as load_data
     from .data.store import load_gaussian as load_gaussian, save_gaussian as save_gaussian
-    from .models.adapters import (
+    from .models.checking.check import Check as Check, check as check
+    from .models.load import load_model as load_model
+    from .models.model import Model as Model
+    from .models.networks.edm import EDMScaling as EDMScaling, Preconditioned as Preconditioned
+    from .models.networks.other_libraries import (
         from_azula as from_azula,
         from_denoising_diffusion as from_denoising_diffusion,
         from_flow_matching as from_flow_matching,
         from_k_diffusion as from_k_diffusion,
     )
-    from .models.check import Check as Check, check as check
-    from .models.edm import EDMScaling as EDMScaling, Preconditioned as Preconditioned
-    from .models.gaussian_scheduler import GaussianExponentialScheduler as GaussianExponentialScheduler
-    from .models.load import load_model as load_model
-    from .models.model import Model as Model
-    from .models.pipelines import teleport_pipeline as teleport_pipeline
-    from .models.record import Recording as Recording, record as record
+    from .models.pipelines.record import Recording as Recording, record as record
+    from .models.pipelines.teleport import teleport_pipeline as teleport_pipeline
+    from .models.schedulers.gaussian_exponential import GaussianExponentialScheduler as GaussianExponentialScheduler
     from .models.wrap import wrap as wrap
     from .noise import DDPM as DDPM, EDM as EDM, Flow as Flow, NoiseLevel as NoiseLevel, Schedule as Schedule
     from .prediction import from_denoised as from_denoised, to_denoised as to_denoised
@@ -58,7 +58,10 @@ if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
     from .theory.mixture import Mixture as Mixture
     from .theory.moments import Moments as Moments
 
+from . import moved
 from .version import __version__ as __version__
+
+moved.install()
 
 #: module -> the public names that it gives
 _PUBLIC = {
@@ -66,14 +69,19 @@ _PUBLIC = {
     "calibration.statistics": ("fit_from_model", "fit_from_samples", "variances_along"),
     "data.datasets": ("load_data",),
     "data.store": ("load_gaussian", "save_gaussian"),
-    "models.adapters": ("from_azula", "from_denoising_diffusion", "from_flow_matching", "from_k_diffusion"),
-    "models.check": ("Check", "check"),
-    "models.edm": ("EDMScaling", "Preconditioned"),
-    "models.gaussian_scheduler": ("GaussianExponentialScheduler",),
+    "models.networks.other_libraries": (
+        "from_azula",
+        "from_denoising_diffusion",
+        "from_flow_matching",
+        "from_k_diffusion",
+    ),
+    "models.checking.check": ("Check", "check"),
+    "models.networks.edm": ("EDMScaling", "Preconditioned"),
+    "models.schedulers.gaussian_exponential": ("GaussianExponentialScheduler",),
     "models.load": ("load_model",),
     "models.model": ("Model",),
-    "models.pipelines": ("teleport_pipeline",),
-    "models.record": ("Recording", "record"),
+    "models.pipelines.teleport": ("teleport_pipeline",),
+    "models.pipelines.record": ("Recording", "record"),
     "models.wrap": ("wrap",),
     "noise": ("DDPM", "EDM", "Flow", "NoiseLevel", "Schedule"),
     "prediction": ("from_denoised", "to_denoised"),

@@ -259,7 +259,7 @@ def workplace(work: Path) -> None:
     from tiny import tiny_ddpm
 
     from underpaint.data.store import save_gaussian
-    from underpaint.models.edm import build_edm
+    from underpaint.models.networks.edm import build_edm
     from underpaint.noise import DDPM, NoiseLevel
     from underpaint.recipes.convert import convert
     from underpaint.sampling.fitted import Calibration, Plan, fingerprint, write_calibration

@@ -17,8 +17,8 @@ from underpaint.calibration.calibrate import calibrate
 from underpaint.calibration.selection import _PLAIN, PlanSelector
 from underpaint.calibration.solution import solve_finely
 from underpaint.cli import app
-from underpaint.models.gaussian_scheduler import GaussianExponentialScheduler
-from underpaint.models.record import record
+from underpaint.models.pipelines.record import record
+from underpaint.models.schedulers.gaussian_exponential import GaussianExponentialScheduler
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, Schedule
 from underpaint.recipes.sample import SampleRequest, generate
 from underpaint.sampling.exponential import gaussian_exponential

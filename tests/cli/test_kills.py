@@ -20,7 +20,7 @@ from underpaint.cli import main
 from underpaint.data.store import save_gaussian
 from underpaint.files import read_tensor_metadata, read_tensors
 from underpaint.keeping import Keep
-from underpaint.models.edm import build_edm
+from underpaint.models.networks.edm import build_edm
 from underpaint.sampling.fitted import Calibration
 from underpaint.theory.gaussian import Gaussian
 

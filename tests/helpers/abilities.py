@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from underpaint.models.gaussian_scheduler import GaussianExponentialScheduler
 from underpaint.models.load import load_model
-from underpaint.models.pipelines import teleport_pipeline
-from underpaint.models.record import Recording, record
-from underpaint.models.replay import replayed_model
-from underpaint.models.scheduler_families import names_of
-from underpaint.models.schedulers import scheduler_levels
+from underpaint.models.pipelines.record import Recording, record
+from underpaint.models.pipelines.replay import replayed_model
+from underpaint.models.pipelines.teleport import teleport_pipeline
+from underpaint.models.schedulers.families import names_of
+from underpaint.models.schedulers.gaussian_exponential import GaussianExponentialScheduler
+from underpaint.models.schedulers.levels import scheduler_levels
 from underpaint.sampling.exponential import gaussian_exponential
 from underpaint.sampling.solvers import euler
 from underpaint.sampling.teleport import teleport

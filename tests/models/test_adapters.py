@@ -18,7 +18,7 @@ from torch import Tensor
 
 from underpaint.models.load import load_model
 from underpaint.models.model import Model
-from underpaint.models.scheduler_configs import read_scheduler
+from underpaint.models.schedulers.configs import read_scheduler
 from underpaint.noise import EDM, NoiseLevel
 from underpaint.prediction import from_denoised
 from underpaint.sampling.solvers import euler

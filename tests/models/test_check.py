@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from underpaint.models.check import Check, check
-from underpaint.models.edm import Preconditioned
+from underpaint.models.checking.check import Check, check
+from underpaint.models.checking.probe import energy_ratios
 from underpaint.models.load import load_model
 from underpaint.models.model import Model
-from underpaint.models.probe import energy_ratios
+from underpaint.models.networks.edm import Preconditioned
 from underpaint.models.wrap import wrap
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, Schedule
 from underpaint.prediction import Prediction, from_denoised

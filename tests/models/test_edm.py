@@ -17,7 +17,8 @@ from snapshots import CONFIGS, randomised
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d, interpolate
 
-from underpaint.models.edm import (
+from underpaint.models.model import Model
+from underpaint.models.networks.edm import (
     EDMScaling,
     IDDPMScaling,
     Preconditioned,
@@ -26,7 +27,7 @@ from underpaint.models.edm import (
     VPScaling,
     build_edm,
 )
-from underpaint.models.edm_networks import (
+from underpaint.models.networks.edm_networks import (
     Block,
     ConvDown,
     DhariwalUNet,
@@ -37,7 +38,6 @@ from underpaint.models.edm_networks import (
     low_pass,
     upsample,
 )
-from underpaint.models.model import Model
 from underpaint.noise import DDPM, EDM, NoiseLevel
 from underpaint.prediction import from_denoised
 from underpaint.theory.gaussian import Gaussian

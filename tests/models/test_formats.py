@@ -16,7 +16,7 @@ from torch import Tensor
 
 from underpaint.models.load import load_model
 from underpaint.models.model import Model
-from underpaint.models.parts import find_variant
+from underpaint.models.pipelines.parts import find_variant
 
 logging.set_verbosity_error()
 pytestmark = pytest.mark.filterwarnings("ignore:__array")

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from underpaint.data.store import save_gaussian
-from underpaint.models.gaussian_scheduler import GaussianExponentialScheduler
-from underpaint.models.pipelines import teleport_pipeline
-from underpaint.models.record import record
-from underpaint.models.schedulers import scheduler_levels
+from underpaint.models.pipelines.record import record
+from underpaint.models.pipelines.teleport import teleport_pipeline
+from underpaint.models.schedulers.gaussian_exponential import GaussianExponentialScheduler
+from underpaint.models.schedulers.levels import scheduler_levels
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel
 from underpaint.prediction import Prediction, from_denoised
 from underpaint.sampling.exponential import gaussian_exponential

@@ -19,9 +19,9 @@ from huggingface_hub import constants
 from huggingface_hub.utils import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, filter_repo_objects
 from tiny import tiny_ddpm, tiny_stable_diffusion
 
-from underpaint.models import hub
-from underpaint.models.hub import fetch, is_hub_id
 from underpaint.models.load import load_model
+from underpaint.models.pipelines import hub
+from underpaint.models.pipelines.hub import fetch, is_hub_id
 from underpaint.noise import DDPM
 
 
@@ -119,7 +119,7 @@ def test_without_a_network_the_sentence_says_how_to_fetch(cache: Path) -> None:
 
 
 def test_the_offline_variable_is_the_hubs_own(tmp_path: Path) -> None:
-    code = "from underpaint.models.hub import fetch\nfetch('google/ddpm-cifar10-32')"
+    code = "from underpaint.models.pipelines.hub import fetch\nfetch('google/ddpm-cifar10-32')"
     run = subprocess.run(
         [sys.executable, "-c", code],
         env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"},
@@ -229,7 +229,7 @@ def test_parts_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(ValueError, match=r"text_encoder.*not a complete safetensors file"):
         load_model(tmp_path)
     weights.write_bytes(whole)
-    monkeypatch.setattr("underpaint.models.parts.find_spec", lambda name: None)
+    monkeypatch.setattr("underpaint.models.pipelines.parts.find_spec", lambda name: None)
     monkeypatch.setattr(diffusers, "StableDiffusionPipeline", stand_ins.StableDiffusionPipeline)
     with pytest.raises(ValueError, match=r'need transformers: pip install "underpaint\[text\]"'):
         load_model(tmp_path)

@@ -13,9 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from underpaint.models.adapters import from_azula, from_denoising_diffusion, from_flow_matching, from_k_diffusion
-from underpaint.models.edm import EDMScaling, Preconditioned
 from underpaint.models.model import Model
+from underpaint.models.networks.edm import EDMScaling, Preconditioned
+from underpaint.models.networks.other_libraries import (
+    from_azula,
+    from_denoising_diffusion,
+    from_flow_matching,
+    from_k_diffusion,
+)
 from underpaint.models.wrap import wrap
 from underpaint.noise import DDPM, EDM, NoiseLevel
 from underpaint.prediction import Prediction, from_denoised

@@ -29,7 +29,7 @@ from underpaint.cli import app
 from underpaint.files import write_tensors
 from underpaint.models.load import load_model
 from underpaint.models.model import Model
-from underpaint.models.scheduler_configs import read_scheduler, scheduler_config
+from underpaint.models.schedulers.configs import read_scheduler, scheduler_config
 from underpaint.models.wrap import wrap
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, Schedule
 from underpaint.prediction import PREDICTIONS, Prediction, from_denoised
@@ -244,7 +244,7 @@ def test_converted_edm_networks_have_their_own_loader(tmp_path: Path, monkeypatc
     file, asked = tmp_path / "network.safetensors", []
     write_tensors(file, {"weight": torch.zeros(1)}, {"format": "edm"})
     made = wrap(torch.nn.Linear(1, 1), SHAPE, EDM(), "x0")
-    monkeypatch.setattr("underpaint.models.edm.load_edm", lambda path: asked.append(path) or made)
+    monkeypatch.setattr("underpaint.models.networks.edm.load_edm", lambda path: asked.append(path) or made)
     assert {load_model(source, dtype=torch.float64).dtype for source in (file, tmp_path)} == {torch.float64}
     assert asked == [file, file]
     write_tensors(file, {"weight": torch.zeros(1)}, {"format": "statistics"})

@@ -14,9 +14,9 @@ from loops import SHAPE, Loop, Network, gaussian
 from torch import Tensor
 from torch.testing import assert_close
 
-from underpaint.models.pipelines import teleport_pipeline
-from underpaint.models.record import Recording, record
-from underpaint.models.schedulers import scheduler_levels
+from underpaint.models.pipelines.record import Recording, record
+from underpaint.models.pipelines.teleport import teleport_pipeline
+from underpaint.models.schedulers.levels import scheduler_levels
 from underpaint.noise import NoiseLevel
 from underpaint.sampling.solvers import euler
 from underpaint.sampling.teleport import teleport

@@ -10,8 +10,8 @@ import torch
 from distributions import MIXTURE
 from torch import Tensor
 
-from underpaint.models.peers import SCHEDULERS, betas, calls_of, grids, lay, lay_default, peer, steps_of
-from underpaint.models.schedulers import scheduler_levels
+from underpaint.models.schedulers.levels import scheduler_levels
+from underpaint.models.schedulers.peers import SCHEDULERS, betas, calls_of, grids, lay, lay_default, peer, steps_of
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, Schedule
 from underpaint.sampling.solvers import euler
 from underpaint.sampling.trajectory import initial_noise, sample

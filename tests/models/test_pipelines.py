@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from underpaint.models.load import load_model
-from underpaint.models.pipelines import teleport_pipeline
-from underpaint.models.record import record
-from underpaint.models.schedulers import prediction_of, scheduler_levels
+from underpaint.models.pipelines.record import record
+from underpaint.models.pipelines.teleport import teleport_pipeline
+from underpaint.models.schedulers.levels import prediction_of, scheduler_levels
 from underpaint.noise import NoiseLevel
 from underpaint.prediction import from_denoised
 from underpaint.sampling.auto import choose_skip
@@ -213,7 +213,7 @@ def test_no_skip_changes_no_bit() -> None:
 
 def test_auto_takes_the_ratio_that_is_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
     """On a grid of the model's own schedule, for the condition that is given."""
-    monkeypatch.setattr("underpaint.models.pipelines._STEPS", 5)
+    monkeypatch.setattr("underpaint.models.pipelines.teleport._STEPS", 5)
     pipe, gaussian = pipeline("dit"), statistics("dit")
     teleported = teleport_pipeline(
         pipe, gaussian, tolerance=500.0, condition=3, guidance=4.0, seeds=range(2), measure=True

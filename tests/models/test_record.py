@@ -17,8 +17,8 @@ from diffusers.utils import logging
 from torch import Tensor
 from torch.testing import assert_close
 
-from underpaint.models.record import Recording, record
-from underpaint.models.schedulers import scheduler_levels
+from underpaint.models.pipelines.record import Recording, record
+from underpaint.models.schedulers.levels import scheduler_levels
 
 logging.set_verbosity_error()
 pytestmark = pytest.mark.filterwarnings("ignore:__array")

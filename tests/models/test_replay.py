@@ -18,12 +18,12 @@ from tiny_calls import CALLS, denoiser, pipeline
 from torch import Tensor
 from torch.testing import assert_close
 
-import underpaint.models.session
+import underpaint.models.pipelines.held_call
 from underpaint.models.load import load_model
 from underpaint.models.model import Model
-from underpaint.models.record import record
-from underpaint.models.replay import replayed_model
-from underpaint.models.schedulers import scheduler_levels
+from underpaint.models.pipelines.record import record
+from underpaint.models.pipelines.replay import replayed_model
+from underpaint.models.schedulers.levels import scheduler_levels
 from underpaint.noise import EDM, Flow, NoiseLevel
 from underpaint.sampling.solvers import euler, heun
 from underpaint.sampling.trajectory import sample
@@ -75,7 +75,7 @@ def test_the_part_that_is_stepped_is_the_state() -> None:
 
 
 def test_a_call_that_comes_to_its_end_is_begun_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(underpaint.models.session, "LENGTH", 8)
+    monkeypatch.setattr(underpaint.models.pipelines.held_call, "LENGTH", 8)
     loop = Loop()
     model, law, levels = replayed_model(loop), gaussian(1), Flow()(torch.linspace(1, 0.02, 20))
     x = torch.randn(1, DIMENSION, generator=seeded())

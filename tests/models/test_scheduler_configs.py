@@ -10,10 +10,10 @@ import torch
 from diffusers.utils import logging
 from torch.testing import assert_close
 
-from underpaint.models import scheduler_configs
-from underpaint.models.gaussian_scheduler import GaussianExponentialScheduler
-from underpaint.models.scheduler_configs import read_scheduler, scheduler_config, time_unit
-from underpaint.models.schedulers import prediction_of, scheduler_levels
+from underpaint.models.schedulers import configs as scheduler_configs
+from underpaint.models.schedulers.configs import read_scheduler, scheduler_config, time_unit
+from underpaint.models.schedulers.gaussian_exponential import GaussianExponentialScheduler
+from underpaint.models.schedulers.levels import prediction_of, scheduler_levels
 from underpaint.noise import DDPM, Flow
 from underpaint.theory.gaussian import Gaussian
 

@@ -20,10 +20,10 @@ from diffusers import schedulers as peers
 from diffusers.utils import logging
 from torch import Tensor
 
-from underpaint.models.gaussian_scheduler import GaussianExponentialScheduler
-from underpaint.models.pipelines import _Jump
-from underpaint.models.scheduler_configs import read_scheduler, read_settings, scheduler_config, time_unit
-from underpaint.models.schedulers import _walked, prediction_of, scheduler_levels, told_levels
+from underpaint.models.pipelines.teleport import _Jump
+from underpaint.models.schedulers.configs import read_scheduler, read_settings, scheduler_config, time_unit
+from underpaint.models.schedulers.gaussian_exponential import GaussianExponentialScheduler
+from underpaint.models.schedulers.levels import _walked, prediction_of, scheduler_levels, told_levels
 from underpaint.noise import NoiseLevel
 from underpaint.theory.gaussian import Gaussian
 

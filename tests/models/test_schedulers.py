@@ -19,7 +19,7 @@ from diffusers.utils import logging
 from torch import Tensor
 from torch.testing import assert_close
 
-from underpaint.models.schedulers import (
+from underpaint.models.schedulers.levels import (
     initial_scale,
     level_at,
     prediction_of,

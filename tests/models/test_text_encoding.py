@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import tiny
 
-from underpaint.models.latent import Prompts
 from underpaint.models.load import load_model
-from underpaint.models.record import record
-from underpaint.models.text_encoding import encoding_alone
+from underpaint.models.pipelines.latent import Prompts
+from underpaint.models.pipelines.record import record
+from underpaint.models.pipelines.text_encoding import encoding_alone
 
 
 class Busy:

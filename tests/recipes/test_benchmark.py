@@ -23,7 +23,7 @@ from underpaint.figures.benchmark import error, frechet, write_bench
 from underpaint.metrics.features import FeatureSet
 from underpaint.metrics.frechet import Statistics, frechet_distance, write_reference
 from underpaint.models.model import Model
-from underpaint.models.peers import lay, lay_default, peer
+from underpaint.models.schedulers.peers import lay, lay_default, peer
 from underpaint.noise import DDPM, EDM, NoiseLevel, Schedule
 from underpaint.recipes.benchmark import benchmark as recipe
 from underpaint.recipes.benchmark.benchmark import Bench, bench, best_peer, bootstrap_ratio, prepare_bench

@@ -11,8 +11,8 @@ import torch
 from snapshots import CONFIGS, randomised, snapshot, write_pickle
 
 from underpaint.files import read_tensor_metadata, read_tensors, write_tensors
-from underpaint.models.edm import build_edm, load_edm
 from underpaint.models.load import load_model
+from underpaint.models.networks.edm import build_edm, load_edm
 from underpaint.noise import EDM
 from underpaint.recipes.convert import convert
 

@@ -20,7 +20,7 @@ from ..version import __version__
 from .progress import progress_on
 
 if TYPE_CHECKING:  # so that `underpaint --help` need not wait for torch
-    from ..models.check import Check
+    from ..models.checking.check import Check
 
 app = typer.Typer(
     name="underpaint",

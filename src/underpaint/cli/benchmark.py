@@ -82,7 +82,7 @@ def bench(
     Example: underpaint bench --calls 5,6,8,10 --calibration plans.json --out bench/
     """
     check_targets(folder / "results.json", folder / "table.md", folder / "cells" / "first.safetensors")
-    from ..models.peers import GRIDS
+    from ..models.schedulers.peers import GRIDS
     from ..recipes.benchmark.benchmark import bench as compute, prepare_bench
     from ..recipes.benchmark.cells import Settings
     from ..recipes.benchmark.tables import check_parquet

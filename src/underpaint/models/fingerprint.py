@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..noise import EDM
 from .model import Condition, Model
-from .replay import Replay
+from .pipelines.replay import Replay
 from .wrap import Wrapped
 
 #: Noise-to-signal ratios at which a network is asked, and digits that are kept of an answer: rounding with other

@@ -13,15 +13,15 @@ import torch
 from .. import assets
 from ..extras import names_function
 from ..files import read_json, read_tensor_metadata, read_tensor_names
-from .diffusers import Size, load_pixel_model, pixel_model, read_notes
-from .flow import flux, stable_diffusion_3
-from .hub import fetch, is_hub_id
-from .latent import dit, stable_diffusion, stable_diffusion_xl
 from .model import Model
-from .own import HOW_TO_WRAP, load_function
-from .parts import load_pipeline
-from .replay import replayed_model
-from .scheduler_configs import scheduler_config
+from .networks.diffusers import Size, load_pixel_model, pixel_model, read_notes
+from .pipelines.flow import flux, stable_diffusion_3
+from .pipelines.hub import fetch, is_hub_id
+from .pipelines.latent import dit, stable_diffusion, stable_diffusion_xl
+from .pipelines.parts import load_pipeline
+from .pipelines.replay import replayed_model
+from .schedulers.configs import scheduler_config
+from .user_function import HOW_TO_WRAP, load_function
 
 #: Pipelines of diffusers and what makes a `Model` of each.
 LATENT: dict[str, Callable[[Any, Size | None], Model]] = {
@@ -121,7 +121,7 @@ def _load_path(
     _check_no_call(str(path), call)
     for file in [path] if path.suffix == ".safetensors" else sorted(path.glob("*.safetensors")):
         if read_tensor_metadata(file).get("format") == "edm":
-            from .edm import load_edm
+            from .networks.edm import load_edm
 
             return load_edm(file).to(dtype=dtype)
     if (path / "modular_model_index.json").is_file():

@@ -12,9 +12,9 @@ from torch import Tensor
 from ..bounds import integer
 from ..noise import NoiseLevel, Schedule
 from ..prediction import PREDICTIONS, Prediction
-from .diffusers import batch_of
 from .model import Model
 from .network import modules_behind
+from .networks.diffusers import batch_of
 
 #: How a network is told its level: the schedule's own time t, 1000 t, the noise-to-signal ratio sigma/alpha, or a
 #: quarter of its logarithm (Karras22's c_noise).

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..calibration.calibrate import calibrate, check_options
 from ..calibration.solution import FineSolution
-from ..models.check import Check
+from ..models.checking.check import Check
 from ..models.fingerprint import digest, fingerprint
 from ..noise import NoiseLevel
 from ..sampling.fitted import Calibration, Plan

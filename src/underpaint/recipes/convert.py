@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_tensors
-from ..models.edm import architecture, filled_edm, sigma_range
-from ..models.own import HOW_TO_WRAP
+from ..models.networks.edm import architecture, filled_edm, sigma_range
+from ..models.user_function import HOW_TO_WRAP
 from ..pickles import read_network, read_state_dict
 
 

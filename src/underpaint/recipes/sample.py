@@ -15,8 +15,8 @@ from ..assets import folder as boxed
 from ..bounds import check_seeds
 from ..data.store import load_gaussian
 from ..files import replacing
+from ..models.checking.measures import size_of
 from ..models.load import load_model
-from ..models.measures import size_of
 from ..models.model import Condition, Model
 from ..noise import NoiseLevel
 from ..progress import Progress, silent

@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 from .. import assets
 from ..data.datasets import load_data
 from ..data.store import load_gaussian
-from ..models.hub import is_hub_id
 from ..models.load import load_model
 from ..models.model import Model
+from ..models.pipelines.hub import is_hub_id
 from ..progress import Progress
 from ..recipes.explorer.nearest_images import TrainingImages, load_training_images
 from ..recipes.shared.request import Request, Sampler, prepare

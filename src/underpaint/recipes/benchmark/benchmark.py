@@ -20,7 +20,7 @@ from ... import assets
 from ...analysis.summary import root_mean_square
 from ...metrics.frechet import FrechetScore, frechet_distance, read_reference
 from ...metrics.spaces import find_features
-from ...models.peers import FAMILIES, calls_of
+from ...models.schedulers.peers import FAMILIES, calls_of
 from ...progress import Progress, Whole, silent
 from ...sampling.fitted import read_calibration
 from ..shared.model_and_data import find_quality_measures

@@ -21,7 +21,7 @@ from ...bounds import MOST_ITEMS, MOST_STEPS, check_seeds, integer, shown
 from ...metrics.features import FeatureSet
 from ...metrics.frechet import Statistics
 from ...models.fingerprint import digest, fingerprint
-from ...models.peers import FAMILIES, GRIDS, grids, lay, lay_default, peer, steps_of
+from ...models.schedulers.peers import FAMILIES, GRIDS, grids, lay, lay_default, peer, steps_of
 from ...noise import NoiseLevel
 from ...sampling.exponential import EXPONENTIALS, named_exponential
 from ...sampling.fitted import Calibration

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...analysis import agreement
 from ...analysis.summary import Summary
-from ...models.peers import steps_of
+from ...models.schedulers.peers import steps_of
 from ...noise import NoiseLevel, Schedule, spaced_ratios
 from ...progress import Progress, silent
 from ...sampling.auto import predicted_error

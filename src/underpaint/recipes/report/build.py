@@ -14,10 +14,10 @@ from typing import Any
 from ...analysis.perturbation import Perturbation
 from ...analysis.summary import Summary
 from ...keeping import Keep, make_only
-from ...models.check import Check
+from ...models.checking.check import Check
+from ...models.checking.measures import Finding
 from ...models.fingerprint import digest, fingerprint
 from ...models.load import load_model
-from ...models.measures import Finding
 from ...noise import NoiseLevel
 from ...progress import Progress, Whole, silent
 from ...sampling.solvers import find_solver

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...models.check import Check, check
+from ...models.checking.check import Check, check
 from ...models.load import load_model
 from ...models.model import Model
 from ...progress import Progress, silent

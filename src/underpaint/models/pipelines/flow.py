@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .diffusers import Size
+from ..model import Model
+from ..networks.diffusers import Size
 from .latent import Prompts, latent_model
-from .model import Model
 
 
 def stable_diffusion_3(pipe: Any, size: Size | None = None) -> Model:

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..files import read_json
-from .model import Model
-from .parts import load_part
-from .scheduler_configs import left_off, read_scheduler, time_unit
+from ...files import read_json
+from ..model import Model
+from ..pipelines.parts import load_part
+from ..schedulers.configs import left_off, read_scheduler, time_unit
 
 #: Pixels that go through a network at once: a bound on memory.
 _PIXELS = 2**20

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..noise import DDPM, EDM, NoiseLevel, Schedule, spaced_ratios
-from ..sampling.solvers import Solver, Step, find_solver
-from ..theory.denoiser import Denoiser
-from .schedulers import scheduler_levels
+from ...noise import DDPM, EDM, NoiseLevel, Schedule, spaced_ratios
+from ...sampling.solvers import Solver, Step, find_solver
+from ...theory.denoiser import Denoiser
+from .levels import scheduler_levels
 
 #: peer -> the scheduler that is called for it, and with what options. A first-order DPM-Solver++ is DDIM on any levels.
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {

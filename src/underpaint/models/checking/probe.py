@@ -9,10 +9,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ..noise import NoiseLevel
-from ..sampling.solvers import dpmpp_2m
-from ..sampling.trajectory import Trajectory, initial_noise, sample
-from .model import Model
+from ...noise import NoiseLevel
+from ...sampling.solvers import dpmpp_2m
+from ...sampling.trajectory import Trajectory, initial_noise, sample
+from ..model import Model
 
 #: Ratios of the flow: from at most the first down to the second, in so many levels.
 _TOP, _BOTTOM, _STEPS = 80.0, 0.05, 12

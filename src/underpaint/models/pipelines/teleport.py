@@ -18,16 +18,16 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from ..noise import NoiseLevel
-from ..sampling.auto import SkipChoice, choose_skip
-from ..sampling.teleport import steps_above
-from ..theory.gaussian import Gaussian
-from .interpose import disguised, interposed
-from .load import load_model
-from .model import Condition
+from ...noise import NoiseLevel
+from ...sampling.auto import SkipChoice, choose_skip
+from ...sampling.teleport import steps_above
+from ...theory.gaussian import Gaussian
+from ..load import load_model
+from ..model import Condition
+from ..schedulers.levels import begins_late, initial_scale, scales_input, told_levels
+from .decoding import stepped
+from .hooks import disguised, interposed
 from .record import BEGIN
-from .schedulers import begins_late, initial_scale, scales_input, told_levels
-from .stage import stepped
 
 #: What a scheduler may keep one of for each call of the network, and of levels one more.
 _PER_CALL = ("timesteps", "sigmas", "sigmas_interpol", "sigmas_up", "sigmas_down", "order_list")

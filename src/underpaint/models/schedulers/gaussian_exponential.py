@@ -20,15 +20,15 @@ from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from ..noise import NoiseLevel
-from ..sampling.exponential import Ending, gaussian_exponential
-from ..sampling.fitted import Calibration, Plan, read_calibration, write_calibration
-from ..sampling.solvers import Solver, Step
-from ..theory.gaussian import Gaussian
-from .pipelines import rows_of
-from .scheduler_configs import read_scheduler, scheduler_config, time_unit
-from .scheduler_layout import IN_SIGMA, is_flow, make_layout, refuse, without_end
-from .schedulers import scheduler_denoised, scheduler_levels, step_index
+from ...noise import NoiseLevel
+from ...sampling.exponential import Ending, gaussian_exponential
+from ...sampling.fitted import Calibration, Plan, read_calibration, write_calibration
+from ...sampling.solvers import Solver, Step
+from ...theory.gaussian import Gaussian
+from ..pipelines.teleport import rows_of
+from .configs import read_scheduler, scheduler_config, time_unit
+from .layout import IN_SIGMA, is_flow, make_layout, refuse, without_end
+from .levels import scheduler_denoised, scheduler_levels, step_index
 
 #: The files beside ``scheduler_config.json`` that hold the Gaussian and, if there is one, the calibration.
 GAUSSIAN_FILE, CALIBRATION_FILE = "gaussian.safetensors", "calibration.json"
@@ -122,7 +122,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
                 "pixels as the pipeline carries them, or to the model with fit_from_model."
             )
         if not isinstance(gaussian, Gaussian):
-            from ..data.store import load_gaussian
+            from ...data.store import load_gaussian
 
             gaussian = load_gaussian(gaussian)
         if not isinstance(config, Mapping):
@@ -156,7 +156,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
 
     def save_pretrained(self, save_directory: str | PathLike[str], push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write ``scheduler_config.json`` and, beside it, the Gaussian and the calibration."""
-        from ..data.store import save_gaussian
+        from ...data.store import save_gaussian
 
         save_gaussian(Path(save_directory, GAUSSIAN_FILE), self.gaussian)
         if self.calibration is not None:

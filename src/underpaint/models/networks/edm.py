@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from ..files import read_tensor_metadata, read_tensors
-from ..noise import DDPM, EDM
-from ..schedules import VPSDE
+from ...files import read_tensor_metadata, read_tensors
+from ...noise import DDPM, EDM
+from ...schedules import VPSDE
+from ..model import Model
 from .edm_networks import DhariwalUNet, SongUNet
-from .model import Model
 
 #: c_skip, c_out, c_in and c_noise at given sigmas.
 Coefficients = tuple[Tensor | float, Tensor | float, Tensor | float, Tensor]

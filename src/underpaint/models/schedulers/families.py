@@ -20,8 +20,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..noise import NoiseLevel
-from ..prediction import Prediction
+from ...noise import NoiseLevel
+from ...prediction import Prediction
 
 #: What networks are trained on, by how configs state it.
 Trained = Literal["betas", "flow", "edm"]

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .interpose import interposed
+from ..schedulers.families import family_of
+from ..schedulers.levels import scheduler_denoised, scheduler_levels, step_index, told_levels
+from .decoding import Call, acted
+from .hooks import interposed
 from .record import check_step, step_sign
-from .scheduler_families import family_of
-from .schedulers import scheduler_denoised, scheduler_levels, step_index, told_levels
-from .stage import Call, acted
 from .text_encoding import encoding_alone
 
 #: Steps of one call; then it is begun anew.

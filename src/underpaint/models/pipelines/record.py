@@ -15,13 +15,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..noise import NoiseLevel
-from ..sampling.solvers import ddim_step
-from ..sampling.trajectory import Trajectory
+from ...noise import NoiseLevel
+from ...sampling.solvers import ddim_step
+from ...sampling.trajectory import Trajectory
+from ..schedulers.levels import scheduler_denoised, scheduler_levels, step_index, told_levels
+from .decoding import Call, decoded
 from .guidance import guidance_halves
-from .interpose import disguised, first_tensor, interposed
-from .schedulers import scheduler_denoised, scheduler_levels, step_index, told_levels
-from .stage import Call, decoded
+from .hooks import disguised, first_tensor, interposed
 from .text_encoding import encoding_alone
 
 #: A method of schedulers whose step may begin elsewhere than at the sample that it is given, at a timestep: where; None

@@ -8,16 +8,16 @@ from importlib import import_module
 
 import pytest
 
-from underpaint.recipes import _MOVED, _RENAMED
+from underpaint.moved import MOVED, RENAMED
 
 
-@pytest.mark.parametrize("name", sorted(_MOVED))
+@pytest.mark.parametrize("name", sorted(MOVED))
 def test_a_module_is_found_under_its_name_of_before(name: str) -> None:
-    sys.modules.pop(f"underpaint.recipes.{name}", None)
-    with pytest.warns(DeprecationWarning, match=rf"underpaint\.recipes\.{name} is now underpaint\.{_MOVED[name]};"):
-        old = import_module(f"underpaint.recipes.{name}")
-    new = import_module(f"underpaint.{_MOVED[name]}")
-    for before, now in _RENAMED.items():
+    sys.modules.pop(f"underpaint.{name}", None)
+    with pytest.warns(DeprecationWarning, match=rf"underpaint\.{name} is now underpaint\.{MOVED[name]};"):
+        old = import_module(f"underpaint.{name}")
+    new = import_module(f"underpaint.{MOVED[name]}")
+    for before, now in RENAMED.items():
         if hasattr(new, now):
             assert getattr(old, before) is getattr(new, now)
     assert old.torch is new.torch if hasattr(new, "torch") else True

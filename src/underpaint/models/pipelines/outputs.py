@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
+from ..pictures import to_pictures
+from ..sounds import sound_pictures
 from .latent import LatentAutoencoder, downscaling
-from .pictures import to_pictures
-from .sounds import sound_pictures
 
 #: What pipelines call their autoencoder.
 _NAMES = ("vae", "movq", "vqvae")

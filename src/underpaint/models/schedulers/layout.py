@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .scheduler_configs import LEVELS, betas_of, read_scheduler, read_settings
-from .scheduler_families import Trained
+from .configs import LEVELS, betas_of, read_scheduler, read_settings
+from .families import Trained
 
 #: What in a config spaces its levels in sigma and not in time.
 IN_SIGMA = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")

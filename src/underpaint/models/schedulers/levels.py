@@ -16,10 +16,10 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ..noise import NoiseLevel
-from ..prediction import Prediction, to_denoised
-from .scheduler_configs import prediction_in
-from .scheduler_families import Family, family_of, flow_levels, misses, names_of, unknown
+from ...noise import NoiseLevel
+from ...prediction import Prediction, to_denoised
+from .configs import prediction_in
+from .families import Family, family_of, flow_levels, misses, names_of, unknown
 
 
 def scheduler_levels(scheduler: Any) -> NoiseLevel:

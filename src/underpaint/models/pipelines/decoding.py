@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .interpose import disguised, interposed
+from .hooks import disguised, interposed
 from .text_encoding import encoding_alone
 
 #: What pipelines call the number of results for one prompt, by how it begins and ends.

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..noise import DDPM, EDM, Schedule
-from ..prediction import Prediction
-from ..schedules import Interpolant
-from .model import Model
-from .wrap import wrap
+from ...noise import DDPM, EDM, Schedule
+from ...prediction import Prediction
+from ...schedules import Interpolant
+from ..model import Model
+from ..wrap import wrap
 
 #: denoising-diffusion-pytorch's names of what a network predicts
 _OBJECTIVES: dict[str, Prediction] = {"pred_noise": "eps", "pred_x0": "x0", "pred_v": "v"}

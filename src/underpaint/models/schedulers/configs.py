@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..noise import DDPM, Flow, Schedule, make_betas
-from ..prediction import Prediction
-from .scheduler_families import NO_LEVELS, Trained, families, names_of, trained_on
+from ...noise import DDPM, Flow, Schedule, make_betas
+from ...prediction import Prediction
+from .families import NO_LEVELS, Trained, families, names_of, trained_on
 
 #: prediction_type in a scheduler's config -> ours
 PREDICTION_TYPES: dict[str, Prediction] = {

@@ -14,10 +14,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..noise import NoiseLevel
-from ..prediction import PREDICTIONS
+from ...noise import NoiseLevel
+from ...prediction import PREDICTIONS
+from ..model import Condition, Model
 from .measures import Finding, Verdict, halves, measure, structure
-from .model import Condition, Model
 from .probe import Probe, energy_ratios, flow
 
 #: Numbers that the samples have together, so that energies are known to about 1 %; and the fewest and most samples.

@@ -17,14 +17,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..noise import DDPM, EDM, Flow, NoiseLevel, Schedule
-from .diffusers import batch_of, pair
-from .model import Model
+from ...noise import DDPM, EDM, Flow, NoiseLevel, Schedule
+from ..model import Model
+from ..networks.diffusers import batch_of, pair
+from ..schedulers.families import family_of, flow_levels
+from ..schedulers.levels import prediction_of, runs_to_data, scheduler_denoised, told_levels
+from .decoding import Call, decoded
+from .held_call import Session
 from .outputs import Outputs
-from .scheduler_families import family_of, flow_levels
-from .schedulers import prediction_of, runs_to_data, scheduler_denoised, told_levels
-from .session import Session
-from .stage import Call, decoded
 
 #: Sessions that are kept, one for each number of rows and condition.
 _KEPT = 16

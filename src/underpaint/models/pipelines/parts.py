@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ..files import read_json, read_tensor_metadata
+from ...files import read_json, read_tensor_metadata
 
 #: What a part may be, by library.
 _KINDS = {

@@ -13,9 +13,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..noise import NoiseLevel
-from ..prediction import Prediction, from_denoised, to_denoised
-from .model import Model
+from ...noise import NoiseLevel
+from ...prediction import Prediction, from_denoised, to_denoised
+from ..model import Model
 from .probe import WORTHLESS, Probe, energy_ratios
 
 Verdict = Literal["holds", "weak", "fails"]

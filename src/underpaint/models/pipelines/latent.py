@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .diffusers import Adapter, Size, batch_of, pair
-from .model import Model
-from .scheduler_configs import left_off, read_scheduler, scheduler_config, time_unit
+from ..model import Model
+from ..networks.diffusers import Adapter, Size, batch_of, pair
+from ..schedulers.configs import left_off, read_scheduler, scheduler_config, time_unit
 from .text_encoding import alone
 
 

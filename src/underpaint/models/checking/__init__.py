@@ -1,0 +1,1 @@
+"""Is a network a denoiser of its stated schedule?"""

@@ -1,0 +1,1 @@
+"""Networks of known forms as models."""
