@@ -16,7 +16,7 @@ import gradio as gr
 from gradio.tunneling import CURRENT_TUNNELS
 
 from .. import assets
-from ..models.hub import fetch, is_hub_id
+from ..models.pipelines.hub import fetch, is_hub_id
 from .layout import build
 from .page import Page
 from .server_state import ServerState
