@@ -252,3 +252,14 @@ def test_the_model_of_the_box_passes_and_fails_as_another_type() -> None:
     wrong = check(replace(model, prediction="eps"))
     assert not wrong.sound
     assert wrong.suggestion.startswith("Read as 'v'")
+
+
+def test_data_of_a_flat_spectrum_are_no_failure() -> None:
+    """D tr(S^2)/tr(S)^2 of these is 1.8, and white noise has 1."""
+    deviations = torch.linspace(3, 0.05, 24, dtype=torch.float64)
+    gaussian = Gaussian(torch.zeros(24), Covariance(deviations**2, torch.eye(24)))
+    found = check(wrap(network_of(gaussian, EDM(), "x0"), (1, 4, 6), EDM(), "x0", data_range=(-9.0, 9.0)))
+    (structure,) = [finding for finding in found.findings if finding.name.startswith("structure")]
+    assert 1.2 < structure.value < 2
+    assert structure.verdict == "weak"
+    assert found.sound
