@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from tiny import tiny_ddpm
 
 from underpaint.files import parse_json, read_json
+from underpaint.models.load import load_model
 
 
 @pytest.mark.parametrize(
@@ -37,3 +40,24 @@ def test_an_object_is_read(tmp_path: Path):
         (tmp_path / "a.json").write_bytes('{"ä": 1}'.encode(coding))
         with pytest.raises(ValueError, match="is not valid JSON: it is no text in UTF-8"):
             read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("underpaint.json", "pixel_unshuffle", None),
+        ("unet/config.json", "block_out_channels", [None, 8]),
+        ("unet/config.json", "time_embedding_type", True),
+        ("scheduler/scheduler_config.json", "trained_betas", {"x": None}),
+        ("scheduler/scheduler_config.json", "beta_end", {}),
+    ],
+)
+def test_a_mistyped_config_is_one_sentence(tmp_path: Path, part: str, name: str, value: object):
+    tiny_ddpm(tmp_path)
+    place = tmp_path / part
+    content = json.loads(place.read_text()) if place.exists() else {}
+    place.write_text(json.dumps(content | {name: value}))
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  which sentence depends on who finds it out
+        load_model(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert "NoneType" not in str(caught.value)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import assets
+from ..bounds import number
 from ..files import read_tensor_metadata, read_tensors, write_tensors
 from ..pickles import read_state_dict
 from ..theory.cosine import CosineBasis
@@ -132,7 +133,9 @@ def _unpack(path: Path, tensors: dict[str, Tensor], notes: Mapping[str, Any], pr
                 raise ValueError("the order of the modes is not a permutation")
         else:
             basis = part["basis"].float()
-        gaussian = Gaussian(part["mean"].float(), Covariance(part["eigenvalues"], basis, float(notes["residual"])))
+        gaussian = Gaussian(
+            part["mean"].float(), Covariance(part["eigenvalues"], basis, number(notes["residual"], "residual variance"))
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is damaged ({error}); take the statistics again.") from error
     return _checked(gaussian, path)

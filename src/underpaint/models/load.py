@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,8 @@ def _load_files(
 ) -> Model:
     path = assets.folder(str(source)) or Path(source)
     if path.exists():
-        return _load_path(path, variant, dtype, size, call)
+        with _configs(path):
+            return _load_path(path, variant, dtype, size, call)
     if not (isinstance(source, str) and is_hub_id(source)):
         raise ValueError(
             f"There is no model {str(source)!r}: give a folder in diffusers' format, a name on the Hugging Face hub "
@@ -111,6 +113,21 @@ def _load_files(
     if (folder / "model_index.json").is_file() and _kind(folder) not in (*PIXEL, *LATENT):
         folder = fetch(source, revision, whole=True, variant=variant)
     return replace(_load_path(folder, variant, dtype, size, call), name=source)
+
+
+@contextmanager
+def _configs(path: Path) -> Iterator[None]:
+    """One sentence for whatever a config with a part missing, or of another type, leads to in the libraries that build
+    networks and schedulers of it."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError):
+        raise
+    except Exception as error:  # of Python's own, from within diffusers
+        raise ValueError(
+            f"The configs in {path} do not describe a model: a part of one is missing, or of another type or size than "
+            "it should be. Copy or download it again."
+        ) from error
 
 
 def _load_path(

@@ -105,6 +105,8 @@ def load_part(folder: Path, library: str, kind: str, dtype: torch.dtype, variant
     except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         said = next((line for line in lines if "mismatch" in line), lines[0]).partition(". ")[0]  # advice is left off
+        if isinstance(error, KeyError | TypeError):  # of Python's own, from within the library
+            said = "a part of it is missing, or of another type than it should be"
         raise ValueError(f"{folder} does not fit the {kind} that its config describes: {said}") from error
 
 
