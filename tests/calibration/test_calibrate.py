@@ -287,7 +287,10 @@ def test_plans_that_cannot_be_are_refused(tmp_path: Path, name: str, value: list
 
 
 def test_a_gaussian_that_is_only_half_named_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text('{"plans": [], "about": {"gaussian": {"dimension": 3}}}')
+    plan = Plan(EDM().grid(3), solver="dpmpp-2m")
+    write_calibration(tmp_path / "x.json", Calibration((plan,), {}))
+    content = json.loads((tmp_path / "x.json").read_text()) | {"about": {"gaussian": {"dimension": 3}}}
+    (tmp_path / "x.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="names the dimension and two variances"):
         read_calibration(tmp_path / "x.json")
 

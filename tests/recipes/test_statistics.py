@@ -866,7 +866,7 @@ def test_hostile_and_damaged_files_are_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "short.npz").write_bytes((tmp_path / "unfit.npz").read_bytes()[:99])
     for name, words in (
         ("short.safetensors", "not a complete safetensors file"),
-        ("nan.safetensors", "its mean holds NaN"),
+        ("nan.safetensors", "mean of a Gaussian is finite, but this one holds NaN"),
         ("negative.safetensors", "damaged .*>= 0"),
         ("shape.safetensors", r"damaged .*mean has shape \(3,\)"),
         ("bare.safetensors", "damaged .*residual"),

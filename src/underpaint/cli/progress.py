@@ -127,7 +127,7 @@ class Lines:
     def _end(self, stretch: _Stretch) -> None:
         if stretch in self._stretches:
             self._stretches.remove(stretch)
-            if stretch.said:
+            if stretch.said or self._clock() >= stretch.due:  # it may be over between two looks
                 self._say(stretch.words)
 
     def _run(self) -> None:

@@ -32,8 +32,10 @@ class Gaussian:
     def __post_init__(self) -> None:
         if self.mean.shape != (self.covariance.dimension,):
             raise ValueError(f"The mean has shape {tuple(self.mean.shape)}, expected ({self.covariance.dimension},).")
-        if not self.mean.is_floating_point() or not bool(torch.isfinite(self.mean).all()):
-            raise ValueError("The mean of a Gaussian is finite and of a floating-point dtype; it holds something else.")
+        if not self.mean.is_floating_point():
+            raise ValueError(f"The mean of a Gaussian is of a floating-point dtype, got {self.mean.dtype}.")
+        if not bool(torch.isfinite(self.mean).all()):
+            raise ValueError("The mean of a Gaussian is finite, but this one holds NaN or infinities.")
 
     def __repr__(self) -> str:
         return repr(self.covariance).replace("Covariance", "Gaussian")
