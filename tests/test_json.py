@@ -48,6 +48,7 @@ def test_an_object_is_read(tmp_path: Path):
         ("underpaint.json", "pixel_unshuffle", None),
         ("unet/config.json", "block_out_channels", [None, 8]),
         ("unet/config.json", "time_embedding_type", True),
+        ("unet/config.json", "freq_shift", ""),
         ("scheduler/scheduler_config.json", "trained_betas", {"x": None}),
         ("scheduler/scheduler_config.json", "beta_end", {}),
     ],

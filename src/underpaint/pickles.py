@@ -183,9 +183,14 @@ def _sentences(path: str | Path) -> Iterator[None]:
 def _load(file: IO[bytes], references: bool = False) -> Any:
     """The next pickle of a file, as containers, numbers, texts and Records."""
     start = file.tell()
-    _survey(file)
-    file.seek(start)
-    return _Unpickler(file, references).load()
+    try:
+        _survey(file)
+        file.seek(start)
+        return _Unpickler(file, references).load()
+    except (_Refused, MemoryError):
+        raise
+    except Exception as error:  # of the machine of pickle, in words of its own
+        raise ValueError("its instructions are not those of a checkpoint") from error
 
 
 def _survey(file: IO[bytes]) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from ...bounds import shown
 from ...files import read_tensor_metadata, read_tensors
 from ...noise import DDPM, EDM
 from ...schedules import VPSDE
@@ -200,7 +201,9 @@ def build_edm(config: Mapping[str, Any]) -> Preconditioned:
         out = 2 * channels if make is IDDPMScaling else channels
         model = NETWORKS[kind](in_channels=channels, out_channels=out, **rest)
     except (KeyError, TypeError, RuntimeError) as error:
-        raise ValueError(f"No {kind} can be built from {dict(config)}: {error}.") from error
+        raise ValueError(
+            f"No {kind} can be built from {shown(dict(config), 500)}: a part is missing, unknown, or of another type."
+        ) from error
     return Preconditioned(model, scaling, labels, bool(rest.get("label_dropout", 0)))
 
 

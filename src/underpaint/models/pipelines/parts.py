@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ...bounds import shown
 from ...files import read_json, read_tensor_metadata
 
 #: What a part may be, by library.
@@ -96,6 +97,8 @@ def load_part(folder: Path, library: str, kind: str, dtype: torch.dtype, variant
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}; expected the files of {kind}.")
     network = issubclass(cls, torch.nn.Module)
+    if library == "diffusers":
+        _check_numbers(cls, folder)
     chosen = find_variant(folder, "model" if library == "transformers" else NETWORK, variant) if network else None
     try:
         with _no_bars(library):
@@ -108,6 +111,16 @@ def load_part(folder: Path, library: str, kind: str, dtype: torch.dtype, variant
         if isinstance(error, KeyError | TypeError):  # of Python's own, from within the library
             said = "a part of it is missing, or of another type than it should be"
         raise ValueError(f"{folder} does not fit the {kind} that its config describes: {said}") from error
+
+
+def _check_numbers(cls: Any, folder: Path) -> None:
+    """Refuse a config with a text or an object in the place of a number, which some networks find only when called."""
+    known = inspect.signature(cls.__init__).parameters
+    for path in folder.glob("*config.json"):
+        for name, value in read_json(path).items():
+            usual = known[name].default if name in known else None
+            if isinstance(usual, int | float) and isinstance(value, str | dict):
+                raise ValueError(f"{path} states {shown(value)} for {name}; expected a number such as {usual}.")
 
 
 def _load_network(cls: Any, folder: Path, library: str, dtype: torch.dtype, variant: str | None) -> Any:
