@@ -78,3 +78,9 @@ def test_statistics_are_real_numbers(tmp_path: Path, kind: str):
     with pytest.raises(ValueError, match=r"mu is an array of .*, expected real numbers"):
         load_gaussian(tmp_path / "a.npz")
     assert torch.equal(float64_of(np.array([1, 2], np.int16), "x"), torch.tensor([1.0, 2.0], dtype=torch.float64))
+
+
+def test_statistics_are_of_one_number_or_more(tmp_path: Path):
+    np.savez(tmp_path / "a.npz", mu=np.ones(0), sigma=np.ones((0, 0)))
+    with pytest.raises(ValueError, match=r"A covariance is a square matrix \[D, D\], but this has the shape \(0, 0\)"):
+        load_gaussian(tmp_path / "a.npz")

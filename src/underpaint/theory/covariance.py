@@ -50,11 +50,11 @@ def eigensystem(matrix: Tensor) -> tuple[Tensor, Tensor]:
 
 def check_symmetric(matrix: Tensor) -> None:
     """Refuse a matrix [D, D] that is not finite and symmetric."""
-    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or not len(matrix):
         raise ValueError(f"A covariance is a square matrix [D, D], but this has the shape {tuple(matrix.shape)}.")
     if not bool(matrix.isfinite().all()):
         raise ValueError("A covariance is finite, but this matrix holds NaN or infinities.")
-    difference = float((matrix - matrix.T).abs().amax()) if len(matrix) else 0.0
+    difference = float((matrix - matrix.T).abs().amax())
     if difference > ROUNDING * float(matrix.abs().amax()):
         raise ValueError(f"A covariance is symmetric, but entries of this matrix differ by {difference:.4g} across.")
 
