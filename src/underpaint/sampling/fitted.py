@@ -285,6 +285,9 @@ def _read_plan(plan: Any) -> Plan:
 def _numbers(values: list[Any], name: str) -> Tensor:
     """A tensor of a list of numbers, or of lists of as many numbers each."""
     try:
-        return torch.tensor(values, dtype=torch.float64)
+        found = torch.tensor(values, dtype=torch.float64)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise ValueError(f"its {name!r} are no numbers, or no table of them") from error
+    if not bool((found.abs() <= 1e30).all()):  # single precision holds no more than 3e38
+        raise ValueError(f"its {name!r} are numbers beyond 1e30, or NaN")
+    return found

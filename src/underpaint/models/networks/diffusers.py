@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...bounds import integer
 from ...files import read_json
 from ..model import Model
 from ..pipelines.parts import load_part
@@ -74,7 +75,10 @@ def load_pixel_model(
 def pixel_model(unet: Any, scheduler: Mapping[str, Any], notes: Mapping[str, Any], size: Size | None = None) -> Model:
     """A UNet2DModel and the config of its scheduler as a `Model`; ``notes`` as in ``underpaint.json``."""
     config = unet.config
-    blocks, null_class = int(notes.get("pixel_unshuffle", 1)), notes.get("null_class")
+    blocks, null_class = (
+        integer(notes.get("pixel_unshuffle", 1), "pixel_unshuffle of underpaint.json", 1, 64),
+        notes.get("null_class"),
+    )
     height, width = pair(size) if size else (blocks * edge for edge in pair(config.sample_size))
     schedule, prediction = read_scheduler(scheduler)
     return Model(

@@ -202,7 +202,7 @@ def build_edm(config: Mapping[str, Any]) -> Preconditioned:
         model = NETWORKS[kind](in_channels=channels, out_channels=out, **rest)
     except (KeyError, TypeError, RuntimeError) as error:
         raise ValueError(
-            f"No {kind} can be built from {shown(dict(config), 500)}: a part is missing, unknown, or of another type."
+            f"No {kind} can be built from {shown(dict(config), 300)}: a part is missing, unknown, or of another type."
         ) from error
     return Preconditioned(model, scaling, labels, bool(rest.get("label_dropout", 0)))
 
