@@ -219,7 +219,7 @@ def filled_edm(config: Mapping[str, Any], tensors: Mapping[str, Tensor], source:
         network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     except RuntimeError as error:
         raise ValueError(
-            f"{source} does not fit the network that it describes: {str(error).splitlines()[-1].strip()}"
+            f"{source} does not fit the network that it describes: {str(error).splitlines()[-1].strip()[:200]}"
         ) from error
     return network.eval().requires_grad_(False)
 
