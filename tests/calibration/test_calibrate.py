@@ -271,6 +271,7 @@ def test_what_is_no_calibration_is_refused(tmp_path: Path, content: str) -> None
         ("alpha", [1.0, float("nan"), 1.0, 1.0], "finite|fall"),
         ("coefficients", [[[float("nan")] * TERMS] * LOOK_BACK] * 2, "Coefficients must be finite"),
         ("coefficients", [[[0.0] * TERMS] * LOOK_BACK], "takes coefficients"),
+        ("coefficients", [[[1e40] * TERMS] * LOOK_BACK] * 2, "'coefficients' hold numbers beyond 1e30"),
     ],
 )
 def test_plans_that_cannot_be_are_refused(tmp_path: Path, name: str, value: list[object], words: str) -> None:

@@ -75,10 +75,7 @@ def load_pixel_model(
 def pixel_model(unet: Any, scheduler: Mapping[str, Any], notes: Mapping[str, Any], size: Size | None = None) -> Model:
     """A UNet2DModel and the config of its scheduler as a `Model`; ``notes`` as in ``underpaint.json``."""
     config = unet.config
-    blocks, null_class = (
-        integer(notes.get("pixel_unshuffle", 1), "pixel_unshuffle of underpaint.json", 1, 64),
-        notes.get("null_class"),
-    )
+    blocks, null_class = int(notes.get("pixel_unshuffle", 1)), notes.get("null_class")
     height, width = pair(size) if size else (blocks * edge for edge in pair(config.sample_size))
     schedule, prediction = read_scheduler(scheduler)
     return Model(
@@ -104,6 +101,9 @@ def pair(size: Any) -> tuple[int, int]:
 
 
 def read_notes(folder: Path) -> dict[str, Any]:
-    """What ``underpaint.json`` says of a model, with a name in any case."""
+    """What ``underpaint.json`` says of a model, with a name in any case; ValueError if its blocks are no number."""
     path = folder / "underpaint.json"
-    return {"name": folder.resolve().name} | (read_json(path) if path.is_file() else {})
+    notes = {"name": folder.resolve().name} | (read_json(path) if path.is_file() else {})
+    if "pixel_unshuffle" in notes:
+        notes["pixel_unshuffle"] = integer(notes["pixel_unshuffle"], f"pixel_unshuffle of {path}", 1, 64)
+    return notes
