@@ -46,6 +46,8 @@ def test_an_object_is_read(tmp_path: Path):
     ("part", "name", "value"),
     [
         ("underpaint.json", "pixel_unshuffle", None),
+        ("underpaint.json", "pixel_unshuffle", 0),
+        ("underpaint.json", "pixel_unshuffle", 65),
         ("unet/config.json", "block_out_channels", [None, 8]),
         ("unet/config.json", "time_embedding_type", True),
         ("unet/config.json", "freq_shift", ""),

@@ -52,6 +52,14 @@ def test_a_stretch_that_hangs_is_told_of_too_and_a_short_one_is_not() -> None:
     assert [line.partition(" in ")[0] for line in said] == ["hangs: 0 of 3"] * 3
 
 
+def test_a_stretch_that_is_over_between_two_looks_is_told_of() -> None:
+    said, clock = list[str](), Clock()
+    advance = Lines(said.append, clock).announce("over", 1)
+    clock.now += 2 * FIRST
+    advance()
+    assert said == ["over: 1 of 1 in 2 s"]
+
+
 def test_what_was_done_before_does_not_make_the_rest_look_quick() -> None:
     said, clock = list[str](), Clock()
     lines = Lines(said.append, clock)

@@ -5,6 +5,7 @@ Products are taken in the dtype of the rows, and added up in float64.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -41,12 +42,13 @@ class Sketch(Protocol):
         """The unbiased covariance of ``count`` rows, of which this was kept and ``total`` [D] is the sum."""
 
 
-class _Linear:
+class _Linear(ABC):
     """A sketch that is a linear function of the scatter S = sum_i x_i x_i^T, in float64: those of parts add up."""
 
     @property
+    @abstractmethod
     def shape(self) -> tuple[int, ...]:
-        raise NotImplementedError
+        """Of what is kept."""
 
     def empty(self) -> Tensor:
         return torch.zeros(self.shape, dtype=torch.float64)
@@ -63,13 +65,13 @@ class _Linear:
         self.accumulate(centred, total.unsqueeze(0), -1 / (count * (count - 1)))
         return self.finish(centred, count, dtype)
 
+    @abstractmethod
     def accumulate(self, kept: Tensor, rows: Tensor, weight: float = 1.0) -> None:
         """Add that of ``weight`` X^T X to ``kept``, for rows X [B, D]: products in their dtype, sums in float64."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self, kept: Tensor, count: int, dtype: torch.dtype) -> Covariance:
         """The covariance of ``count`` rows of which this was kept; ``kept`` is used up."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
