@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..bounds import integer
+from ..bounds import integer, number
 from ..noise import NoiseLevel
 from . import modes
 from .covariance import Covariance
@@ -119,6 +119,33 @@ class Gaussian:
         rows = self._centred(x, here)
         moved = self.covariance.spectral(lambda v: modes.psi(v, here, there), rows)
         return there.columns(x)[0] * self.mean.to(x.dtype) + moved
+
+    def transition(
+        self,
+        x: Tensor,
+        here: NoiseLevel,
+        there: NoiseLevel,
+        eta: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """One exact step of the SDE with the marginals of the forward process, of strength eta, from here to there:
+        x' = alpha' mu + psi c^(eta^2)(Sigma) (x - alpha mu) + noise of variance (alpha'^2 Sigma + sigma'^2)
+        (1 - c^(2 eta^2)), with psi of `flow` and c the correlation of both states (`modes.transition`).
+
+        A step to less noise is of the reverse SDE, one to more noise of the forward process; eta = 0 is `flow`. States
+        of N(alpha mu, alpha^2 Sigma + sigma^2 I) stay distributed so at every level for any eta, and two steps are
+        one. Two products with the basis for the mean and two for the noise, which is drawn on the device of x.
+
+        Raises:
+            ValueError: eta is no number from 0 to 1000.
+        """
+        if number(eta, "strength eta of the added noise", 0.0, 1e3) == 0:
+            return self.flow(x, here, there)
+        rows = self._centred(x, here)
+        noise = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
+        moved = self.covariance.spectral(lambda v: modes.transition(v, here, there, eta)[0], rows)
+        added = self.covariance.spectral(lambda v: modes.transition(v, here, there, eta)[1].sqrt(), noise)
+        return there.columns(x)[0] * self.mean.to(x.dtype) + moved + added
 
     def posterior(self, x: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
         """log density at the level [B] (float64) and denoised rows [B, D], sharing the projection on the basis.

@@ -38,6 +38,31 @@ def psi(eigenvalues: Tensor, here: NoiseLevel, there: NoiseLevel) -> Tensor:
     return torch.where(start > 0, (_variance(eigenvalues, there) / start).sqrt(), 0.0)
 
 
+def correlation(eigenvalues: Tensor, here: NoiseLevel, there: NoiseLevel) -> Tensor:
+    """Of the states at two levels under the forward process, along each mode: sqrt((lambda + s'^2)/(lambda + s^2)) with
+    s = sigma/alpha and s' the less noisy of the two.
+
+    With alpha = 0 at one level it is 0; a direction without variance at either level is given 0.
+    """
+    noisy, clean = _variance(eigenvalues, here), _variance(eigenvalues, there)
+    one, other = here.alpha.unsqueeze(-1) ** 2 * clean, there.alpha.unsqueeze(-1) ** 2 * noisy
+    low, high = torch.minimum(one, other), torch.maximum(one, other)
+    return torch.where(high > 0, (low / high).sqrt(), 0.0)
+
+
+def transition(eigenvalues: Tensor, here: NoiseLevel, there: NoiseLevel, eta: float) -> tuple[Tensor, Tensor]:
+    """Gain and added variance of a mode from here to there, under the SDE that keeps all marginals at strength eta:
+    psi c^(eta^2) and (sigma'^2 + lambda alpha'^2)(1 - c^(2 eta^2)), with the `correlation` c.
+
+    With s = sigma/alpha and x~ = x/alpha, down to less noise it is dx~ = (1 + eta^2)(x~ - D)/s ds + eta sqrt(2 s) dW,
+    and up to more noise the same with 1 - eta^2: eta = 0 is the probability flow, eta = 1 the reverse SDE, or the
+    forward process. Source: Karras22, eq. 6 with beta = eta^2/s, solved for linear D; Pierret24 for eta = 1.
+    """
+    kept = correlation(eigenvalues, here, there) ** eta**2
+    variance = _variance(eigenvalues, there) * (1 - kept**2)
+    return psi(eigenvalues, here, there) * kept, variance
+
+
 def xi(eigenvalues: Tensor, start: NoiseLevel, level: NoiseLevel) -> Tensor:
     """alpha lambda / sqrt((sigma^2 + lambda alpha^2)(sigma_T^2 + lambda alpha_T^2)): the mode in the endpoint
     estimate."""
