@@ -105,6 +105,7 @@ def test_conditions_that_are_tensors() -> None:
     x = gaussian.sample(3, torch.Generator().manual_seed(1), level)
     base, one = gaussian(x, level), torch.ones(2, 3)
     torch.testing.assert_close(model(x, level), base)
+    torch.testing.assert_close(model.denoise(x, level), base)  # the same: the tensor for any condition
     torch.testing.assert_close(model.conditional(one)(x, level), base + 6)
     torch.testing.assert_close(model.conditional(one, 3.0)(x, level), base + 18)
     torch.testing.assert_close(model.conditional(one, 3.0, negative=2 * one)(x, level), base + 12 - 3 * 6)

@@ -20,6 +20,7 @@ from underpaint.theory.gaussian import Gaussian
 from underpaint.theory.local import LocalCloud, Smoothed, patch_views
 
 SHAPE = (2, 5, 6)
+TWO = Gaussian.isotropic(torch.zeros(2), 1.0)
 LEVELS = [EDM()(0.05), EDM()(0.7), EDM()(20.0), DDPM()(400), Flow()(1.0)]
 
 
@@ -207,7 +208,14 @@ def test_smoothed_samples_are_barycentres() -> None:
     ("make", "message"),
     [
         (lambda: Smoothed(PointCloud(torch.zeros(1, 1)), -1.0), "width >= 0 and at least 1 draw, got -1.0"),
-        (lambda: LocalCloud.patches(torch.zeros(3, 60), SHAPE, 4)(torch.zeros(1, 60), EDM()(1.0)), "odd size .* got 4"),
+        (lambda: LocalCloud.patches(torch.zeros(3, 60), SHAPE, 4), "odd size .* got 4"),
+        (lambda: LocalCloud.patches(torch.zeros(3, 60), SHAPE, math.nan), "size of a patch must be .* got nan"),
+        (
+            lambda: LocalCloud.patches(torch.zeros(3, 60), SHAPE, lambda _: 4)(torch.zeros(1, 60), EDM()(1.0)),
+            "odd size .* got 4",
+        ),
+        (lambda: LocalCloud.wiener(torch.zeros(3, 2), TWO, math.nan), "threshold of the Wiener filter .* got nan"),
+        (lambda: LocalCloud.wiener(torch.zeros(3, 2), TWO, -0.1), "threshold of the Wiener filter .* got -0.1"),
         (lambda: LocalCloud.patches(torch.zeros(3, 50), SHAPE, 3), r"rows \[N, 60\] of images \(2, 5, 6\)"),
         (lambda: LocalCloud.patches(torch.zeros(3, 60), SHAPE, 3)(torch.zeros(1, 9), EDM()(1.0)), r"rows \[B, 60\]"),
     ],

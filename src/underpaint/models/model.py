@@ -133,14 +133,7 @@ class Model:
     def __call__(self, x: Tensor, level: NoiseLevel) -> Tensor:
         """E[x0 | x] for rows [B, D], unconditionally, or for the condition held; ValueError if the network knows only
         single classes or conditions, and none is held."""
-        if self.held is not None:
-            return self.denoise(x, level, self.held)
-        if self.null is None and (self.classes or self.condition is not None):
-            what = "label for 'any class'" if self.classes else "tensor for 'any condition'"
-            raise ValueError(
-                f"{self.name} has no {what}; choose one with model.conditional(...) or model.holding(...)."
-            )
-        return self.denoise(x, level, self.null)
+        return self.denoise(x, level)
 
     def conditional(
         self, condition: Condition | Tensor, guidance: float = 1.0, negative: Condition | Tensor | None = None
@@ -205,9 +198,20 @@ class Model:
             )
 
     def denoise(self, x: Tensor, level: NoiseLevel, condition: Condition | Tensor | None = None) -> Tensor:
-        """E[x0 | x, condition] for rows [B, D] at one level or at one level a row."""
+        """E[x0 | x, condition] for rows [B, D] at one level or at one level a row; without a condition, as calling the
+        model."""
         check_states(x, self.dimension, f"{self.name}, of states {self.shape}, expects")
-        return self._denoise(x, level, self._given(condition, len(x)))
+        return self._denoise(x, level, self._given(self._usual if condition is None else condition, len(x)))
+
+    @property
+    def _usual(self) -> Condition | Tensor | None:
+        """The condition of a call that names none: the one held, or the one that means "any"."""
+        if self.held is None and self.null is None and (self.classes or self.condition is not None):
+            what = "label for 'any class'" if self.classes else "tensor for 'any condition'"
+            raise ValueError(
+                f"{self.name} has no {what}; choose one with model.conditional(...) or model.holding(...)."
+            )
+        return self.null if self.held is None else self.held
 
     def _denoise_both(self, x: Tensor, level: NoiseLevel, pair: tuple[Condition | Tensor, ...]) -> list[Tensor]:
         """E[x0 | x, condition] for both of a pair, by one call of the network where a batch has room: a few large

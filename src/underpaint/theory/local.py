@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..bounds import MOST_STEPS, integer
+from ..bounds import MOST_STEPS, integer, number
 from ..noise import NoiseLevel
 from . import modes
 from .cloud import as_rows
@@ -117,6 +117,8 @@ class LocalCloud:
             raise ValueError(
                 f"Expected rows [N, {channels * height * width}] of images {shape}, got {points.shape[1:]}."
             )
+        if not callable(size):
+            check_edge(size)
         cut = lru_cache(maxsize=32)(lambda edge: patch_views(shape, edge, equivariant))
         return LocalCloud(points, lambda level: cut(size(level) if callable(size) else size))
 
@@ -129,6 +131,8 @@ class LocalCloud:
         Source: Lukoianov et al. 2025, "Locality in image diffusion models emerges from data statistics", arXiv
         2509.09672, whose threshold is the default.
         """
+
+        number(threshold, "threshold of the Wiener filter", 0)
 
         def views(level: NoiseLevel) -> Sequence[Views]:
             identity = torch.eye(gaussian.dimension, dtype=gaussian.basis.dtype, device=gaussian.basis.device)
@@ -185,11 +189,16 @@ class LocalCloud:
         return torch.float32 if error <= self.tolerance else torch.float64
 
 
-def patch_views(shape: tuple[int, int, int], size: int, equivariant: bool) -> tuple[Views, ...]:
-    """The views of `LocalCloud.patches`: one for all pixels, or one for each way in which edges cut a patch."""
+def check_edge(size: int) -> None:
+    """Refuse sizes of patches that are not odd, at least 1."""
     integer(size, "size of a patch", -MOST_STEPS, MOST_STEPS)
     if size < 1 or size % 2 == 0:
         raise ValueError(f"A patch about a pixel needs an odd size of at least 1, got {size}.")
+
+
+def patch_views(shape: tuple[int, int, int], size: int, equivariant: bool) -> tuple[Views, ...]:
+    """The views of `LocalCloud.patches`: one for all pixels, or one for each way in which edges cut a patch."""
+    check_edge(size)
     channels, height, width = shape
     everything = torch.arange(channels * height * width).unsqueeze(0)
     if size >= 2 * max(height, width) - 1:
