@@ -28,6 +28,17 @@ def number(value: Any, what: str, low: float = -math.inf, high: float = math.inf
     return float(value)
 
 
+def positive(value: Any, what: str) -> float:
+    """A finite number above 0.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if number(value, what, 0) == 0:
+        raise ValueError(f"The {what} must be above 0, got {shown(value)}.")
+    return float(value)
+
+
 def integer(value: Any, what: str, low: int, high: int) -> int:
     """A whole number within bounds.
 

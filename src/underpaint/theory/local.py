@@ -14,7 +14,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..bounds import MOST_STEPS, integer, number
+from ..bounds import MOST_STEPS, integer, number, positive
 from ..noise import NoiseLevel
 from . import modes
 from .cloud import as_rows
@@ -79,6 +79,8 @@ class LocalCloud:
     where p_i are the windows of the data at that place or, shared, at all places of its kind. With one window that is
     the whole image it is the exact score. What such denoisers make are mosaics of patches of the data.
 
+    Above 1, a ``temperature`` flattens the softmax, whose logits it divides; windows stay those of the level.
+
     Bytes stand for b/127.5 - 1, as in `PointCloud`; where float32 could lose more than ``tolerance`` of a log-weight,
     products are taken in float64. Memory: the points once, and O(budget) numbers in a call (at least those of the
     windows of one image with one other). Cost: B N L S products, with sharing B N L^2 S.
@@ -88,9 +90,11 @@ class LocalCloud:
     views: Callable[[NoiseLevel], Sequence[Views]]
     tolerance: float = 1e-3
     budget: int = 1 << 22
+    temperature: float = 1.0
     _largest: float = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        positive(self.temperature, "temperature of the softmax")
         parts = (as_rows(part).abs().max() for part in self.points.split(8192))
         object.__setattr__(self, "_largest", float(torch.stack(list(parts)).max()))
 
@@ -103,6 +107,7 @@ class LocalCloud:
         shape: tuple[int, int, int],
         size: int | Callable[[NoiseLevel], int],
         equivariant: bool = True,
+        temperature: float = 1.0,
     ) -> LocalCloud:
         """Square patches of an odd ``size``, which may depend on the level, about each pixel of images (C, H, W).
 
@@ -120,10 +125,14 @@ class LocalCloud:
         if not callable(size):
             check_edge(size)
         cut = lru_cache(maxsize=32)(lambda edge: patch_views(shape, edge, equivariant))
-        return LocalCloud(points, lambda level: cut(size(level) if callable(size) else size))
+
+        def views(level: NoiseLevel) -> Sequence[Views]:
+            return cut(size(level) if callable(size) else size)
+
+        return LocalCloud(points, views, temperature=temperature)
 
     @staticmethod
-    def wiener(points: Tensor, gaussian: Gaussian, threshold: float = 0.02) -> LocalCloud:
+    def wiener(points: Tensor, gaussian: Gaussian, threshold: float = 0.02, temperature: float = 1.0) -> LocalCloud:
         """Each coordinate looks where the best linear denoiser of the data looks.
 
         Coordinate q sees j where |W_qj| > threshold W_qq, with W = alpha^2 Sigma (alpha^2 Sigma + sigma^2)^-1 the
@@ -140,7 +149,7 @@ class LocalCloud:
             seen = (gain.abs() > threshold * gain.diagonal().unsqueeze(1)).fill_diagonal_(True)
             return mask_views(seen)
 
-        return LocalCloud(points, views)
+        return LocalCloud(points, views, temperature=temperature)
 
     def __call__(self, x: Tensor, level: NoiseLevel) -> Tensor:
         return self.denoise(x, level)
@@ -165,7 +174,7 @@ class LocalCloud:
         pairs = places * (places if views.shared else 1)
         batch = max(1, min(len(x), self.budget // max(pairs, places * (dimension if dense else size))))
         chunk = max(1, self.budget // max(batch * pairs, places * (1 if dense else size), dimension))
-        alpha, sigma = float(level.alpha), max(float(level.sigma), 1e-9)
+        alpha, sigma = float(level.alpha), self.temperature**0.5 * max(float(level.sigma), 1e-9)
         scale, square, means = alpha / sigma**2, (alpha / sigma) ** 2, []
         for rows in x.split(batch):
             scaled = scale * rows.double()
