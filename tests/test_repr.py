@@ -74,6 +74,10 @@ def objects() -> dict[str, tuple[Any, str]]:
             "SkipChoice(skip 1 of 4 steps, down to sigma/alpha = 9.72: error predicted 0.01, allowed 0.02 standard "
             "deviations of the data)",
         ),
+        "Spectrum": (
+            up.Spectrum("Euler", 5, 5, 0, torch.ones(2), torch.tensor([0.5, 1.0]), torch.ones(2), torch.ones(2)),
+            "Spectrum(Euler, 5 steps: 0.5 to 1 of the data's variance)",
+        ),
         "Trajectory": (TRAJECTORY, "Trajectory(4 steps, 2 samples, dimension 6, 4 calls)"),
         "Plan": (plan, "Plan(4 calls, exponential-2c)"),
         "ImageData": (

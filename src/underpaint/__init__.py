@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
     from .models.pipelines.record import Recording as Recording, record as record
     from .models.pipelines.teleport import teleport_pipeline as teleport_pipeline
     from .models.schedulers.gaussian_exponential import GaussianExponentialScheduler as GaussianExponentialScheduler
+    from .models.schedulers.spectrum import Spectrum as Spectrum, spectrum as spectrum
     from .models.wrap import wrap as wrap
     from .noise import DDPM as DDPM, EDM as EDM, Flow as Flow, NoiseLevel as NoiseLevel, Schedule as Schedule
     from .prediction import from_denoised as from_denoised, to_denoised as to_denoised
@@ -78,6 +79,7 @@ _PUBLIC = {
     "models.checking.check": ("Check", "check"),
     "models.networks.edm": ("EDMScaling", "Preconditioned"),
     "models.schedulers.gaussian_exponential": ("GaussianExponentialScheduler",),
+    "models.schedulers.spectrum": ("Spectrum", "spectrum"),
     "models.load": ("load_model",),
     "models.model": ("Model",),
     "models.pipelines.teleport": ("teleport_pipeline",),

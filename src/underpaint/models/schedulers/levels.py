@@ -185,7 +185,7 @@ def _walked(scheduler: Any, told: NoiseLevel) -> NoiseLevel:
     for time, level in zip(twin.timesteps, told, strict=False):
         if hasattr(twin, "scale_model_input"):
             twin.scale_model_input(x, time)  # some count by it
-        x = twin.step(_said(scheduler, _POINT, x, level), time, x, return_dict=False)[0].double()
+        x = twin.step(model_output(scheduler, _POINT, x, level), time, x, return_dict=False)[0].double()
         states.append(x)
     found, meant = torch.cat(states), torch.stack([told.alpha, told.sigma], 1)
     rounding = 1e-6 * meant.norm(dim=1, keepdim=True)  # of those that keep their sigmas in float32
@@ -225,7 +225,7 @@ def _proven(scheduler: Any, levels: NoiseLevel) -> NoiseLevel:
     return levels
 
 
-def _said(scheduler: Any, denoised: Tensor, x: Tensor, level: NoiseLevel) -> Tensor:
+def model_output(scheduler: Any, denoised: Tensor, x: Tensor, level: NoiseLevel) -> Tensor:
     """The model output that stands for a denoised image: each number of the one is affine in that of the other."""
     nothing, one = (scheduler_denoised(scheduler, torch.full_like(x, value), x, level) for value in (0.0, 1.0))
     return (denoised - nothing) / (one - nothing)
