@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -40,6 +41,7 @@ from underpaint.web.server_state import TELL_SECONDS, ServerState, Stopped, watc
 from underpaint.web.show import Answer
 from underpaint.web.tabs import TABS
 from underpaint.web.tabs.painting import OWN
+from underpaint.web.turns import MAX_WAITING
 
 needs_gradio = pytest.mark.skipif(find_spec("gradio") is None, reason="the extra web (gradio) is not installed")
 
@@ -262,6 +264,54 @@ def test_all_long_work_is_done_in_one_thread_and_knows_who_asked():
         server_state.work(lambda: 1 / 0)
 
 
+def flooded(state: ServerState, asked: list[str], held: threading.Event) -> tuple[ThreadPoolExecutor, list[Any]]:
+    """Requests of the visitors ``asked``, one after the other, behind one of anna's that runs until ``held`` is set."""
+    visitors, order, began = ThreadPoolExecutor(len(asked) + 2), [], threading.Event()
+
+    def run(visitor: str) -> None:
+        order.append(visitor)
+        began.set()
+        held.wait()
+
+    visitors.submit(state.work, lambda: run("anna"), "anna")
+    assert began.wait(10)
+    for count, visitor in enumerate(asked, 1):
+        visitors.submit(state.work, lambda visitor=visitor: run(visitor), visitor)
+        while sum(map(len, state._long._waiting.values())) < count:
+            time.sleep(0.001)
+    return visitors, order
+
+
+def test_a_flood_of_one_visitor_does_not_delay_the_next():
+    """Whoever comes new is served after the run that is on its way, and then they take turns."""
+    held = threading.Event()
+    visitors, order = flooded(ServerState(), ["anna"] * MAX_WAITING + ["ben", "ben", "cleo"], held)
+    held.set()
+    visitors.shutdown()
+    assert order[:6] == ["anna", "ben", "cleo", "anna", "ben", "anna"]
+    assert order[6:] == ["anna"] * (MAX_WAITING - 2)
+
+
+def test_what_waits_of_one_visitor_is_bounded_and_leaves_when_it_is_stopped():
+    state, held = ServerState(), threading.Event()
+    visitors, order = flooded(state, ["anna"] * MAX_WAITING, held)
+    with pytest.raises(ValueError, match=f"{MAX_WAITING} requests of yours wait already"):
+        state.work(lambda: None, "anna")
+    with state.run("ben", "Paint") as stopped:
+        his = visitors.submit(state.work, lambda: order.append("ben"), "ben", stopped)
+        while "ben" not in state._long._waiting:
+            time.sleep(0.001)
+        state.stop("ben")
+        with pytest.raises(Stopped):  # at once, while anna's still runs
+            his.result(10)
+    assert not state.close(0.0)  # those that wait are let go, and only the one that runs ends
+    held.set()
+    visitors.shutdown()
+    assert order == ["anna"]
+    with pytest.raises(Stopped):
+        state.work(lambda: None, "anna")
+
+
 def test_asking_again_ends_the_run_before():
     server_state = ServerState()
     with server_state.run("anna", "Paint") as first, server_state.run("anna", "Paint") as second:
@@ -438,6 +488,40 @@ def test_the_server_is_at_home_only(address: str, hosts: list[Any]):
     config = httpx.get(f"{address}config").json()
     assert config["analytics_enabled"] is False
     assert not any(call["api_visibility"] == "public" for call in config["dependencies"])
+
+
+@needs_gradio
+def test_a_flood_at_the_door_is_taken_in_turns_too(address: str, monkeypatch: pytest.MonkeyPatch):
+    """Gradio hands requests on as they come, and turns are taken behind it."""
+    import httpx
+
+    from underpaint.web import page
+
+    config, order, held = httpx.get(f"{address}config").json(), [], threading.Event()
+    shown = {part["id"]: part["props"].get("value") for part in config["components"]}
+    named = {part["props"].get("elem_id"): part["id"] for part in config["components"]}
+
+    def ask(visitor: str, tab: str) -> None:
+        def answered(state: ServerState, values: dict[str, Any], progress: Any) -> Answer:
+            order.append(visitor)
+            held.wait(20)
+            return SimpleNamespace(view={}, files=dict)
+
+        monkeypatch.setitem(page.TABS, tab, answered)
+        (call,) = [c for c in config["dependencies"] if [named[f"{tab.lower()}-run"], "click"] in c["targets"]]
+        body = {"fn_index": call["id"], "session_hash": visitor, "data": [shown[part] for part in call["inputs"]]}
+        assert httpx.post(f"{address}gradio_api/queue/join", json=body).status_code == 200
+        time.sleep(0.1)
+
+    for tab in ("Paint", "Features", "Teleport", "Map"):
+        ask("anna", tab)
+    ask("ben", "Solvers")
+    held.set()
+    end = time.monotonic() + 20
+    while len(order) < 5 and time.monotonic() < end:
+        time.sleep(0.02)
+    assert sorted(order) == ["anna"] * 4 + ["ben"]
+    assert order.index("ben") == 1
 
 
 @needs_gradio

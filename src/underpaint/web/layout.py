@@ -82,10 +82,14 @@ def build(server_state: ServerState) -> tuple[gr.Blocks, Page]:
 
 
 def _connect(page: Page, blocks: gr.Blocks) -> None:
-    """Every button to its work. Long work is done in turn; closed forms never wait for it."""
+    """Every button to its work. Long work is done in turn; closed forms never wait for it.
+
+    Requests wait for their turn in the server's state, which knows whose they are, not in gradio's queue, which takes
+    them as they come. Those that wait there hold a thread each, of 40 that gradio has.
+    """
     private: dict[str, Any] = {"api_visibility": "private"}
-    work: dict[str, Any] = {**private, "concurrency_id": "work", "concurrency_limit": 1}
-    quick: dict[str, Any] = {**private, "concurrency_id": "quick", "concurrency_limit": 2}
+    work: dict[str, Any] = {**private, "concurrency_id": "work", "concurrency_limit": 24}
+    quick: dict[str, Any] = {**private, "concurrency_id": "quick", "concurrency_limit": 12}
     for tab, (run, stop) in page.buttons.items():
         answers = page.answers[tab]
         event = run.click(page.running(tab), page.inputs, answers, show_progress_on=answers[0], **work)

@@ -84,21 +84,25 @@ class Page:
             def tell(done: int, total: int, what: str) -> None:
                 progress((done, total), desc=what)
 
-            with sentences(), self.server_state.run(_visitor(request), tab) as stopped:
+            state, visitor = self.server_state, _visitor(request)
+            with sentences(), state.run(visitor, tab) as stopped:
                 values = self.values(given)
-                answer = self.server_state.work(lambda: TABS[tab](self.server_state, values, watched(stopped, tell)))
+                answer = state.work(lambda: TABS[tab](state, values, watched(stopped, tell)), visitor, stopped)
                 yield answer.view, {}
-                yield gr.skip(), self.server_state.work(answer.files)
+                yield gr.skip(), state.work(answer.files, visitor, stopped)
 
         return run
 
-    def quick(self, tab: str, files: bool = False) -> Callable[[dict[Any, Any]], View]:
+    def quick(self, tab: str, files: bool = False) -> Callable[[dict[Any, Any], gr.Request], View]:
         """A tab that is answered at once, its view or its files alone."""
 
-        def run(given: dict[Any, Any]) -> View:
-            with sentences():
+        def run(given: dict[Any, Any], request: gr.Request) -> View:
+            def answered() -> View:
                 answer = TABS[tab](self.server_state, self.values(given), silent)
                 return answer.files() if files else answer.view
+
+            with sentences():
+                return self.server_state.quick(answered, _visitor(request))
 
         return run
 

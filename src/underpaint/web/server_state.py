@@ -3,12 +3,11 @@ asks for or gets."""
 
 from __future__ import annotations
 
-import contextvars
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..progress import Progress
 from ..recipes.explorer.nearest_images import TrainingImages, load_training_images
 from ..recipes.shared.request import Request, Sampler, prepare
 from .checks import MAX_SEEDS, MAX_STEPS, Values, condition, integer, number
+from .turns import Turns
 
 T = TypeVar("T")
 
@@ -65,32 +65,33 @@ class ServerState:
         self._locks: dict[tuple[str, str], threading.Lock] = {}
         self._door = threading.Lock()
         self._runs: dict[tuple[str, str], threading.Event] = {}
-        self._worker, self._closed = ThreadPoolExecutor(1, "work"), False
+        self._long, self._short = Turns(1), Turns(2)
 
-    def work(self, job: Callable[[], T]) -> T:
-        """Do long work, in the one thread that does all of it.
+    def work(self, job: Callable[[], T], visitor: str = "", stopped: threading.Event | None = None) -> T:
+        """Do long work when it is the visitor's turn, in the one thread that does all of it.
 
         OpenMP gives each thread that calls it a team of its own. As soon as teams have more threads than there are
         cores, idle ones sleep instead of spinning, and a network of many small layers takes half as long again.
+
+        Raises:
+            Stopped: a run of this ``stopped`` was ended before its turn, or the server ends.
+            ValueError: too much of the visitor's waits.
         """
-        if self._closed:
-            raise Stopped
-        try:
-            return self._worker.submit(contextvars.copy_context().run, job).result()
-        except CancelledError:  # the server ends
-            raise Stopped from None
+        return _take(self._long, job, visitor, stopped)
+
+    def quick(self, job: Callable[[], T], visitor: str) -> T:
+        """The same for what is answered at once, beside the long work."""
+        return _take(self._short, job, visitor)
 
     def close(self, within: float) -> bool:
         """Ask all runs to stop and take no more; whether the work had ended after so many seconds."""
-        self._closed = True
         with self._door:
             for stopped in self._runs.values():
                 stopped.set()
-        self._worker.shutdown(wait=False, cancel_futures=True)
-        end = time.monotonic() + within
-        while any(thread.is_alive() for thread in self._worker._threads) and time.monotonic() < end:
-            time.sleep(0.02)
-        return not any(thread.is_alive() for thread in self._worker._threads)
+        queues, end = (self._long, self._short), time.monotonic() + within
+        for turns in queues:
+            turns.close()
+        return all(turns.ended(end) for turns in queues)
 
     @property
     def first(self) -> str:
@@ -162,6 +163,7 @@ class ServerState:
             self._runs[key] = stopped
         if before is not None:
             before.set()
+            self._long.sweep()
         try:
             yield stopped
         finally:
@@ -175,6 +177,7 @@ class ServerState:
             for (owner, where), stopped in self._runs.items():
                 if owner == visitor and tab in (None, where):
                     stopped.set()
+        self._long.sweep()
 
 
 def watched(stopped: threading.Event, tell: Callable[[int, int, str], None]) -> Progress:
@@ -202,6 +205,13 @@ def watched(stopped: threading.Event, tell: Callable[[int, int, str], None]) -> 
         return advance
 
     return task
+
+
+def _take(turns: Turns, job: Callable[[], T], visitor: str, stopped: threading.Event | None = None) -> T:
+    try:
+        return turns.take(visitor, job, threading.Event() if stopped is None else stopped)
+    except CancelledError:
+        raise Stopped from None
 
 
 def _unique(place: str, index: int, places: tuple[str, ...]) -> str:
