@@ -311,6 +311,23 @@ def json_part(content: Any, name: str, *kinds: type) -> Any:
     return content[name]
 
 
+def json_tensor(values: list[Any], name: str) -> Tensor:
+    """A float64 tensor of a list of numbers, or of lists of as many numbers each.
+
+    Raises:
+        ValueError: they are none, or beyond what single precision holds.
+    """
+    import torch
+
+    try:
+        found = torch.tensor(values, dtype=torch.float64)
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"its {name!r} are no numbers, or no table of them") from error
+    if bool((found.isfinite() & (found.abs() > 1e30)).any()):  # single precision holds no more than 3e38
+        raise ValueError(f"its {name!r} hold numbers beyond 1e30")
+    return found
+
+
 def json_kind(value: Any) -> str:
     """What a value of JSON is, in words."""
     return _JSON_KINDS.get(type(value), "null")

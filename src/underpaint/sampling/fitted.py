@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from ..bounds import number, shown
-from ..files import json_part, read_json, write_text
+from ..files import json_part, json_tensor, read_json, write_text
 from ..noise import NoiseLevel
 from ..theory import modes
 from ..theory.covariance import Covariance
@@ -270,24 +270,13 @@ def read_calibration(path: str | Path) -> Calibration:
 
 def _read_plan(plan: Any) -> Plan:
     fitted = json_part(plan, "coefficients", list, type(None))
-    level = NoiseLevel(*(_numbers(json_part(plan, name, list), name) for name in ("alpha", "sigma")))
+    level = NoiseLevel(*(json_tensor(json_part(plan, name, list), name) for name in ("alpha", "sigma")))
     errors = json_part(plan, "errors", dict)
     if errors and not {"held_out", "plain"} <= errors.keys():
         raise ValueError("its errors do not name the held-out and the plain one")
     return Plan(
         level,
-        None if fitted is None else _numbers(fitted, "coefficients"),
+        None if fitted is None else json_tensor(fitted, "coefficients"),
         json_part(plan, "solver", str),
         {name: number(error, f"error {name!r} of a plan") for name, error in errors.items()},
     )
-
-
-def _numbers(values: list[Any], name: str) -> Tensor:
-    """A tensor of a list of numbers, or of lists of as many numbers each."""
-    try:
-        found = torch.tensor(values, dtype=torch.float64)
-    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise ValueError(f"its {name!r} are no numbers, or no table of them") from error
-    if bool((found.isfinite() & (found.abs() > 1e30)).any()):  # single precision holds no more than 3e38
-        raise ValueError(f"its {name!r} hold numbers beyond 1e30")
-    return found
