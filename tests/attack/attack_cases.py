@@ -52,6 +52,7 @@ BASE = {
     "--gaussian {gaussian} --no-parquet --out result",
     "stats": "{data} --out result.safetensors",
     "convert": "{snapshot} --out result.safetensors",
+    "spectrum": "--scheduler DDIM --steps 3 --eigenvalues 1,0.1 --out result",
 }
 #: What an option needs beside it in order to be read.
 _WITH = {
@@ -66,10 +67,17 @@ _WITH = {
     ("bench", "--calibration"): "--solvers calibrated",
     ("bench", "--own"): "--samples 4 --reference {reference}",
     ("convert", "--config"): "",
+    ("spectrum", "--config"): "",
 }
 _RANGES = {"--seeds", "--tuning", "--calls", "--held-out", "--at"}
 _PROMPTS = {"--prompt", "--negative", "--toward"}
-_TEXTS = {"--magnitudes": values.numbers, "--size": values.sizes, "--memory": values.memories, "--along": values.nudged}
+_TEXTS = {
+    "--magnitudes": values.numbers,
+    "--eigenvalues": values.numbers,
+    "--size": values.sizes,
+    "--memory": values.memories,
+    "--along": values.nudged,
+}
 _SEEDS = ("--seed",)
 
 
@@ -142,7 +150,7 @@ def _reals(rng: Random) -> Iterator[Value]:
 
 
 def _values(option: str, kind: type, rng: Random) -> Iterator[Value]:
-    if option in _RANGES:
+    if option in _RANGES or (option == "--steps" and kind is str):
         yield from values.ranges(rng)
     elif option in _TEXTS:
         yield from _TEXTS[option](rng)

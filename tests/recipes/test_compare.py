@@ -18,9 +18,10 @@ from underpaint.cli import app
 from underpaint.figures.comparison import write_comparison
 from underpaint.noise import DDPM, EDM, NoiseLevel
 from underpaint.recipes.compare import comparison as recipe
-from underpaint.recipes.compare.comparison import Comparison, Settings, compare, spread_levels, table, tables
+from underpaint.recipes.compare.comparison import Comparison, Settings, compare, spread_levels, tables
 from underpaint.recipes.compare.families import States, Sweep, Sweeps, known_rows
 from underpaint.recipes.shared.model_and_data import ModelAndData, with_labels
+from underpaint.recipes.shared.results import table
 from underpaint.theory.cloud import PointCloud
 from underpaint.theory.gaussian import Gaussian
 from underpaint.theory.local import LocalCloud

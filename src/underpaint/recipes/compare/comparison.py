@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from ...theory.cloud import PointCloud
 from ...theory.denoiser import Denoiser
 from ..shared.model_and_data import ModelAndData, load_model_and_data
 from ..shared.request import Conditioning
-from ..shared.results import quantity
+from ..shared.results import quantity, table
 from .families import States, Sweep, Sweeps, sweep
 
 #: Classes beyond these are not measured.
@@ -212,14 +212,3 @@ def tables(result: Comparison) -> str:
         title = f"classes, mean over levels ({result.setup['classes']})"
         parts.append(table(title, "", list(result.classes), kinds, torch.stack(values)))
     return "\n\n".join(parts)
-
-
-def table(title: str, corner: str, rows: Sequence[str], columns: Sequence[str], values: Tensor) -> str:
-    """Numbers [row, column] under their names, aligned."""
-    widths = [max(6, len(name)) for name in columns]
-    first = max(len(name) for name in [corner, *rows])
-    lines = [title, "  ".join([corner.ljust(first), *(n.rjust(w) for n, w in zip(columns, widths, strict=True))])]
-    for name, line in zip(rows, values.tolist(), strict=True):
-        cells = [f"{value:.3f}".rjust(width) for value, width in zip(line, widths, strict=True)]
-        lines.append("  ".join([name.ljust(first), *cells]))
-    return "\n".join(lines)

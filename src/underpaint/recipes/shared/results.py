@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -44,3 +45,16 @@ def to_json(value: Any) -> Any:
 
 def _with_unit(value: Any, unit: str | None) -> Any:
     return to_json(value) if unit is None else {"value": to_json(value), "unit": unit}
+
+
+def table(
+    title: str, corner: str, rows: Sequence[str], columns: Sequence[str], values: Tensor, form: str = ".3f"
+) -> str:
+    """Numbers [row, column] under their names, aligned."""
+    cells = [[f"{value:{form}}" for value in line] for line in values.tolist()]
+    widths = [max(6, *map(len, column)) for column in zip(columns, *cells, strict=True)]
+    first = max(len(name) for name in [corner, *rows])
+    lines = [title, "  ".join([corner.ljust(first), *(n.rjust(w) for n, w in zip(columns, widths, strict=True))])]
+    for name, line in zip(rows, cells, strict=True):
+        lines.append("  ".join([name.ljust(first), *(c.rjust(w) for c, w in zip(line, widths, strict=True))]))
+    return "\n".join(lines)

@@ -1,0 +1,101 @@
+"""The spectrum of samplers as a result: values, files, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import underpaint as up
+from underpaint.cli import main
+from underpaint.recipes.spectrum import SpectrumRequest, find_scheduler, parse_settings, spectra, tables
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["underpaint", "spectrum", *arguments])
+    try:
+        main()
+    except SystemExit as left:
+        return int(left.code or 0)
+    return 0
+
+
+def test_a_request_gives_what_the_function_gives() -> None:
+    request = SpectrumRequest("DDIM", (4, 8), (0.1, 2.0), {"timestep_spacing": "trailing"}, {"eta": 1.0})
+    found = spectra(request)
+    scheduler, notes = find_scheduler("DDIMScheduler", {"timestep_spacing": "trailing"})
+    assert "clip_sample" in notes["left off"]
+    for share, mean, steps in zip(found.share, found.mean, (4, 8), strict=True):
+        one = up.spectrum(scheduler, steps, (0.1, 2.0), eta=1.0)
+        assert_close(share, one.share)
+        assert_close(mean, one.mean)
+    assert (found.calls, found.draws) == ([4, 8], [4, 8])
+    assert "4 steps" in tables(found)
+
+
+def test_a_config_is_read_as_its_class_reads_it(tmp_path: Path) -> None:
+    scheduler, _ = find_scheduler("DPMSolverMultistep", {"use_karras_sigmas": True})
+    scheduler.save_config(tmp_path)
+    by_config = spectra(SpectrumRequest(None, (5,), (1.0,), config=str(tmp_path)))
+    by_name = spectra(SpectrumRequest("DPMSolverMultistep", (5,), (1.0,), {"use_karras_sigmas": True}))
+    assert_close(by_config.share, by_name.share)
+    assert by_config.sampler == "DPMSolverMultistepScheduler"
+
+
+def test_eigenvalues_may_be_those_of_statistics(tmp_path: Path) -> None:
+    up.save_gaussian(tmp_path / "g.safetensors", up.Gaussian.isotropic(torch.zeros(4), 0.5))
+    found = spectra(SpectrumRequest("EulerDiscrete", (5,), gaussian=str(tmp_path / "g.safetensors")))
+    assert found.eigenvalues.tolist() == [0.5]
+
+
+def test_the_command_writes_numbers_and_a_figure(monkeypatch, tmp_path: Path, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = ("--scheduler", "DDPM", "--steps", "4", "--eigenvalues", "1,0.1", "--json", "--quiet")
+    assert run(monkeypatch, *asked) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads(Path("spectrum", "results.json").read_text())
+    assert Path("spectrum", "spectrum.png").stat().st_size > 5000
+    expected = up.spectrum(find_scheduler("DDPM", {})[0], 4, (1.0, 0.1)).share
+    assert printed["share"]["value"] == [expected.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "Name a scheduler of diffusers"),
+        (("--scheduler", "Nothing"), "has no scheduler 'Nothing'"),
+        (("--scheduler", "DDIM", "--set", "colour=1"), "has no setting colour"),
+        (("--scheduler", "DDIM", "--set", "beta_schedule=odd"), "odd"),
+        (("--scheduler", "DDIM", "--set", "eta"), "as name=value"),
+        (("--scheduler", "DDIM", "--step", "colour=1"), "takes no colour"),
+        (("--scheduler", "DDIM", "--steps", "2000"), "from 1 to 1,000"),
+        (("--scheduler", "DDIM", "--eigenvalues", "0"), "must be a number from"),
+        (("--scheduler", "DDIM", "--eigenvalues", "1,1"), "each given once"),
+        (("--scheduler", "DDIM", "--eigenvalues", "1", "--gaussian", "fashion-mnist"), "not both"),
+        (("--scheduler", "VQDiffusion"), "cannot be made"),
+        (("--scheduler", "ScoreSdeVe"), "noise levels"),
+        (("--config", "nothing.json"), "nothing.json"),
+    ],
+)
+def test_bad_input_is_one_sentence(monkeypatch, tmp_path: Path, capsys, arguments: tuple[str, ...], words: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *arguments) == 2
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_are_json_or_text() -> None:
+    assert parse_settings(["a=1", "b=true", "c=True", "d=heun", "e=[1, 2]", "f="]) == {
+        "a": 1,
+        "b": True,
+        "c": True,
+        "d": "heun",
+        "e": [1, 2],
+        "f": "",
+    }
