@@ -57,6 +57,7 @@ def objects() -> dict[str, tuple[Any, str]]:
             "GaussianExponentialScheduler(Gaussian(dimension 6, rank 3, total variance 11.7), levels of "
             "DPMSolverMultistepScheduler)",
         ),
+        "ImagePath": (up.ImagePath(torch.zeros(5, 6)), "ImagePath(5 pictures, dimension 6)"),
         "Mixture": (MIXTURE, "Mixture(3 Gaussians, dimension 6, rank 0 to 6)"),
         "Model": (
             model,

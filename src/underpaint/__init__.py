@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
+    from .analysis.paths import ImagePath as ImagePath, morph as morph
     from .calibration.calibrate import calibrate as calibrate
     from .calibration.statistics import (
         fit_from_model as fit_from_model,
@@ -66,6 +67,7 @@ moved.install()
 
 #: module -> the public names that it gives
 _PUBLIC = {
+    "analysis.paths": ("ImagePath", "morph"),
     "calibration.calibrate": ("calibrate",),
     "calibration.statistics": ("fit_from_model", "fit_from_samples", "variances_along"),
     "data.datasets": ("load_data",),

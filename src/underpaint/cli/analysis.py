@@ -362,3 +362,49 @@ def map_command(
     with progress_bars(quiet) as progress:
         result = map_around(prepare(request), request, chart, progress)
     finish(write_map(result, folder), folder, as_json, quiet)
+
+
+@app.command()
+def morph(
+    start: Annotated[
+        str, typer.Argument(metavar="A", help="A seed (3), a seed and its condition (3@7), or a picture.")
+    ],
+    end: Annotated[str, typer.Argument(metavar="B", help="Where to go, likewise.")],
+    model: ModelOption = "fashion-mnist",
+    prompt: PromptOption = None,
+    label: ClassOption = None,
+    guidance: GuidanceOption = 1.0,
+    negative: NegativeOption = None,
+    steps: StepsOption = 30,
+    solver: SolverOption = "ddim",
+    paths: Annotated[
+        str, typer.Option("--paths", help="Some of straight, noise, minimum-energy, principal.")
+    ] = "straight,noise,minimum-energy,principal",
+    points: Annotated[int, typer.Option("--points", help="Pictures of a path, both ends included.")] = 11,
+    ratio: Annotated[float, typer.Option("--sigma", help="σ/α down to which strings are pulled.")] = 0.3,
+    walkers: Annotated[int, typer.Option("--walkers", help="Noisy pictures for each point of a principal curve.")] = 8,
+    rounds: Annotated[int, typer.Option("--rounds", help="Rounds of pulling at each of 10 levels.")] = 6,
+    gaussian: StatisticsOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    folder: FolderOption = Path("morph"),
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Go from one picture to another along paths that stay where the network knows pictures.
+
+    Writes a film strip and an animation of each path, and measures how well its pictures stay among images.
+
+    Example: underpaint morph 3@7 8@9 --out morph/
+    """
+    check_targets(folder / "results.json")
+    from ..figures.morph import write_morph
+    from ..recipes.morph import MorphSettings, morph as compute
+    from ..recipes.shared.request import Request, prepare
+
+    asked = ((guidance,), negative, (0,), steps, solver, tuple(gaussian or ()), device, dtype)
+    request = Request(model, given(prompt, label), *asked)
+    settings = MorphSettings(tuple(paths.split(",")), points, ratio, rounds=rounds, walkers=walkers)
+    with progress_bars(quiet) as progress:
+        result = compute(prepare(request), request, start, end, settings, progress)
+    finish(write_morph(result, folder), folder, as_json, quiet)

@@ -13,11 +13,10 @@ from torch import Tensor
 from ..analysis.manifold import check_direction, denoise_around, find_direction, kept
 from ..analysis.perturbation import carry_on
 from ..bounds import integer, number
-from ..models.model import Condition
 from ..noise import NoiseLevel
 from ..progress import Progress, silent
 from ..theory.denoiser import Denoiser
-from .shared.request import Conditioning, Request, Sampler, as_condition, describe, find_denoiser, only
+from .shared.request import Conditioning, Request, Sampler, as_condition, blend, describe, find_denoiser, only
 from .shared.results import picture, quantity
 
 
@@ -141,10 +140,11 @@ def map_around(
         return sampler.model.images(final.squeeze(1)).unflatten(0, moves.shape[:2])
 
     axes = rows.unsqueeze(1) * (chart.offsets.to(run.x) * run.x[step, 0].norm()).unsqueeze(1)
-    blend, grid = None, None
+    shares, grid = None, None
     if toward is not None:
-        blend = torch.linspace(0, 1, chart.points, dtype=torch.float64)
-        mixed = _blend(sampler, case, toward, blend.to(axes).repeat_interleave(chart.points).unsqueeze(1))
+        shares = torch.linspace(0, 1, chart.points, dtype=torch.float64)
+        there = find_denoiser(sampler.model, Conditioning(toward, case.guidance, case.negative))
+        mixed = blend(denoise, there, shares.repeat_interleave(chart.points))
         grid = paint(axes[0].expand(chart.points, -1, -1), mixed)
     elif len(axes) > 1:
         grid = paint(axes[1].flip(0).unsqueeze(1) + axes[0], denoise)
@@ -158,20 +158,13 @@ def map_around(
         level=sampler.level[step],
         offset=chart.offsets,
         length=float(run.x[step, 0].norm()),
-        blend=blend,
+        blend=shares,
         noised=noised,
         measured=_look(denoise, run.final, rows, chart, noised),
         expected=theory and _look(theory, run.final, rows, chart, noised),
         strips=paint(axes, denoise),
         grid=grid,
     )
-
-
-def _blend(sampler: Sampler, case: Conditioning, toward: Condition, weights: Tensor) -> Denoiser:
-    """(1 - s) D_a + s D_b, with one weight s for each row of the batch, [B, 1]."""
-    here = find_denoiser(sampler.model, case)
-    there = find_denoiser(sampler.model, Conditioning(toward, case.guidance, case.negative))
-    return lambda x, level: torch.lerp(here(x, level), there(x, level), weights)
 
 
 def _look(denoise: Denoiser, x: Tensor, rows: Tensor, chart: MapSettings, level: NoiseLevel) -> Look:

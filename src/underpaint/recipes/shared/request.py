@@ -139,6 +139,11 @@ def in_turn(denoisers: Sequence[Denoiser], seeds: Sequence[int] | None = None) -
     return denoise if len(denoisers) > 1 else denoisers[0]
 
 
+def blend(here: Denoiser, there: Denoiser, share: Tensor) -> Denoiser:
+    """(1 - s) D_a + s D_b, with one share s for each row of the batch, [B]."""
+    return lambda x, level: torch.lerp(here(x, level), there(x, level), share.to(x).unsqueeze(1))
+
+
 def network_calls(model: Model, case: Conditioning) -> int:
     """Calls of the network for each call of the case's denoiser."""
     return 1 if case.guidance == 1 or model.distilled else 2
