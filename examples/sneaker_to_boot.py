@@ -11,12 +11,13 @@ it.
 import matplotlib.pyplot as plt
 
 from underpaint.figures.pictures import show
-from underpaint.recipes.morph import MorphSettings, morph
-from underpaint.recipes.shared.request import Request, prepare
+from underpaint.recipes.morph import MorphSettings, morph, prepare_ends
+from underpaint.recipes.shared.request import Request
 
 request = Request("fashion-mnist", steps=25, solver="dpmpp-2m")
 settings = MorphSettings(points=9, levels=8, rounds=5, draws=4, probes=2)
-found = morph(prepare(request), request, "3@7", "8@9", settings)  # seed 3 of class 7, seed 8 of class 9
+ends = ("3@7", "8@9")  # seed 3 of class 7 and seed 8 of class 9
+found = morph(prepare_ends(request, *ends), request, *ends, settings)
 
 figure, axes = plt.subplots(figsize=(8, 3.9), layout="constrained")
 show(axes, found.pictures, found.paths, [f"{k / 8:.2g}" for k in range(9)])

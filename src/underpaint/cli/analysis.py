@@ -399,12 +399,12 @@ def morph(
     """
     check_targets(folder / "results.json")
     from ..figures.morph import write_morph
-    from ..recipes.morph import MorphSettings, morph as compute
-    from ..recipes.shared.request import Request, prepare
+    from ..recipes.morph import MorphSettings, morph as compute, prepare_ends
+    from ..recipes.shared.request import Request
 
     asked = ((guidance,), negative, (0,), steps, solver, tuple(gaussian or ()), device, dtype)
     request = Request(model, given(prompt, label), *asked)
     settings = MorphSettings(tuple(paths.split(",")), points, ratio, rounds=rounds, walkers=walkers)
     with progress_bars(quiet) as progress:
-        result = compute(prepare(request), request, start, end, settings, progress)
+        result = compute(prepare_ends(request, start, end), request, start, end, settings, progress)
     finish(write_morph(result, folder), folder, as_json, quiet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,23 @@ from ..analysis.manifold import denoise_around
 from ..analysis.paths import KINDS, ImagePath, arc_lengths, below, morph as morph_rows
 from ..bounds import SEEDS, check_seeds, integer, number, shown
 from ..data.decode import Geometry, is_picture, reason
+from ..models.load import load_model
 from ..models.model import Condition
 from ..noise import NoiseLevel
 from ..progress import Progress, silent
 from ..theory.denoiser import Denoiser
-from .shared.request import Conditioning, Request, Sampler, as_condition, blend, describe, find_denoiser
+from .shared.request import (
+    Conditioning,
+    Request,
+    Sampler,
+    as_condition,
+    blend,
+    describe,
+    dtype_named,
+    find_denoiser,
+    find_device,
+    prepare,
+)
 from .shared.results import picture, quantity
 
 #: A seed, and what the network is told for it.
@@ -97,6 +109,18 @@ class _End:
     case: Conditioning
     x: Tensor
     noise: Tensor
+
+
+def prepare_ends(request: Request, start: str, end: str) -> Sampler:
+    """The model made ready for the conditions of both ends, too.
+
+    Raises:
+        ValueError: as `prepare`.
+    """
+    model = load_model(request.model, device=find_device(request.device), dtype=dtype_named(request.dtype))
+    own = [text.partition("@")[2] for text in (start, end) if _SEED.fullmatch(text)]
+    conditions = (*request.conditions, *(as_condition(text, model) for text in own if text))
+    return prepare(replace(request, conditions=tuple(dict.fromkeys(conditions))), model)
 
 
 def morph(
