@@ -37,7 +37,10 @@ if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
     from .noise import DDPM as DDPM, EDM as EDM, Flow as Flow, NoiseLevel as NoiseLevel, Schedule as Schedule
     from .prediction import from_denoised as from_denoised, to_denoised as to_denoised
     from .sampling.auto import SkipChoice as SkipChoice, choose_skip as choose_skip
-    from .sampling.exponential import gaussian_exponential as gaussian_exponential
+    from .sampling.exponential import (
+        gaussian_ancestral as gaussian_ancestral,
+        gaussian_exponential as gaussian_exponential,
+    )
     from .sampling.fitted import (
         Calibration as Calibration,
         read_calibration as read_calibration,
@@ -51,7 +54,12 @@ if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
         heun as heun,
     )
     from .sampling.teleport import respend as respend, steps_above as steps_above, teleport as teleport
-    from .sampling.trajectory import Trajectory as Trajectory, initial_noise as initial_noise, sample as sample
+    from .sampling.trajectory import (
+        Trajectory as Trajectory,
+        initial_noise as initial_noise,
+        sample as sample,
+        seeded_noise as seeded_noise,
+    )
     from .schedules import VPSDE as VPSDE, Interpolant as Interpolant, Truncated as Truncated
     from .theory import modes as modes
     from .theory.cloud import PointCloud as PointCloud
@@ -92,11 +100,11 @@ _PUBLIC = {
     "noise": ("DDPM", "EDM", "Flow", "NoiseLevel", "Schedule"),
     "prediction": ("from_denoised", "to_denoised"),
     "sampling.auto": ("SkipChoice", "choose_skip"),
-    "sampling.exponential": ("gaussian_exponential",),
+    "sampling.exponential": ("gaussian_ancestral", "gaussian_exponential"),
     "sampling.fitted": ("Calibration", "read_calibration", "write_calibration"),
     "sampling.solvers": ("dpmpp_2m", "dpmpp_3m", "euler", "find_solver", "heun"),
     "sampling.teleport": ("respend", "steps_above", "teleport"),
-    "sampling.trajectory": ("Trajectory", "initial_noise", "sample"),
+    "sampling.trajectory": ("Trajectory", "initial_noise", "sample", "seeded_noise"),
     "schedules": ("Interpolant", "Truncated", "VPSDE"),
     "theory": ("modes",),
     "theory.cloud": ("PointCloud",),

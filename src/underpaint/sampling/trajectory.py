@@ -81,6 +81,29 @@ def initial_noise(
     return level.sigma.to(dtype) * torch.stack(rows)
 
 
+def seeded_noise(seeds: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    """What draws unit noise like rows [len(seeds), D], again and again, for stochastic solvers: one CPU generator per
+    seed, which goes on from where `initial_noise` left it.
+
+    Raises:
+        ValueError: as `initial_noise`; when it is called, there are more rows or fewer.
+    """
+    check_seeds(seeds)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    begun = False
+
+    def draw(x: Tensor) -> Tensor:
+        nonlocal begun
+        if len(x) != len(generators):
+            raise ValueError(f"There are {len(generators)} seeds for {len(x)} rows.")
+        for _ in range(1 if begun else 2):  # what is drawn first is the initial noise
+            rows = [torch.randn(x.shape[1:], generator=generator, dtype=x.dtype) for generator in generators]
+        begun = True
+        return torch.stack(rows).to(x.device)
+
+    return draw
+
+
 def sample(
     denoise: Denoiser,
     x: Tensor,

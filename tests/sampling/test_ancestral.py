@@ -1,0 +1,159 @@
+"""Steps with noise of the Gaussian exponential integrator: exact for Gaussian data, and known samplers without it."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+from scipy.integrate import quad
+from torch import Tensor
+from torch.testing import assert_close
+
+from underpaint.noise import EDM, NoiseLevel, Schedule
+from underpaint.sampling.exponential import _weights, gaussian_ancestral, gaussian_exponential
+from underpaint.sampling.response import respond
+from underpaint.sampling.solvers import ddim_step
+from underpaint.sampling.trajectory import initial_noise, sample, seeded_noise
+from underpaint.theory import modes
+from underpaint.theory.covariance import Covariance
+from underpaint.theory.gaussian import Gaussian
+from underpaint.theory.mixture import Mixture
+
+VALUES = torch.tensor([9.0, 1.0, 0.01, 1e-4], dtype=torch.float64)
+KNOWN = Gaussian(torch.zeros(4, dtype=torch.float64), Covariance(VALUES, torch.eye(4).double()))
+
+
+def draws(seed: int = 3):
+    generator = torch.Generator().manual_seed(seed)
+    return lambda x: torch.randn(x.shape, generator=generator, dtype=x.dtype)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("corrector", [False, True], ids=["plain", "corrected"])
+@pytest.mark.parametrize("eta", [0.4, 1.0, 1.6])
+def test_variance_and_mean_of_gaussian_data_are_kept_in_any_grid(
+    schedule: Schedule, order: int, corrector: bool, eta: float
+) -> None:
+    """Exactly, along every eigenvalue, also for a mean that the solver does not know."""
+    for steps in (1, 3):
+        level = schedule.grid(steps)
+
+        def run(noise: Tensor, mean: Tensor, level: NoiseLevel = level) -> Tensor:
+            def denoise(x: Tensor, at: NoiseLevel) -> Tensor:
+                gain = modes.shrinkage(VALUES, at)
+                return gain * x + (1 - at.alpha * gain) * mean
+
+            x = (level[0].alpha ** 2 * VALUES + level[0].sigma ** 2).sqrt() * noise + level[0].alpha * mean
+            solver = gaussian_ancestral(KNOWN, eta, order=order, corrector=corrector, ending="flow")
+            return [state for state, _ in solver(denoise, x, level)][-1]
+
+        found = respond(run, 4)
+        assert_close(found.variance, VALUES, rtol=1e-8, atol=1e-14)
+        assert_close(found.mean, torch.ones(4, dtype=torch.float64), rtol=1e-6, atol=0)
+        assert len(found.drawn) == steps
+
+
+def test_it_is_the_transition_of_the_gaussian(gaussian: Gaussian, schedule: Schedule, normal) -> None:
+    level = schedule.grid(4)[:3]
+    x, generator = normal(5, 6), torch.Generator().manual_seed(3)
+    expected = x
+    for here, there in pairwise(level):
+        expected = gaussian.transition(expected, here, there, 0.7, generator)
+    found = [state for state, _ in gaussian_ancestral(gaussian, 0.7, draws())(gaussian, x, level)][-1]
+    assert_close(found, expected, rtol=1e-8, atol=1e-9)
+
+
+def test_its_mean_is_ddpms_for_any_data(mixture: Mixture, gaussian: Gaussian, normal) -> None:
+    """At strength 1 the mean of x' given x depends on the denoised image alone: Ho et al. 2020, eq. 7."""
+    x, here, there = normal(5, 6), NoiseLevel(0.6, 0.8), NoiseLevel(0.8, 0.6)
+    solver = gaussian_ancestral(gaussian, 1.0, torch.zeros_like, ending="flow")
+    ((moved, denoised),) = solver(mixture, x, NoiseLevel.join(here, there))
+    alpha = (here.alpha / there.alpha) ** 2
+    share = there.alpha * (1 - alpha) / here.sigma**2 * denoised
+    assert_close(moved, share + alpha.sqrt() * there.sigma**2 / here.sigma**2 * x, rtol=1e-9, atol=1e-9)
+
+
+def test_without_variance_it_is_the_ancestral_sampler(mixture: Mixture, schedule: Schedule) -> None:
+    """Euler ancestral in k-diffusion's form: down to sigma_down, and up again."""
+    flat, level, draw = Gaussian.isotropic(torch.zeros(6, dtype=torch.float64), 0.0), schedule.grid(7), draws()
+    x = start = initial_noise(range(5), 6, level[0], torch.float64)
+    for here, there in pairwise(level):
+        if here.alpha == 0 or there.sigma == 0:
+            down, up = float(there.sigma) if there.sigma == 0 else 0.0, float(there.sigma)
+        else:
+            up = float(there.sigma * (1 - (there.ratio / here.ratio) ** 2).sqrt())
+            down = float((there.sigma**2 - up**2).sqrt())
+        x = ddim_step(x, mixture(x, here), here, NoiseLevel(float(there.alpha), down))
+        if there.sigma > 0:
+            x = x + up * draw(x)
+    found = sample(mixture, start, level, gaussian_ancestral(flat, 1.0, draws())).final
+    assert_close(found, x, rtol=1e-8, atol=1e-8)
+
+
+def test_order_2_without_variance_is_sde_dpm_solver_plus_plus(mixture: Mixture) -> None:
+    """In the form that integrates the line through two calls exactly ('heun' in diffusers' sde-dpmsolver++)."""
+    level, draw = EDM().grid(9), draws()
+    x = start = initial_noise(range(5), 6, level[0], torch.float64)
+    past: list[Tensor] = []
+    sigma, time = level.sigma, -level.log_ratio
+    for i in range(9):
+        past.append(mixture(x, level[i]))
+        h = time[i + 1] - time[i]
+        gone = -torch.expm1(-2 * h)
+        x = sigma[i + 1] / sigma[i] * torch.exp(-h) * x + gone * past[-1]
+        if 0 < i < 8:
+            x = x + (gone / (-2 * h) + 1) * h * (past[-1] - past[-2]) / (time[i] - time[i - 1])
+        if i < 8:
+            x = x + sigma[i + 1] * gone.sqrt() * draw(x)
+    flat = Gaussian.isotropic(torch.zeros(6, dtype=torch.float64), 0.0)
+    found = sample(mixture, start, level, gaussian_ancestral(flat, 1.0, draws(), order=2)).final
+    assert_close(found, x, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("power", [1.0, 1.25, 2.0, 5.0])
+def test_weights_are_their_integrals(power: float) -> None:
+    start, end, nodes = 1.0, -0.5, [1.0, 1.7]
+    for variance in (0.0, 0.3, 20.0):
+
+        def kernel(t: float, j: int, variance: float = variance) -> float:
+            lagrange = (t - nodes[1 - j]) / (nodes[j] - nodes[1 - j])
+            return power * lagrange * math.exp(2 * t) / (variance + math.exp(2 * t)) ** (1 + power / 2)
+
+        scale = (variance + math.exp(2 * end)) ** (power / 2)
+        expected = [scale * quad(kernel, end, start, args=(j,), epsabs=1e-13)[0] for j in (0, 1)]
+        found = _weights(torch.tensor([variance], dtype=torch.float64), nodes, start, end, power)[:, 0]
+        assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
+
+
+def test_little_noise_is_the_flow(mixture: Mixture, gaussian: Gaussian, schedule: Schedule) -> None:
+    level = schedule.grid(6, 20.0)  # from pure noise, any strength draws the state anew
+    x = initial_noise(range(4), 6, level[0], torch.float64)
+    flow = sample(mixture, x, level, gaussian_exponential(gaussian, 2, True, "denoised")).final
+    near = [
+        (sample(mixture, x, level, gaussian_ancestral(gaussian, eta, draws(), 2, True)).final - flow).norm()
+        for eta in (1e-3, 1e-4)
+    ]
+    assert near[1] < 0.2 * near[0]
+    assert near[1] < 1e-2 * flow.norm()
+
+
+def test_a_seed_means_its_noise_in_any_batch(mixture: Mixture, gaussian: Gaussian) -> None:
+    level = EDM().grid(5)
+
+    def sampled(seeds: range) -> Tensor:
+        x = initial_noise(seeds, 6, level[0], torch.float64)
+        return sample(mixture, x, level, gaussian_ancestral(gaussian, 1.0, seeded_noise(seeds))).final
+
+    assert_close(sampled(range(2, 4)), sampled(range(5))[2:4], rtol=1e-12, atol=1e-12)
+    first = seeded_noise(range(3))(torch.empty(3, 6, dtype=torch.float64))
+    start = initial_noise(range(3), 6, NoiseLevel(0.0, 1.0), torch.float64)
+    assert float((first - start).abs().min()) > 1e-6  # and never that which the state began with
+
+
+def test_noise_for_other_rows_and_no_strength_are_refused(gaussian: Gaussian) -> None:
+    with pytest.raises(ValueError, match="3 seeds for 2 rows"):
+        seeded_noise(range(3))(torch.zeros(2, 6))
+    with pytest.raises(ValueError, match="strength eta"):
+        gaussian_ancestral(gaussian, -1.0)
