@@ -7,7 +7,7 @@ import torch
 from mixtures import gaussian_of, mixture
 from torch.testing import assert_close
 
-from underpaint.calibration.fit import Fit, _nearest_fit
+from underpaint.calibration.fit import Fit, nearest_fit
 from underpaint.calibration.search import guesses, search
 from underpaint.calibration.solution import solve_finely
 from underpaint.noise import DDPM, EDM, NoiseLevel
@@ -24,7 +24,7 @@ def test_coefficients_are_those_of_two_rounds_of_least_squares() -> None:
     left = (wanted - (a @ first).squeeze(2)).square().sum(1)
     root = (left + 0.01 * left.median()).pow(-0.25).view(-1, 1, 1)
     expected = torch.linalg.lstsq((root * a).flatten(0, 1), (root * b).flatten(0, 1)).solution.squeeze(1)
-    found = _nearest_fit(terms, wanted)
+    found = nearest_fit(terms, wanted)
     assert_close(found, expected, rtol=1e-6, atol=1e-7)
     assert_close(combine(found, terms), (found.view(-1, 1, 1) * terms).sum(0))
 
@@ -35,7 +35,7 @@ def test_what_only_a_third_difference_tells_is_told() -> None:
     value, slope, bend = (torch.randn(12, 40, generator=generator, dtype=torch.float64) for _ in range(3))
     terms = torch.stack([value + 1e-2 * j * slope + 3e-4 * j * j * bend for j in range(3)])
     wanted = terms[0] - 2 * terms[1] + terms[2]  # 6e-4 of the bend
-    left = combine(_nearest_fit(terms, wanted), terms) - wanted
+    left = combine(nearest_fit(terms, wanted), terms) - wanted
     assert float(left.norm()) < 0.2 * float(wanted.norm())
 
 
@@ -46,7 +46,7 @@ def test_a_seed_that_went_astray_hardly_counts() -> None:
     known = torch.tensor([0.7, -0.4], dtype=torch.float64)
     wanted = combine(known, terms) + 0.01 * torch.randn(12, 30, generator=generator, dtype=torch.float64)
     wanted[0] -= 3 * terms[0, 0]
-    found = _nearest_fit(terms, wanted)
+    found = nearest_fit(terms, wanted)
     plain = torch.linalg.lstsq(terms.flatten(1).T, wanted.flatten().unsqueeze(1)).solution.squeeze(1)
     assert float((plain - known).norm()) > 0.1
     assert float((found - known).norm()) < 0.1 * float((plain - known).norm())
@@ -54,13 +54,13 @@ def test_a_seed_that_went_astray_hardly_counts() -> None:
 
 def test_what_is_wanted_is_nothing_where_gaussians_need_no_fit() -> None:
     terms = torch.randn(3, 5, 4, generator=torch.Generator().manual_seed(1))
-    assert_close(_nearest_fit(terms, torch.zeros(5, 4)), torch.zeros(3, dtype=torch.float64))
+    assert_close(nearest_fit(terms, torch.zeros(5, 4)), torch.zeros(3, dtype=torch.float64))
 
 
 def test_terms_that_say_the_same_are_no_trouble() -> None:
     """The ridge decides between them: each gets half."""
     term = torch.randn(6, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = _nearest_fit(torch.stack([term, term]), 3 * term)
+    found = nearest_fit(torch.stack([term, term]), 3 * term)
     assert_close(found, torch.full((2,), 1.5, dtype=torch.float64), rtol=1e-4, atol=0)
 
 

@@ -6,7 +6,7 @@ does better, the plan is that solver.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,16 +19,21 @@ from ..keeping import Keep, make_only
 from ..noise import NoiseLevel, Schedule
 from ..progress import Progress, Whole, silent
 from ..sampling.fitted import LOOK_BACK, TERMS, Calibration, Plan, fingerprint
+from ..sampling.solvers import Solver
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .fit import Fit, Run
 from .levels import shortest_path, step_losses
+from .refine import affordable, refine, refining_calls
 from .search import guesses, most_calls, search
 from .selection import PlanSelector
-from .solution import FineSolution, solve_finely
+from .solution import FINEST, FineSolution, Precision, fine_enough, precision, solve_finely
 
 #: Seeds whose fine solutions say what a step loses.
 _DRAWN = 32
+#: With fewer calls the search, which moves levels alone, may take all of the effort, and the last phase what that has
+#: left; from so many on, the most of an effort that is left to it, and trials beyond its first.
+_FEW, _REFINING, _TRIALS = 6, 2 / 3, 3
 
 
 def calibrate(
@@ -38,8 +43,10 @@ def calibrate(
     calls: Sequence[int] = (5, 6, 8, 10, 14, 20),
     seeds: Sequence[int] = range(32),
     held_out: Sequence[int] = range(1000, 1016),
-    fine: int = 250,
+    fine: int | None = None,
     effort: int = 150,
+    refined: bool = True,
+    rivals: Mapping[str, Solver] | None = None,
     progress: Progress = silent,
     keep: Keep = make_only,
 ) -> Calibration:
@@ -52,8 +59,10 @@ def calibrate(
         calls: numbers of calls to plan for.
         seeds: noise of the trajectories that plans are fitted to.
         held_out: seeds of others, on which they are judged.
-        fine: steps of the fine solution; levels are chosen among its own.
-        effort: calls on each seed that the search for the levels of a plan may take, once it has tried its guesses.
+        fine: steps of the fine solution; unless given, as many as make its error small beside what plans may leave.
+        effort: calls on each seed that the search for a plan may take, once it has tried its guesses.
+        refined: whether a part of them goes to a last phase that moves levels and coefficients together.
+        rivals: further solvers that the plans are held against, by name; a plan is none of them.
         progress: told of the calls of the denoiser, each on a batch of all seeds, and of how many there may be.
         keep: keeps the fine solutions, what steps lose, and each plan, so that an interrupted fit goes on.
 
@@ -61,33 +70,68 @@ def calibrate(
         ValueError: no seeds, seeds in both sets, or numbers of calls that are no plan.
     """
     wanted = check_options(seeds, calls, held_out, fine, effort)
-    budgets = [most_calls(count, effort) + PlanSelector.most_calls(count) for count in wanted]
-    whole = Whole(progress, "calls of the network at most", 2 * fine + sum(budgets))
+    known = keep(
+        f"precision for {wanted[-1]} calls",
+        partial(_precision, denoise, gaussian, schedule, seeds, wanted[-1], fine, progress),
+    )
+    steps = known.steps
+    most = PlanSelector.most_calls(len(rivals or ()))
+    budgets = [most_calls(count, effort) + most * count for count in wanted]
+    whole = Whole(progress, "calls of the network at most", 2 * steps + sum(budgets))
     told = _telling(denoise, whole.advance)
-    solution = keep("fine solution", partial(solve_finely, told, gaussian, schedule, seeds, fine))
-    whole.reach(fine)
-    unseen = keep("held-out solution", partial(solve_finely, told, gaussian, schedule, held_out, fine))
-    whole.reach(2 * fine)
+    solution = keep(f"fine solution of {steps}", partial(solve_finely, told, gaussian, schedule, seeds, steps))
+    whole.reach(steps)
+    unseen = keep(f"held-out solution of {steps}", partial(solve_finely, told, gaussian, schedule, held_out, steps))
+    whole.reach(2 * steps)
     losses = keep(
         f"losses from {wanted[0]} calls", lambda: step_losses(_some(solution), gaussian.covariance, wanted[0])
     )
-    fit, judge = Fit(told, gaussian, solution), PlanSelector(told, gaussian, schedule, solution, unseen)
+    fit = Fit(told, gaussian, solution)
+    judge = PlanSelector(told, gaussian, schedule, solution, unseen, known.error, rivals or {})
     path: tuple[int, ...] | None = None
     plans = list[Plan]()
 
     def find(count: int, fewer: tuple[int, ...] | None) -> tuple[tuple[int, ...], Plan]:
-        shortest = shortest_path(losses, count)
-        best = search(fit, guesses(solution.level, gaussian, count, fewer, shortest), effort)
-        return best.path, judge.choose(_plan(best, solution.level), shortest, best.loss)
+        shortest, begun = shortest_path(losses, count), fit.calls
+        paths = guesses(solution.level, gaussian, count, fewer, shortest)
+        whole = effort + sum(map(len, paths))
+        found = search(fit, paths, effort - (_for_refining(count, effort) if refined else 0))
+        best = found
+        if refined:
+            left = whole - (fit.calls - begun)
+            best = refine(fit, schedule, found, left, lambda run: judge.error(_plan(run, solution.level[0])))
+        return found.path, judge.choose(_plan(best, solution.level[0]), shortest, best.loss)
 
     for i, count in enumerate(wanted):
         # the search for a plan begins with that of fewer calls, too
-        known = f"plan of {count} calls after {', '.join(map(str, wanted[:i])) or 'none'}, effort {effort}"
-        path, plan = keep(known, partial(find, count, path))
+        name = f"plan of {count} calls after {', '.join(map(str, wanted[:i])) or 'none'}, effort {effort}"
+        name += ", refined" if refined else ""
+        path, plan = keep(name, partial(find, count, path))
         plans.append(plan)
-        whole.reach(2 * fine + sum(budgets[: i + 1]))
-    about = {"seeds": list(seeds), "held_out": list(held_out), "fine": fine, "effort": effort}
-    return Calibration(tuple(plans), about | {"gaussian": fingerprint(gaussian)})
+        whole.reach(2 * steps + sum(budgets[: i + 1]))
+    about = {"seeds": list(seeds), "held_out": list(held_out), "fine": steps, "effort": effort, "refined": refined}
+    return Calibration(tuple(plans), about | {"reference_error": known.error, "gaussian": fingerprint(gaussian)})
+
+
+def _precision(
+    denoise: Denoiser,
+    gaussian: Gaussian,
+    schedule: Schedule,
+    seeds: Sequence[int],
+    calls: int,
+    fine: int | None,
+    progress: Progress,
+) -> Precision:
+    """Of a fine solution of so many steps, or of as many as it needs to have for plans of so many calls."""
+    usual = 15 * max(8, calls) if fine is None else 7 * fine // 4
+    whole = Whole(progress, "calls of the network that say how fine a solution is, about", usual)
+    told = _telling(denoise, whole.advance)
+    if fine is None:
+        found = fine_enough(told, gaussian, schedule, seeds, calls)
+    else:
+        found = precision(told, gaussian, schedule, seeds, fine)
+    whole.reach(usual)
+    return found
 
 
 def _telling(denoise: Denoiser, advance: Callable[[], None]) -> Denoiser:
@@ -105,19 +149,21 @@ def check_options(
     seeds: Sequence[int],
     calls: Sequence[int] = (5, 6, 8, 10, 14, 20),
     held_out: Sequence[int] = range(1000, 1016),
-    fine: int = 250,
+    fine: int | None = None,
     effort: int = 150,
     **_: Any,
 ) -> list[int]:
     """The numbers of calls in order, each once; ValueError where something asked for cannot be."""
-    integer(fine, "number of steps of the fine solution", 4, MOST_STEPS)
+    if fine is not None:
+        integer(fine, "number of steps of the fine solution", 8, MOST_STEPS)
     integer(effort, "number of calls to search with", 0, MOST_ITEMS)
     for given in (seeds, held_out):
         if given:
             check_seeds(given)
     wanted = sorted({integer(count, "number of calls", -MOST_STEPS, MOST_STEPS) for count in calls})
-    if not wanted or wanted[0] < 2 or wanted[-1] > fine - 2:
-        raise ValueError(f"Plans need 2 to {fine - 2} calls, got {', '.join(map(str, calls)) or 'none'}.")
+    most = (fine or FINEST // 4) - 2
+    if not wanted or wanted[0] < 2 or wanted[-1] > most:
+        raise ValueError(f"Plans need 2 to {most} calls, got {', '.join(map(str, calls)) or 'none'}.")
     if not seeds or not held_out or set(seeds) & set(held_out):
         raise ValueError(
             f"Plans are fitted to some seeds and judged on others; got {len(seeds)} to fit to and {len(held_out)} held "
@@ -126,11 +172,18 @@ def check_options(
     return wanted
 
 
-def _plan(run: Run, level: NoiseLevel) -> Plan:
-    coefficients = torch.zeros(len(run.path), LOOK_BACK, TERMS, dtype=torch.float64)
+def _for_refining(count: int, effort: int) -> int:
+    """What the search leaves of an effort: as many calls as `refine` needs to move as much as it may."""
+    most = int(_REFINING * effort) if count >= _FEW else 0
+    directions = affordable(count, most)
+    return 0 if directions < 0 else min(most, refining_calls(count, directions) + _TRIALS * count)
+
+
+def _plan(run: Run, start: NoiseLevel) -> Plan:
+    coefficients = torch.zeros(len(run.level), LOOK_BACK, TERMS, dtype=torch.float64)
     for step, fitted in zip(coefficients, run.coefficients, strict=True):
         step.view(-1)[: len(fitted)] = fitted
-    return Plan(NoiseLevel.join(level[0], level[torch.tensor(run.path)], NoiseLevel.clean()), coefficients)
+    return Plan(NoiseLevel.join(start, run.level, NoiseLevel.clean()), coefficients)
 
 
 def _some(solution: FineSolution) -> FineSolution:

@@ -1,4 +1,4 @@
-"""Coefficients of a plan, fitted along a path through the levels of a fine solution.
+"""Coefficients of a plan, fitted along a path through the levels of a fine solution, and followed at any levels.
 
 They are fitted step by step: the denoiser is called at the states that the steps before have led to, and the next state
 is fitted to where the fine solution is at the next level. So each step also mends what those before it have missed.
@@ -9,6 +9,7 @@ images end in the wrong one, a hundred times as far away as the rest, and a squa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ from ..noise import NoiseLevel
 from ..sampling.fitted import LOOK_BACK, Seen, combine, flown, step_terms
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
-from .solution import FineSolution
+from .solution import FineSolution, distances
 
 #: Ridge of the least squares, as a share of each term's own square. Calls that follow closely on each other say almost
 #: the same: what a step of third order makes of them is, with 28 calls, 1e-4 of each.
@@ -29,10 +30,11 @@ _FLOOR = 1e-2
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """One pass through the levels ``path`` of a fine solution: state before each call and at the end, images seen,
-    coefficients of each step [F], error of each seed [B]."""
+    """One pass through N levels: state before each call and at the end, images seen, coefficients of each step [F],
+    error of each seed [B]; ``path`` are the indices of the levels in the fine solution, empty if they are others."""
 
     path: tuple[int, ...]
+    level: NoiseLevel
     states: list[Tensor]
     seen: list[Tensor]
     coefficients: list[Tensor]
@@ -55,48 +57,79 @@ class Fit:
         same = 0
         while known and same < len(path) and path[same] == known.path[same]:
             same += 1
-        if known is None or not same:
-            states, seen, fitted = [self._landed(path[0])], [], []
-        else:
-            states, seen, fitted = known.states[:same], known.seen[:same], known.coefficients[: same - 1]
-        for i in range(len(fitted), len(path)):
-            if i == len(seen):
-                seen.append(self._see(states[i], path[i]))
-            weights, state = self._step(path, states, seen, i)
-            fitted.append(weights)
-            states.append(state)
-        return Run(path, states, seen, fitted, distances(states[-1], self.fine.final, self.gaussian.dimension))
+        level = self.fine.level[torch.tensor(path)]
+        states, seen = (known.states[:same], known.seen[:same]) if known else ([], [])
+        fitted = known.coefficients[: max(same - 1, 0)] if known else []
+        for i in range(same, len(path)):
+            if i:
+                fitted.append(self._fitted(level, states, seen, self.fine.states[path[i]]))
+            self.advance(level, states, seen, fitted)
+        fitted.append(self._fitted(level, states, seen, self.fine.final))
+        return self._ended(path, level, states, seen, fitted)
 
-    def _step(self, path: tuple[int, ...], states: list[Tensor], seen: list[Tensor], i: int) -> tuple[Tensor, Tensor]:
-        """Coefficients of step i, and where it leads."""
-        fine, last = self.fine, i + 1 == len(path)
-        here = fine.level[path[i]]
-        there, wanted = (
-            (NoiseLevel.clean(), fine.final) if last else (fine.level[path[i + 1]], fine.states[path[i + 1]])
-        )
-        start = flown(states[i], here, there, self.covariance)
-        past: list[Seen] = [(fine.level[path[j]], states[j], seen[j]) for j in range(i, max(i - LOOK_BACK, -1), -1)]
-        terms = step_terms(past, there, self.covariance)
-        weights = _nearest_fit(terms, wanted - start)
-        return weights, start + combine(weights, terms)
+    def follow(
+        self, level: NoiseLevel, coefficients: Sequence[Tensor], known: Run | None = None, first: int = 0
+    ) -> Run:
+        """With given levels and coefficients, fitting nothing; calls before ``first`` are those of a known run."""
+        states, seen = (known.states[:first], known.seen[:first]) if known else ([], [])
+        for _ in range(first, len(level)):
+            self.advance(level, states, seen, coefficients)
+        return self._ended((), level, states, seen, coefficients)
 
-    def _landed(self, index: int) -> Tensor:
-        return flown(self.fine.states[0], self.fine.level[0], self.fine.level[index], self.covariance)
+    def refitted(self, run: Run) -> Run:
+        """The run with its last step fitted to the end of the fine solution, which takes no call."""
+        last = self._fitted(run.level, run.states[:-1], run.seen, self.fine.final)
+        return self._ended(run.path, run.level, run.states[:-1], run.seen, [*run.coefficients[:-1], last])
 
-    def _see(self, state: Tensor, index: int) -> Tensor:
+    def advance(
+        self, level: NoiseLevel, states: list[Tensor], seen: list[Tensor], coefficients: Sequence[Tensor]
+    ) -> None:
+        """Come to the next level and call the denoiser there: one more of ``states`` and of ``seen``."""
+        i = len(seen)
+        states.append(self.arrived(level, states, seen, coefficients[i - 1]) if i else self._landed(level[0]))
+        seen.append(self._see(states[i], level[i]))
+
+    def arrived(self, level: NoiseLevel, states: list[Tensor], seen: list[Tensor], coefficients: Tensor) -> Tensor:
+        """Where the step from the last call leads."""
+        start, terms = self.terms(level, states, seen)
+        return start + combine(coefficients, terms)
+
+    def terms(self, level: NoiseLevel, states: list[Tensor], seen: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Of the step from the last call: the Gaussian's flow [B, K], and what its coefficients multiply [F, B, K]."""
+        i = len(seen) - 1
+        there = level[i + 1] if i + 1 < len(level) else NoiseLevel.clean()
+        past: list[Seen] = [(level[j], states[j], seen[j]) for j in range(i, max(i - LOOK_BACK, -1), -1)]
+        return flown(states[i], level[i], there, self.covariance), step_terms(past, there, self.covariance)
+
+    def _fitted(self, level: NoiseLevel, states: list[Tensor], seen: list[Tensor], wanted: Tensor) -> Tensor:
+        """Coefficients of the step from the last call that lead nearest to what is wanted [B, K]."""
+        start, terms = self.terms(level, states, seen)
+        return nearest_fit(terms, wanted - start)
+
+    def _ended(
+        self,
+        path: tuple[int, ...],
+        level: NoiseLevel,
+        states: list[Tensor],
+        seen: list[Tensor],
+        coefficients: Sequence[Tensor],
+    ) -> Run:
+        end = self.arrived(level, states, seen, coefficients[-1])
+        errors = distances(end, self.fine.final, self.gaussian.dimension)
+        return Run(path, level, [*states, end], seen, list(coefficients), errors)
+
+    def _landed(self, level: NoiseLevel) -> Tensor:
+        return flown(self.fine.states[0], self.fine.level[0], level, self.covariance)
+
+    def _see(self, state: Tensor, level: NoiseLevel) -> Tensor:
         self.calls += 1
-        gaussian, level = self.gaussian, self.fine.level[index]
+        gaussian = self.gaussian
         x = level.alpha.to(state) * gaussian.mean + gaussian.covariance.synthesise(state)
         with torch.no_grad():
             return gaussian.covariance.analyse(self.denoise(x, level) - gaussian.mean)
 
 
-def distances(found: Tensor, wanted: Tensor, dimension: int) -> Tensor:
-    """Root mean square per number of the data, of each seed [B], in float64."""
-    return ((found - wanted).double().square().sum(1) / dimension).sqrt()
-
-
-def _nearest_fit(terms: Tensor, wanted: Tensor) -> Tensor:
+def nearest_fit(terms: Tensor, wanted: Tensor) -> Tensor:
     """Coefficients [F] of terms [F, B, K] nearest to what is wanted [B, K].
 
     Least squares, and once more with each row weighed by one over the distance that it was left at: a step of
@@ -108,8 +141,13 @@ def _nearest_fit(terms: Tensor, wanted: Tensor) -> Tensor:
     # of each row: |wanted - sum|^2
     explained = 2 * products @ fitted - (squares @ fitted) @ fitted
     left = (wanted.square().sum(1) - explained).clamp(min=0)
-    floor = _FLOOR * left.median() + torch.finfo(left.dtype).tiny
-    return _solve(squares, products, 1 / (left + floor).sqrt())
+    return _solve(squares, products, row_weights(left.sqrt()))
+
+
+def row_weights(errors: Tensor) -> Tensor:
+    """The weight of each row [B] for which least squares are, to first order, the least sum of distances."""
+    floor = _FLOOR * errors.square().median() + torch.finfo(errors.dtype).tiny
+    return 1 / (errors.square() + floor).sqrt()
 
 
 def _solve(squares: Tensor, products: Tensor, weights: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from ..theory.gaussian import Gaussian
 from .fit import Fit, Run
 
 #: How far a level is moved at first and at last, as a share of the way to its neighbour in log(sigma/alpha).
-_MOVES = (0.5, 0.25, 0.12)
+_MOVES = (0.5, 0.25, 0.12, 0.06)
 #: Karras22's rho of the guesses, besides levels even in log(sigma/alpha).
 _RHO = (5.0, 7.0, 15.0)
 
@@ -54,19 +54,30 @@ def most_calls(count: int, effort: int) -> int:
 
 
 def search(fit: Fit, paths: Sequence[tuple[int, ...]], effort: int) -> Run:
-    """The best of some paths, its levels moved one at a time as long as that helps and the effort lasts."""
+    """The best of some paths, its levels moved one at a time: with each size of move until no level moves any more, as
+    long as the effort lasts."""
     best = min((fit.run(path) for path in paths), key=lambda run: run.loss)
-    effort += fit.calls
-    time = fit.fine.level.log_ratio
+    tried, most = {*paths}, fit.calls + effort
     for move in _MOVES:
-        for j in range(len(best.path)):
-            for path in _moved(best.path, j, move, time):
-                if fit.calls >= effort:
-                    return best
-                trial = fit.run(path, best)
-                if trial.loss < best.loss:
-                    best = trial
-                    break
+        while (better := _swept(fit, best, move, tried, most)) is not best:
+            best = better
+    return best
+
+
+def _swept(fit: Fit, best: Run, move: float, tried: set[tuple[int, ...]], most: int) -> Run:
+    """The run after each level was moved once, where that helps; ``most`` is where the count of calls ends."""
+    time = fit.fine.level.log_ratio
+    for j in range(len(best.path)):
+        for path in _moved(best.path, j, move, time):
+            if path in tried:
+                continue
+            if fit.calls + len(path) - j > most:
+                return best
+            tried.add(path)
+            trial = fit.run(path, best)
+            if trial.loss < best.loss:
+                best = trial
+                break
     return best
 
 

@@ -3,51 +3,71 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from ..noise import NoiseLevel, Schedule
+from ..sampling.exponential import EXPONENTIALS
 from ..sampling.fitted import Calibration, Plan
+from ..sampling.solvers import Solver
 from ..sampling.trajectory import initial_noise, sample
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
-from .fit import distances
 from .levels import smoothed
-from .solution import FineSolution, span
+from .solution import FineSolution, distances, span
 
-#: The plain solvers that a plan has to beat, and rho of their grids besides levels even in log(sigma/alpha).
-_PLAIN = ("dpmpp-3m", "exponential-2c", "exponential-3c")
+#: The plain solvers that a plan has to beat on every grid: DDIM, what the most use, and ours of low and high order.
+_FIRST = ("euler", "dpmpp-2m", "exponential-1c", "exponential-3c")
+#: All that a plan can be; those with one call a step.
+PLAIN = ("euler", "dpmpp-2m", "dpmpp-3m", *EXPONENTIALS)
+#: Rho of their grids besides levels even in log(sigma/alpha).
 _RHO = (5.0, 7.0, 10.0, 15.0)
-#: How many of the best plain solvers on held-out seeds are held against each other on the seeds of the fit, too.
-_FINALISTS = 4
+#: Seeds on which they are tried, grids that the others are tried on, and how many are then held against each other.
+_TRIED, _GRIDS, _FINALISTS = 4, 3, 4
+#: A plan whose error is less than this share of the best of the first is not held against the others.
+_CLEAR = 0.6
+#: Resamples of the seeds for an interval.
+_DRAWS = 2000
 
 
 @dataclass(frozen=True, eq=False)
 class PlanSelector:
     """Holds plans against plain solvers on seeds that nothing was fitted to, and plain solvers against each other on
     those of the fit, too: a few on the border between two images make much of a mean, and the more there are, the less
-    depends on which."""
+    depends on which.
+
+    Attributes:
+        reference: the error of the fine solutions; no error is taken for less.
+        rivals: further solvers to be held against, by name, which no plan can be; each gets the best grids.
+    """
 
     denoise: Denoiser
     gaussian: Gaussian
     schedule: Schedule
     fitted: FineSolution
     unseen: FineSolution
+    reference: float = 0.0
+    rivals: Mapping[str, Solver] = field(default_factory=dict)
 
     @staticmethod
-    def most_calls(count: int) -> int:
-        """The most that `choose` calls the denoiser for a plan of so many calls."""
-        return (1 + len(_PLAIN) * (len(_RHO) + 3) + _FINALISTS) * count
+    def most_calls(rivals: int = 0) -> int:
+        """The most that `choose` calls the denoiser, for each call of the plan."""
+        first, all_of = len(_FIRST) * (len(_RHO) + 3), _GRIDS * (len(PLAIN) + rivals)
+        return 2 + first + all_of + 2 * _FINALISTS
 
-    def errors(self, plan: Plan, fine: FineSolution) -> Tensor:
-        """The distances to the ends of fine solutions that a plan leaves, of each of their seeds [B]."""
-        solver, level = Calibration((plan,), {}).solver(self.gaussian, plan.calls)
+    def errors(self, plan: Plan, fine: FineSolution, most: int | None = None) -> Tensor:
+        """The distances to the ends of fine solutions that a plan leaves, of the first ``most`` of their seeds [B]."""
+        return self._left(*Calibration((plan,), {}).solver(self.gaussian, plan.calls), fine, most)
+
+    def _left(self, solver: Solver, level: NoiseLevel, fine: FineSolution, most: int | None = None) -> Tensor:
         mean = self.gaussian.mean
-        noise = initial_noise(fine.seeds, len(mean), level[0], mean.dtype).to(mean.device)
+        noise = initial_noise(fine.seeds[:most], len(mean), level[0], mean.dtype).to(mean.device)
         found = sample(self.denoise, noise, level, solver, every=len(level)).final
-        return distances(self.gaussian.covariance.analyse(found - mean), fine.final, len(mean))
+        errors = distances(self.gaussian.covariance.analyse(found - mean), fine.final[:most], len(mean))
+        return errors.clamp(min=self.reference)
 
     def error(self, plan: Plan) -> float:
         """The mean distance on held-out seeds."""
@@ -56,25 +76,59 @@ class PlanSelector:
     def choose(self, plan: Plan, path: tuple[int, ...], fit: float) -> Plan:
         """The plan, or the best plain solver at as many calls where that is nearer on held-out seeds.
 
-        Which plain solver that is, the seeds of the fit decide, too, among the best on held-out ones.
+        All plain solvers are tried on a few of them, unless a few say clearly enough that the plan is nearer; the best
+        of those on all. Which of these it is, the seeds of the fit decide, too, where a plan gives way.
 
         Args:
             plan: what was fitted.
             path: levels of the fine solution where steps lose least, for plain solvers.
             fit: the error of the fit.
         """
-        plain = [Plan(grid, solver=name) for grid in self.grids(path) for name in _PLAIN]
+        own = self.errors(plan, self.unseen)
+        plain = self._finalists(self.grids(path), float(own[:_TRIED].mean()))
         errors = [self.errors(other, self.unseen) for other in plain]
-        mine, theirs = self.error(plan), [float(found.mean()) for found in errors]
-        best = min(range(len(plain)), key=lambda i: theirs[i])
-        if mine > theirs[best]:
+        best = min(range(len(plain)), key=lambda i: float(errors[i].mean()))
+        if own.mean() > errors[best].mean():
 
             def overall(i: int) -> float:
                 return float(torch.cat([errors[i], self.errors(plain[i], self.fitted)]).mean())
 
-            best = min(sorted(range(len(plain)), key=lambda i: theirs[i])[:_FINALISTS], key=overall)
-            plan = plan if mine <= theirs[best] else plain[best]
-        return replace(plan, errors={"fit": fit, "held_out": mine, "plain": theirs[best]})
+            best = min(range(len(plain)), key=overall)
+            plan = plan if own.mean() <= errors[best].mean() else plain[best]
+        mine, theirs = float(own.mean()), float(errors[best].mean())
+        low, high = interval(own, errors[best])
+        found = {"fit": fit, "held_out": mine, "plain": theirs, "ratio_low": low, "ratio_high": high}
+        return replace(plan, errors=found | ({} if mine < _CLEAR * theirs else self._rival(plain)))
+
+    def _finalists(self, grids: Sequence[NoiseLevel], mine: float) -> list[Plan]:
+        """The best plain solvers on a few held-out seeds, the best first."""
+        tried = {(name, i): self._tried(Plan(grids[i], solver=name)) for i in range(len(grids)) for name in _FIRST}
+        if mine > _CLEAR * min(tried.values()):
+            for i in self._best_grids(tried):
+                others = [(name, i) for name in PLAIN if (name, i) not in tried]
+                tried |= {(name, i): self._tried(Plan(grids[i], solver=name)) for name, i in others}
+        return [Plan(grids[i], solver=name) for name, i in sorted(tried, key=lambda one: tried[one])[:_FINALISTS]]
+
+    def _tried(self, plan: Plan) -> float:
+        return float(self.errors(plan, self.unseen, _TRIED).mean())
+
+    @staticmethod
+    def _best_grids(tried: Mapping[tuple[str, int], float]) -> list[int]:
+        """The grids on which some solver is best, the best first."""
+        return list(dict.fromkeys(i for _, i in sorted(tried, key=lambda one: tried[one])))[:_GRIDS]
+
+    def _rival(self, plain: Sequence[Plan]) -> dict[str, float]:
+        """The error of the best rival on held-out seeds, on the grids of the best plain solvers."""
+        levels = [plan.level for plan in plain[:_GRIDS]]
+        tried = [
+            (float(self._left(solver, level, self.unseen, _TRIED).mean()), solver, level)
+            for solver in self.rivals.values()
+            for level in levels
+        ]
+        if not tried:
+            return {}
+        _, solver, level = min(tried, key=lambda one: one[0])
+        return {"rival": float(self._left(solver, level, self.unseen).mean())}
 
     def grids(self, path: tuple[int, ...]) -> list[NoiseLevel]:
         """Of as many levels as a path has: even in log(sigma/alpha) and by Karras22's rule; the path, and smoothed."""
@@ -85,3 +139,11 @@ class PlanSelector:
         grids = [span(self.schedule, len(path), rho) for rho in (math.inf, *_RHO)]
         grids += [level[torch.tensor(path)], NoiseLevel.join(level[0], spaced) if infinite else spaced]
         return [NoiseLevel.join(grid, NoiseLevel.clean()) for grid in grids]
+
+
+def interval(mine: Tensor, theirs: Tensor) -> tuple[float, float]:
+    """5 % and 95 % of the ratio of mean errors [B] of the same seeds, when these are drawn anew."""
+    index = torch.randint(len(mine), (_DRAWS, len(mine)), generator=torch.Generator().manual_seed(0))
+    again = mine.double().cpu()[index].mean(1) / theirs.double().cpu()[index].mean(1).clamp(min=1e-12)
+    low, high = torch.quantile(again, torch.tensor([0.05, 0.95], dtype=torch.float64)).tolist()
+    return low, high

@@ -91,8 +91,10 @@ def calibrate(
     negative: NegativeOption = None,
     seeds: Annotated[str, typer.Option("--seeds", help="Seeds of the trajectories to fit to.")] = "0-31",
     held_out: Annotated[str, typer.Option("--held-out", help="Seeds to judge on.")] = "1000-1015",
-    fine: Annotated[int, typer.Option("--fine", help="Steps of the fine solution.", min=20)] = 250,
-    effort: Annotated[int, typer.Option("--effort", help="Calls on each seed to search a plan's levels.")] = 150,
+    fine: Annotated[
+        int | None, typer.Option("--fine", help="Steps of the fine solution. Default: as many as it needs.", min=20)
+    ] = None,
+    effort: Annotated[int, typer.Option("--effort", help="Calls on each seed to search for a plan.")] = 150,
     gaussian: StatisticsOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -130,4 +132,7 @@ def calibrate(
     elif not quiet:
         for plan in found.plans:
             out.print(f"  {plan}", highlight=False, soft_wrap=True)
+        off = found.about["reference_error"]
+        words = f"The fine solution has {found.about['fine']} steps, and is about {off:.2g} from that of ever more."
+        out.print(words, highlight=False, soft_wrap=True)
         out.print(f"Plans: {place}", highlight=False, soft_wrap=True)

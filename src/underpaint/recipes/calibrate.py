@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from ..calibration.calibrate import calibrate, check_options
-from ..calibration.solution import FineSolution
+from ..calibration.solution import FineSolution, Precision
 from ..models.checking.check import Check
 from ..models.fingerprint import digest, fingerprint
+from ..models.schedulers.peers import FAMILIES, peer
 from ..noise import NoiseLevel
 from ..sampling.fitted import Calibration, Plan
 from ..theory.gaussian import Gaussian
 from .shared.check import check_case
 from .shared.checkpoints import Parts, gaussian_tensors
 from .shared.request import Conditioning, Request, Sampler, cases, find_denoiser, in_turn, prepare
+
+#: Peers that a plan cannot be; DDIM and DPM-Solver++ are among this library's own.
+_RIVALS = tuple(name for family in ("UniPC", "DEIS") for name in FAMILIES[family])
 
 
 def calibrate_model(
@@ -46,7 +50,10 @@ def calibrate_model(
         say(check_case(model, listed[0]))
     denoise = in_turn([find_denoiser(model, case) for case in listed])
     if parts is not None:
-        how["keep"] = Parts(parts, _settings(sampler, listed, gaussian, request, how), (FineSolution, NoiseLevel, Plan))
+        how["keep"] = Parts(
+            parts, _settings(sampler, listed, gaussian, request, how), (FineSolution, NoiseLevel, Plan, Precision)
+        )
+    how["rivals"] = {name: peer(name) for name in _RIVALS}
     found = calibrate(denoise, gaussian, model.schedule, seeds=request.seeds, **how)
     asked: dict[str, Any] = {"model": model.name, "place": request.model, "cases": [str(case) for case in listed]}
     asked["statistics"] = dict(sampler.theory.about)
