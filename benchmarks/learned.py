@@ -358,7 +358,7 @@ def main() -> None:
     about |= {name: list(seeds) for name, seeds in sets.items()} | {"fine": args.fine, "rounds": args.rounds}
     folder = args.out.with_name(f"{args.out.name}.part")
     folder.mkdir(parents=True, exist_ok=True)
-    keep = Parts(folder, about | {"weights": fingerprint(sampler.model)}, (NoiseLevel, LinearRule, Plain))
+    keep = Parts(folder, about, (NoiseLevel, LinearRule, Plain))
     problems = [_posed(sampler.model, denoisers, seeds, args.fine, name, keep) for name, seeds in sets.items()]
     rules = {calls: _learned(problems, calls, args, keep) for calls in args.calls}
     judge, held = problems[1:]
@@ -385,6 +385,7 @@ def _asked(args: argparse.Namespace) -> tuple[Sampler, list[up.Denoiser], dict[s
     sampler = prepare(request)
     listed = cases(request, sampler.model)
     about = {"model": sampler.model.name, "place": args.model, "cases": [str(case) for case in listed]}
+    about["weights"] = fingerprint(sampler.model)
     return sampler, [find_denoiser(sampler.model, case) for case in listed], about
 
 

@@ -155,6 +155,13 @@ def bench_commands(setup: dict[str, Any]) -> Iterator[str]:
         words += ["--seeds", _seeds(plans["seeds"]), "--held-out", _seeds(plans["held_out"])]
         words += ["--fine", str(plans["fine"]), "--effort", str(plans["effort"]), "--out", "calibration.json"]
         yield shlex.join(words)
+    learned = setup.get("learned")
+    if learned:
+        words = ["python", "benchmarks/learned.py", "--model", *_placed(setup), *_asked(learned["cases"])]
+        words += ["--calls", *map(str, learned["calls"]), "--seeds", _seeds(learned["seeds"])]
+        words += ["--judge", _seeds(learned["judge"]), "--held-out", _seeds(learned["held_out"])]
+        words += ["--fine", str(learned["fine"]), "--rounds", str(learned["rounds"]), "--out", "learned.json"]
+        yield shlex.join(words)
     words = ["underpaint", "bench", "--model", *_placed(setup), *_asked(setup["cases"])]
     words += ["--seeds", _seeds(setup["seeds"]), "--tuning", _seeds(setup["tuning"]), "--calls", _seeds(setup["calls"])]
     words += ["--solvers", ",".join(setup["solvers"])] if setup["solvers"] else []
@@ -163,6 +170,7 @@ def bench_commands(setup: dict[str, Any]) -> Iterator[str]:
     words += [] if setup["batch"] == 64 else ["--batch", str(setup["batch"])]
     words += _judged(setup) if setup["samples"] else []
     words += ["--calibration", "calibration.json"] if plans else []
+    words += ["--learned", "learned.json"] if learned else []
     yield shlex.join(words)
 
 

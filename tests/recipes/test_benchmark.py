@@ -32,6 +32,7 @@ from underpaint.recipes.benchmark.tables import check_parquet, page, rows
 from underpaint.recipes.shared.processes import Processes
 from underpaint.recipes.shared.request import Conditioning, Request, Sampler, Theory, find_denoiser
 from underpaint.sampling.fitted import LOOK_BACK, TERMS, Calibration, Plan, write_calibration
+from underpaint.sampling.linear import LearnedRules, linear_rule
 from underpaint.sampling.solvers import dpmpp_2m, euler
 from underpaint.sampling.teleport import respend, teleport
 from underpaint.sampling.trajectory import initial_noise, sample
@@ -129,12 +130,14 @@ def test_choices_are_made_on_tuning_seeds_alone(found: tuple[Workbench, Bench]) 
 def test_ratios_are_ours_over_the_peer_that_is_best_on_held_out_seeds(found: tuple[Workbench, Bench]) -> None:
     _, result = found
     for ratio in result.ratios:
-        peers = [s for s in result.scores if s.role == ratio.role and not s.ours and s.calls == ratio.calls]
+        peers = [s for s in result.scores if s.role == ratio.role and s.peer and s.calls == ratio.calls]
         assert [len(s.errors) for s in peers] == [len(SMALL.seeds)] * 3
         (ours,) = (s for s in result.of("best", ratio.family) if s.calls == ratio.calls)
         assert ratio.peer == str(min(peers, key=lambda s: s.rms).cell)
         assert ratio.value == pytest.approx(ours.rms / min(s.rms for s in peers))
         assert ratio.low <= ratio.value <= ratio.high
+        nearer = ours.errors < min(peers, key=lambda s: s.rms).errors
+        assert ratio.nearer == float(nearer.sum()) / len(SMALL.seeds)
     assert {ratio.role for ratio in result.ratios} == {"best", "default"}
     assert len(result.ratios) == 2 * 2
 
@@ -399,6 +402,74 @@ def test_plans_of_a_calibration_compete(tmp_path: Path) -> None:
     expected = (GAUSSIAN.flow(x, level[0], NoiseLevel.clean()) - fine).square().mean(1).sqrt()
     torch.testing.assert_close(score.errors, expected.double(), rtol=1e-3, atol=1e-4)
     assert "| calibrated / best peer | **" in page(result)
+
+
+def test_learned_rules_compete(tmp_path: Path) -> None:
+    """A table of DDIM is DDIM, whatever it is called: neither a peer nor ours, but ours are held against it, too."""
+    schedule, settings = DDPM(), replace(SMALL, solvers=("DDIM", "learned", "exponential"), grids=("log",))
+    level = lay(schedule, "log", 3)
+    rule = linear_rule(euler, level).scaled(float(level.sigma[0] / schedule.grid(3).sigma[0]))
+    about = {"seeds": [5], "judge": [6], "weights": workbench(tmp_path).weights}
+    given = workbench(tmp_path, settings, learned=LearnedRules((rule,), about))
+    result = bench(given)
+    assert result is not None
+    (score,) = result.of("best", "learned")
+    same = given.errors(Cell("DDIM", "log", 3), SMALL.seeds)
+    torch.testing.assert_close(score.errors, same, rtol=1e-4, atol=1e-5)
+    assert (score.calls, score.nfe, score.peer, score.ours) == (3, 3, False, False)
+    assert {s.family for s in result.scores if s.peer} == {"DDIM"}
+    (over,) = (r for r in result.ratios if r.role == "learned")
+    (ours,) = (s for s in result.of("best", "exponential") if s.calls == 3)
+    assert (over.family, over.calls, over.value) == ("exponential", 3, pytest.approx(ours.rms / score.rms))
+    share = 100 * float((ours.errors < score.errors).double().mean())
+    text = page(result)
+    assert f"| exponential / learned | **{over.value:.2f}** [{over.low:.2f}, {over.high:.2f}] | - |" in text
+    assert f"| exponential nearer than learned | {share:.0f} % | - |" in text
+    (peer_there,) = (r for r in result.ratios if (r.role, r.family) == ("best", "learned"))
+    assert f"| learned / best peer | **{peer_there.value:.2f}**" in text
+    assert result.setup["learned"] == about | {"calls": [3]}
+    write_bench(result, tmp_path / "out", parquet=False)
+    for wrong, words in (
+        (about | {"judge": [29]}, "learned rules have used seed 29"),
+        (about | {"weights": "x"}, "other"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            recipe._check(replace(given, learned=LearnedRules((rule,), wrong)))
+    with pytest.raises(ValueError, match=r"learned needs the rules of benchmarks/learned\.py; give --learned FILE"):
+        recipe._check(replace(given, learned=None))
+
+
+def test_a_peer_that_ends_in_nan_or_gets_worse_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not end the run, is nobody's best, and the page says where it was met."""
+
+    def broken(name: str) -> Any:
+        solver = peer(name)
+
+        def solve(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Any:
+            for state, denoised in solver(denoise, x, level):
+                off = torch.nan if name == "UniPC-3 bh2" else 10.0 if name == "UniPC-2 bh1" else 0.0
+                yield state + (off if len(level) == 5 else 0.0), denoised
+
+        return solve
+
+    monkeypatch.setattr("underpaint.recipes.benchmark.cells.peer", broken)
+    settings = replace(SMALL, solvers=("UniPC", "exponential"), grids=("log",), fine=20)
+    given = workbench(tmp_path, settings)
+    monkeypatch.setattr(Workbench, "fine", Cell("dpmpp-3m", "log", 20))
+    monkeypatch.setattr(Workbench, "half", Cell("dpmpp-3m", "log", 10))
+    result = bench(given)
+    assert result is not None
+    lost = [s for s in result.scores if s.rms == torch.inf]
+    assert {(s.role, str(s.cell), s.calls) for s in lost} == {("tuning", "UniPC-3 bh2, log", 4)}
+    text = page(result)
+    assert "Ended in NaN or infinity, and can be no one's best: UniPC-3 bh2, log, in 4 calls." in text
+    assert "UniPC-2 bh1 from 3 to 4 calls (" in text
+    assert "UniPC-3 bh2 from 3 to 4 calls (" in text
+    content = write_bench(result, tmp_path / "out", parquet=False)
+    json.dumps(content, allow_nan=False)
+    monkeypatch.setattr(Workbench, "fine", Cell("UniPC-3 bh2", "log", 4))
+    with pytest.raises(ValueError, match="NaN or infinite"):  # which everything would be held against
+        given.solve(given.fine, (0,))
 
 
 def test_the_command(tmp_path: Path) -> None:

@@ -39,12 +39,13 @@ def bench(
     tuning: Annotated[str, typer.Option("--tuning", help="Seeds on which grids and variants are chosen.")] = "0-15",
     calls: Annotated[
         str, typer.Option("--calls", help="Calls of the denoiser, such as 5-35 or 5,6,8,10.")
-    ] = "5,6,8,10",
+    ] = "3,4,5,6,8,10",
     solvers: Annotated[
         str | None,
         typer.Option(
             "--solvers",
-            help="Some of DDIM, DPM-Solver++, UniPC, DEIS, Heun, exponential, teleported, calibrated. Default: all.",
+            help="Some of DDIM, DPM-Solver++, UniPC, DEIS, Heun, learned, exponential, teleported, calibrated. "
+            "Default: all that can be run.",
         ),
     ] = None,
     grids: Annotated[
@@ -52,6 +53,9 @@ def bench(
     ] = None,
     calibration: Annotated[
         Path | None, typer.Option("--calibration", help="Plans of `underpaint calibrate`, to be compared too.")
+    ] = None,
+    learned: Annotated[
+        Path | None, typer.Option("--learned", help="Rules of benchmarks/learned.py, to be compared too.")
     ] = None,
     fine: Annotated[int, typer.Option("--fine", help="Steps of the solution that all are compared with.")] = 200,
     samples: Annotated[int, typer.Option("--samples", help="For Fréchet distances; 0 leaves them out.")] = 0,
@@ -79,7 +83,7 @@ def bench(
     by the processes of torchrun. With --samples, also Fréchet distances to images of the data and to the network's
     own: against calls, and against skipped steps of the grid and solver of --steps and --solver.
 
-    Example: underpaint bench --calls 5,6,8,10 --calibration plans.json --out bench/
+    Example: underpaint bench --calls 3-6,8,10 --calibration plans.json --out bench/
     """
     check_targets(folder / "results.json", folder / "table.md", folder / "cells" / "first.safetensors")
     from ..models.schedulers.peers import GRIDS
@@ -105,7 +109,8 @@ def bench(
     )
     chosen = (_names(solvers), _names(grids) or GRIDS)
     settings = Settings(budgets, held, tuned, *chosen, fine, samples, own, batch)
-    workbench = prepare_bench(Request(model, *asked), settings, folder / "cells", calibration, reference, features)
+    given = (calibration, reference, features, learned)
+    workbench = prepare_bench(Request(model, *asked), settings, folder / "cells", *given)
     with kept_in(folder / "cells"), progress_bars(quiet) as progress:
         if not quiet:
             say_check(check_case(workbench.sampler.model, workbench.cases[0], progress))

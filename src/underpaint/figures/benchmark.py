@@ -29,6 +29,7 @@ _COLOURS = {
     "UniPC": "#2a8c82",
     "DEIS": "#8ea4e0",
     "Heun": COLOURS["network"],
+    "learned": "#8a5fa8",
     "exponential": "#e0a040",
     "teleported": COLOURS["Gaussian"],
     "calibrated": ACCENT,
@@ -56,7 +57,9 @@ def error(result: Bench) -> Figure:
         nfe = [score.nfe for score in result.of("best", family)]
         band(axes[2], nfe, spread, _COLOURS[family], family, marker=".")
     axes[2].axhline(1, color=QUIET, linewidth=1)
-    axes[2].set_title("ours over the best peer")
+    axes[2].set_title(
+        "ours and learned over the best peer" if result.of("best", "learned") else "ours over the best peer"
+    )
     axes[2].set_yscale("log", base=2)
     axes[2].yaxis.set_major_formatter(FormatStrFormatter("%g"))
     _calls_axis(axes[2])
@@ -77,7 +80,7 @@ def frechet(result: Bench) -> Figure | None:
             _frechet_curve(axes, peers, read, line, COLOURS["network"], label)
         for family in result.families:
             found = result.of("best", family)
-            if found and found[0].ours:
+            if found and not found[0].peer:
                 _frechet_curve(axes, found, read, "-", _COLOURS[family], family)
         _calls_axis(axes)
     panels[0].axhline(own.value, color=QUIET, linewidth=1, label="the network's own images")

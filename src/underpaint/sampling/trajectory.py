@@ -63,6 +63,10 @@ class Trajectory:
         return Trajectory(x, denoised, parts[0].level, parts[0].nfe)
 
 
+class NotFinite(ValueError):
+    """Sampling ended in NaN or infinity."""
+
+
 def initial_noise(
     seeds: Sequence[int], dimension: int, level: NoiseLevel, dtype: torch.dtype = torch.float32
 ) -> Tensor:
@@ -153,7 +157,7 @@ def sample(
             if callback is not None:
                 callback(index, state, denoised)
     if not bool(torch.isfinite(states[-1]).all()):
-        raise ValueError("Sampling gave NaN or infinite values; check the model's prediction type, schedule and dtype.")
+        raise NotFinite("Sampling gave NaN or infinite values; check the model's prediction type, schedule and dtype.")
     return Trajectory(states, estimates, level[torch.tensor(kept)], calls)
 
 

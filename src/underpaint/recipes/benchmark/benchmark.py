@@ -8,7 +8,7 @@ how many they are. They need one folder that all can see.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,12 @@ from ...metrics.spaces import find_features
 from ...models.schedulers.peers import FAMILIES, calls_of
 from ...progress import Progress, Whole, silent
 from ...sampling.fitted import read_calibration
+from ...sampling.linear import read_rules
 from ..shared.model_and_data import find_quality_measures
 from ..shared.processes import Processes, join_processes
 from ..shared.request import Conditioning, Request, cases, describe, find_device, prepare
 from ..shared.results import picture, quantity
-from .cells import OURS, Cell, Keep, Settings, Workbench
+from .cells import LEARNED, OURS, Cell, Keep, Settings, Workbench
 from .frechet import Skipped, frechet_of, judged_seeds, seen, skipping, skips
 
 #: Resamples of the seeds for the interval of a ratio.
@@ -56,6 +57,11 @@ class Score:
         return self.family in OURS
 
     @property
+    def peer(self) -> bool:
+        """Whether diffusers offers it: neither ours nor learned."""
+        return self.family in FAMILIES
+
+    @property
     def rms(self) -> float:
         """Over all seeds and numbers."""
         return root_mean_square(self.errors)
@@ -63,8 +69,9 @@ class Score:
 
 @dataclass(frozen=True, eq=False)
 class Ratio:
-    """The error of a family of ours over that of the peer that does best on the very seeds that are shown: each at its
-    "best" grid, or each at its "default" one."""
+    """The error of a family, ours or learned, over that of the peer that does best on the very seeds that are shown:
+    each at its "best" grid, or each at its "default" one. In the role "learned", of one of ours over what was learned.
+    """
 
     role: str
     calls: int
@@ -73,6 +80,7 @@ class Ratio:
     value: float = quantity("ratio of root mean squares over held-out seeds")
     low: float = quantity("5 % of resamples of the seeds")
     high: float = quantity("95 % of resamples of the seeds")
+    nearer: float = quantity("share of the held-out seeds on which the family is nearer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,13 +112,15 @@ def prepare_bench(
     calibration: str | Path | None = None,
     reference: str | Path | None = None,
     space: str | None = None,
+    learned: str | Path | None = None,
 ) -> Workbench:
     """Load what is asked for; ``ask`` gives the grid and the solver whose first steps are skipped, ``space`` a name for
-    `find_features` in place of what judges images of the data in the box.
+    `find_features` in place of what judges images of the data in the box, ``learned`` a file of benchmarks/learned.py.
 
     Raises:
-        ValueError: as `prepare`; a family that lacks its statistics or plans, plans that were made on held-out seeds,
-            Fréchet distances where nothing judges the images, or what judges them where there are to be none.
+        ValueError: as `prepare`; a family that lacks its statistics, plans or rules, plans or rules that were made on
+            held-out seeds, rules that were learned for other weights, Fréchet distances where nothing judges the
+            images, or what judges them where there are to be none.
     """
     if not settings.samples and (space is not None or reference is not None):
         raise ValueError("--features and --reference are for Fréchet distances; give --samples, too, or neither.")
@@ -123,29 +133,44 @@ def prepare_bench(
     # the test split is of all the data: no measure of some classes or prompts
     judged = read_reference(reference) if reference is not None else test if listed == (Conditioning(),) else None
     asked = space, None if reference is None else str(reference)
-    workbench = Workbench(sampler, listed, settings, Path(folder), plans, features, judged, request.model, asked)
+    rules = None if learned is None else read_rules(learned)
+    workbench = Workbench(sampler, listed, settings, Path(folder), plans, features, judged, request.model, asked, rules)
     _check(workbench)
     return workbench
 
 
 def _check(workbench: Workbench) -> None:
     settings, plans, everything = workbench.settings, workbench.calibration, workbench.sampler.theory.everything
-    lacking = ", ".join(name for name in settings.solvers if name not in workbench.families)
+    lacking = [name for name in settings.solvers if name not in workbench.families]
+    if LEARNED in lacking:
+        raise ValueError("learned needs the rules of benchmarks/learned.py; give --learned FILE.")
     if lacking and workbench.gaussian is not None:
-        raise ValueError(f"{lacking} needs the plans of `underpaint calibrate`; give --calibration FILE.")
+        raise ValueError(f"{', '.join(lacking)} needs the plans of `underpaint calibrate`; give --calibration FILE.")
     if lacking or (plans is not None and everything is None):
-        raise ValueError(f"{lacking or 'calibrated'} needs statistics of the data; give --gaussian FILE.")
+        raise ValueError(f"{', '.join(lacking) or 'calibrated'} needs statistics of the data; give --gaussian FILE.")
     if not any(name in FAMILIES for name in workbench.families):
         raise ValueError(f"Ours are compared with peers; give one of {', '.join(FAMILIES)} among the solvers.")
     if not workbench.grids:
         raise ValueError(f"{workbench.sampler.model.name} has none of the grids {', '.join(settings.grids)}.")
     if plans is not None and everything is not None:
         plans.check(everything)
-        used = {*plans.about.get("seeds", ()), *plans.about.get("held_out", ())} & set(settings.seeds)
-        if used:
-            raise ValueError(f"The calibration has used seed {min(used)}; give other --seeds.")
+        _check_unseen("The calibration has", plans.about, settings)
+    if workbench.learned is not None:
+        _check_unseen("The learned rules have", workbench.learned.about, settings)
+        if workbench.learned.about.get("weights", workbench.weights) != workbench.weights:
+            raise ValueError(
+                f"The rules were learned for other weights than these of {workbench.sampler.model.name} (another "
+                "network, or another --dtype); learn them anew."
+            )
     if settings.samples:
         _check_judge(workbench)
+
+
+def _check_unseen(who: str, about: Mapping[str, Any], settings: Settings) -> None:
+    """ValueError where something was fitted to, or chosen on, seeds that are to judge it."""
+    used = {seed for name in ("seeds", "held_out", "judge") for seed in about.get(name, ())} & set(settings.seeds)
+    if used:
+        raise ValueError(f"{who} used seed {min(used)}; give other --seeds.")
 
 
 def _check_judge(workbench: Workbench) -> None:
@@ -217,14 +242,15 @@ def choose(scores: Iterable[Score]) -> list[Score]:
 
 def best_peer(found: Iterable[Score], role: str, calls: int) -> Score:
     """The best of the peers in a role at a number of calls."""
-    peers = (score for score in found if (score.role, score.calls, score.ours) == (role, calls, False))
+    peers = (score for score in found if (score.role, score.calls, score.peer) == (role, calls, True))
     return min(peers, key=lambda score: score.rms)
 
 
 def rivals(found: Sequence[Score], calls: int) -> list[Score]:
-    """Who is looked at closely at a number of calls: the best peer, the best at diffusers' defaults, each of ours."""
-    ours = [score for score in found if score.calls == calls and score.ours]
-    return [best_peer(found, "best", calls), best_peer(found, "default", calls), *ours]
+    """Who is looked at closely at a number of calls: the best peer, the best at diffusers' defaults, what was learned,
+    and each of ours."""
+    others = [score for score in found if score.calls == calls and not score.peer]
+    return [best_peer(found, "best", calls), best_peer(found, "default", calls), *others]
 
 
 def _rated(workbench: Workbench, found: Sequence[Score]) -> list[Cell]:
@@ -262,18 +288,27 @@ def _setup(workbench: Workbench) -> dict[str, Any]:
     features = None if workbench.features is None else workbench.features.name
     made = workbench.calibration
     plans = None if made is None else made.about | {"calls": [plan.calls for plan in made.plans]}
+    rules = workbench.learned
+    learned = None if rules is None else rules.about | {"calls": [rule.calls for rule in rules.rules]}
     listed = [str(case) for case in workbench.cases]
     more = {"place": workbench.place, "cases": listed, "features": features, "judge": workbench.judge}
-    return about | asdict(workbench.settings) | more | {"calibration": plans}
+    return about | asdict(workbench.settings) | more | {"calibration": plans, "learned": learned}
 
 
 def _ratios(found: Sequence[Score]) -> Iterator[Ratio]:
+    learned = {score.calls: score for score in found if score.family == LEARNED}
     for role in ("best", "default"):
         for score in found:
-            if score.ours:
-                peer = best_peer(found, role, score.calls)
-                values = bootstrap_ratio(score.errors, peer.errors)
-                yield Ratio(role, score.calls, score.family, str(peer.cell), *values)
+            if not score.peer:
+                yield _ratio(role, score, best_peer(found, role, score.calls))
+    for score in found:
+        if score.ours and score.calls in learned:
+            yield _ratio(LEARNED, score, learned[score.calls])
+
+
+def _ratio(role: str, score: Score, other: Score) -> Ratio:
+    nearer = float((score.errors < other.errors).double().mean())
+    return Ratio(role, score.calls, score.family, str(other.cell), *bootstrap_ratio(score.errors, other.errors), nearer)
 
 
 def bootstrap_ratio(ours: Tensor, peer: Tensor, draws: int = _DRAWS) -> tuple[float, float, float]:

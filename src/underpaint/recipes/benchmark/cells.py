@@ -21,13 +21,14 @@ from ...bounds import MOST_ITEMS, MOST_STEPS, check_seeds, integer, shown
 from ...metrics.features import FeatureSet
 from ...metrics.frechet import Statistics
 from ...models.fingerprint import digest, fingerprint
-from ...models.schedulers.peers import FAMILIES, GRIDS, grids, lay, lay_default, peer, steps_of
+from ...models.schedulers.peers import FAMILIES, GRIDS, calls_of, grids, lay, lay_default, peer, steps_of
 from ...noise import NoiseLevel
 from ...sampling.exponential import EXPONENTIALS, named_exponential
 from ...sampling.fitted import Calibration
+from ...sampling.linear import LearnedRules, LinearRule
 from ...sampling.solvers import Solver
 from ...sampling.teleport import steps_above
-from ...sampling.trajectory import initial_noise, sample
+from ...sampling.trajectory import NotFinite, initial_noise, sample
 from ...theory.denoiser import Denoiser
 from ...theory.gaussian import Gaussian
 from ..shared.checkpoints import checkpoint_name, gaussian_tensors, load_or_make
@@ -35,6 +36,9 @@ from ..shared.request import Conditioning, Sampler, describe, find_denoiser, in_
 
 #: Families of ours: from the first level; after a jump; and as a calibration has planned it.
 OURS = ("exponential", "teleported", "calibrated")
+#: The family of those that were learned as published ones are, by benchmarks/learned.py: no peer that anyone has at
+#: hand, and none of ours.
+LEARNED = "learned"
 #: Where to jump to, in units of the largest standard deviation of the data, and the grids that follow.
 LANDINGS, TELEPORTED = (2.0, 1.0, 0.5), ("karras", "log")
 
@@ -47,8 +51,9 @@ class Cell:
     """One way to solve.
 
     Attributes:
-        solver: a peer, a solver of this library, one of `EXPONENTIALS`, or "calibrated".
-        grid: one of `GRIDS`, "default" for what diffusers lays unless told, or "plan" for that of the calibration.
+        solver: a peer, a solver of this library, one of `EXPONENTIALS`, "calibrated", or "learned".
+        grid: one of `GRIDS`, "default" for what diffusers lays unless told, "plan" for that of the calibration, or
+            "rule" for levels that were learned.
         steps: of the grid.
         skip: the ratio sigma/alpha down to which the Gaussian's flow goes first; 0 for no jump.
         saved: the grid is laid from the first level, and what lies above the ratio is saved; else it is laid from
@@ -72,7 +77,7 @@ class Settings:
     Attributes:
         calls: numbers of calls of the denoiser.
         seeds, tuning: held-out seeds, and those that choices are made on.
-        solvers: families, of `FAMILIES` and `OURS`; none means all that can be run.
+        solvers: families, of `FAMILIES` and `OURS`, and "learned"; none means all that can be run.
         grids: of `GRIDS`; those that the model's schedule has.
         fine: steps of the solution that all are compared with: diffusers' UniPC of order 3, which is nearer to the
             limit of ever more steps than Heun is with as many calls.
@@ -81,7 +86,7 @@ class Settings:
         batch: seeds solved and stored at a time.
     """
 
-    calls: tuple[int, ...] = (5, 6, 8, 10)
+    calls: tuple[int, ...] = (3, 4, 5, 6, 8, 10)
     seeds: tuple[int, ...] = tuple(range(2000, 2016))
     tuning: tuple[int, ...] = tuple(range(16))
     solvers: tuple[str, ...] = ()
@@ -105,7 +110,7 @@ class Settings:
             raise ValueError(
                 f"Seeds that choices are made on prove nothing: {min(both)} is among both; give other --seeds."
             )
-        for kind, given, known in (("solver", self.solvers, (*FAMILIES, *OURS)), ("grid", self.grids, GRIDS)):
+        for kind, given, known in (("solver", self.solvers, (*FAMILIES, LEARNED, *OURS)), ("grid", self.grids, GRIDS)):
             for name in given:
                 if name not in known:
                     raise ValueError(f"There is no {kind} {shown(name)} to compare; choose from {', '.join(known)}.")
@@ -144,6 +149,7 @@ class Workbench:
     reference: Statistics | None = None
     place: str = ""
     judge: tuple[str | None, str | None] = (None, None)
+    learned: LearnedRules | None = None
 
     @cached_property
     def gaussian(self) -> Gaussian | None:
@@ -158,8 +164,11 @@ class Workbench:
     @property
     def families(self) -> tuple[str, ...]:
         """Those asked for, or all that can be run."""
-        able = {"exponential": self.gaussian, "teleported": self.gaussian, "calibrated": self.calibration}
-        listed = [name for name in (*FAMILIES, *OURS) if not self.settings.solvers or name in self.settings.solvers]
+        able: dict[str, Any] = {"exponential": self.gaussian, "teleported": self.gaussian}
+        able |= {"calibrated": self.calibration, LEARNED: self.learned}
+        listed = [
+            name for name in (*FAMILIES, LEARNED, *OURS) if not self.settings.solvers or name in self.settings.solvers
+        ]
         return tuple(name for name in listed if able.get(name, name) is not None)
 
     @property
@@ -195,6 +204,9 @@ class Workbench:
         if family == "calibrated":
             planned = self.calibration.plans if self.calibration else ()
             return [Cell(family, "plan", calls) for plan in planned if plan.calls == calls]
+        if family == LEARNED:
+            rules = self.learned.rules if self.learned else ()
+            return [Cell(family, "rule", calls) for rule in rules if rule.calls == calls]
         if family == "exponential":
             return [Cell(solver, grid, calls) for solver in EXPONENTIALS for grid in self.grids]
         if family == "teleported":
@@ -218,6 +230,8 @@ class Workbench:
         schedule = self.sampler.model.schedule
         if cell.grid == "plan":
             return self._plan(cell)[1]
+        if cell.grid == "rule":
+            return schedule.grid(cell.steps)  # whose first level noise is drawn at; the others are the rule's own
         if cell.grid == "default":
             return lay_default(schedule, cell.solver, cell.steps)
         if cell.skip and not cell.saved:
@@ -227,6 +241,8 @@ class Workbench:
     def solver(self, cell: Cell) -> Solver:
         if cell.grid == "plan":
             return self._plan(cell)[0]
+        if cell.grid == "rule":
+            return self._rule(cell).solve
         if cell.solver in EXPONENTIALS:
             assert self.gaussian is not None
             return named_exponential(cell.solver, self.gaussian)
@@ -237,16 +253,26 @@ class Workbench:
         assert self.sampler.theory.everything is not None
         return self.calibration.solver(self.sampler.theory.everything, cell.steps)
 
+    def _rule(self, cell: Cell) -> LinearRule:
+        assert self.learned is not None
+        return self.learned.rule(cell.steps)
+
     def solve(self, cell: Cell, seeds: Sequence[int]) -> tuple[Tensor, int]:
         """Final rows [B, D], and calls of the denoiser. All begin with the same noise, and on the grids of
-        `lay` end with the denoised image at their last level above 0."""
+        `lay` end with the denoised image at their last level above 0. Rows of a solver that ends in NaN are NaN; the
+        long solutions may not."""
         level = self.level(cell)
         x = initial_noise(seeds, self.sampler.model.dimension, level[0])
         if cell.skip:
             assert self.gaussian is not None
             skip = steps_above(level, cell.skip) if cell.saved else 1
             x, level = self.gaussian.flow(x, level[0], level[skip]), level[skip:]
-        run = sample(self.denoiser(seeds), x, level, self.solver(cell), every=len(level))
+        try:
+            run = sample(self.denoiser(seeds), x, level, self.solver(cell), every=len(level))
+        except NotFinite:
+            if cell in (self.fine, self.half, self.own):
+                raise
+            return torch.full_like(x, torch.nan), calls_of(cell.solver, len(level) - 1)
         return run.final, run.nfe
 
     def batches(self, seeds: Sequence[int]) -> list[Sequence[int]]:
@@ -268,9 +294,10 @@ class Workbench:
         return torch.cat([self.measured(cell, part, keep)["values"] for part in self.batches(seeds)])
 
     def errors(self, cell: Cell, seeds: Sequence[int]) -> Tensor:
-        """Root mean square distance to the fine solution, for each seed. [B] float64."""
+        """Root mean square distance to the fine solution, for each seed; infinite where the solver ended in NaN. [B]
+        float64."""
         difference = self.values(cell, seeds).double() - self.values(self.fine, seeds).double()
-        return difference.square().mean(1).sqrt()
+        return difference.square().mean(1).sqrt().nan_to_num(nan=torch.inf)
 
     def calls(self, cell: Cell, seeds: Sequence[int], keep: Keep = "rows") -> int:
         """Calls of the network for each sample, as they were counted."""
@@ -281,7 +308,8 @@ class Workbench:
         return self.features.extract(2 * self.sampler.model.images(rows).flatten(1) - 1)
 
     @cached_property
-    def _weights(self) -> str:
+    def weights(self) -> str:
+        """What tells the network from others."""
         return fingerprint(self.sampler.model)
 
     @cached_property
@@ -296,6 +324,9 @@ class Workbench:
         plan = self.calibration.plan(cell.steps) if self.calibration and cell.grid == "plan" else None
         if plan is not None and plan.coefficients is not None:
             tensors["coefficients"] = plan.coefficients
+        if cell.grid == "rule":
+            rule = self._rule(cell)
+            tensors |= {"weights": rule.weights, "told alpha": rule.told.alpha, "told sigma": rule.told.sigma}
         about = describe(self.sampler, self.cases[0], seeds)
         left_out = {"solver", "steps", "statistics", "condition", "guidance", "negative"}
         return {name: value for name, value in about.items() if name not in left_out} | {
@@ -304,7 +335,7 @@ class Workbench:
             "cell": asdict(cell),
             "plan": plan and plan.solver,
             "kept": keep if keep == "rows" or self.features is None else self.features.name,
-            "weights": self._weights,
+            "weights": self.weights,
             "levels": digest(tensors),
             "gaussian": self._statistics if ours else None,
             **({"ending": "denoised"} if cell.solver in EXPONENTIALS else {}),

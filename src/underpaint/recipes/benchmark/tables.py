@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from ...analysis.summary import Summary
 from ...files import replacing
-from .benchmark import Bench, Score
+from .benchmark import Bench, Ratio, Score
+from .cells import LEARNED
 from .frechet import Skipped
 
 _MISSING = "-"
@@ -77,14 +79,15 @@ def page(result: Bench) -> str:
         "of the denoiser; Heun, which takes an odd number, is given one less where it must. The best peer is that of "
         "least error in the table itself; in brackets, 5 % and 95 % of the ratio when seeds are drawn anew.",
         "## Each at its own best grid",
-        _table(calls, _families(result, "best", _error) + _ratio_lines(result, "best")),
+        _table(calls, _families(result, "best", _error) + _ratio_lines(result, "best") + _ratio_lines(result, LEARNED)),
         "## At diffusers' defaults",
         "Peers as diffusers makes them with nothing set but the number of steps; ours as above.",
         _table(calls, _families(result, "default", _error) + _ratio_lines(result, "default")),
+        *_noticed(result),
         "## Spread over seeds",
         "Mean [5 %, 95 %], median. Where a few seeds make most of a root mean square, the median of ours over the "
-        "least of any peer says more.",
-        _table(calls, _families(result, "best", _spread) + _median_lines(result)),
+        "least of any peer says more; so does the share of seeds on which ours are nearer.",
+        _table(calls, _families(result, "best", _spread) + _median_lines(result) + _nearer_lines(result)),
         *_frechet_parts(result, calls),
     ]
     return "\n\n".join(parts) + "\n"
@@ -118,6 +121,42 @@ def _frechet_parts(result: Bench, calls: Sequence[int]) -> list[str]:
     ]
 
 
+#: How much further a solver may end with more calls before the page says so.
+_WORSE = 1.25
+
+
+def _noticed(result: Bench) -> list[str]:
+    """What readers of a table should know of a peer: where it ended in NaN, and where more calls made it worse though
+    each number of calls had its best grid."""
+    broken = [s for s in result.scores if s.peer and not math.isfinite(s.rms)]
+    words = [f"{cell}, in {calls} calls" for cell, calls in dict.fromkeys((str(s.cell), s.calls) for s in broken)]
+    lines = [f"Ended in NaN or infinity, and can be no one's best: {'; '.join(words)}."] if words else []
+    worse = [words for solver in _variants(result) for words in _worse(result, solver)]
+    if worse:
+        lines.append(
+            f"Further from the fine solution with more calls, on tuning seeds at the best grid: {'; '.join(worse)}."
+        )
+    return [" ".join(lines)] if lines else []
+
+
+def _variants(result: Bench) -> list[str]:
+    """The solvers of peers."""
+    return list(dict.fromkeys(score.cell.solver for score in result.scores if score.peer))
+
+
+def _worse(result: Bench, solver: str) -> list[str]:
+    """Where a solver's least error over grids rises from one number of calls to the next."""
+    least: dict[int, float] = {}
+    for score in result.scores:
+        if score.role == "tuning" and score.cell.solver == solver:
+            least[score.calls] = min(least.get(score.calls, math.inf), score.rms)
+    return [
+        f"{solver} from {fewer} to {more} calls ({least[fewer]:.3g}, {least[more]:.3g})"
+        for fewer, more in pairwise(sorted(least))
+        if least[more] > _WORSE * least[fewer]
+    ]
+
+
 def _table(calls: Sequence[int], lines: Sequence[tuple[str, list[str]]]) -> str:
     head = ["| calls | " + " | ".join(map(str, calls)) + " |", "|---" * (len(calls) + 1) + "|"]
     return "\n".join([*head, *(f"| {name} | {' | '.join(cells)} |" for name, cells in lines)])
@@ -135,25 +174,35 @@ def _families(result: Bench, role: str, write: Callable[[Score], str], suffix: s
 
 
 def _ratio_lines(result: Bench, role: str) -> list[tuple[str, list[str]]]:
-    known = {
-        (ratio.family, ratio.calls): f"**{ratio.value:.2f}** [{ratio.low:.2f}, {ratio.high:.2f}]"
-        for ratio in result.ratios
-        if ratio.role == role
-    }
-    families = list(dict.fromkeys(family for family, _ in known))
+    return _each_ratio(result, role, "/", lambda ratio: f"**{ratio.value:.2f}** [{ratio.low:.2f}, {ratio.high:.2f}]")
+
+
+def _nearer_lines(result: Bench) -> list[tuple[str, list[str]]]:
+    """Shares of seeds, each at its own best grid."""
+    roles = ("best", LEARNED)
     return [
-        (f"{family} / best peer", [known.get((family, calls), _MISSING) for calls in result.setup["calls"]])
-        for family in families
+        line
+        for role in roles
+        for line in _each_ratio(result, role, "nearer than", lambda ratio: f"{100 * ratio.nearer:.0f} %")
+    ]
+
+
+def _each_ratio(result: Bench, role: str, word: str, write: Callable[[Ratio], str]) -> list[tuple[str, list[str]]]:
+    known = {(ratio.family, ratio.calls): write(ratio) for ratio in result.ratios if ratio.role == role}
+    other = LEARNED if role == LEARNED else "best peer"
+    return [
+        (f"{family} {word} {other}", [known.get((family, calls), _MISSING) for calls in result.setup["calls"]])
+        for family in dict.fromkeys(family for family, _ in known)
     ]
 
 
 def _median_lines(result: Bench) -> list[tuple[str, list[str]]]:
-    """Medians over seeds of each family of ours, over the least of any peer's, each at its own best grid."""
+    """Medians over seeds of each family that is no peer, over the least of any peer's, each at its own best grid."""
     peers: dict[int, float] = {}
     for score in result.scores:
-        if score.role == "best" and not score.ours:
+        if score.role == "best" and score.peer:
             peers[score.calls] = min(peers.get(score.calls, math.inf), _median(score))
-    lines = _families(result, "best", lambda s: f"{s.errors.median() / peers[s.calls]:.2f}" if s.ours else "")
+    lines = _families(result, "best", lambda s: f"{s.errors.median() / peers[s.calls]:.2f}" if not s.peer else "")
     return [(f"{family} / least of a peer, medians", cells) for family, cells in lines]
 
 
