@@ -125,3 +125,71 @@ def test_every_grid_falls_to_zero_and_every_solver_runs_on_it(schedule: Schedule
 def test_heun_never_takes_more_calls_than_it_is_given() -> None:
     assert [calls_of("heun", steps_of("heun", calls)) for calls in (5, 6, 7, 8)] == [5, 5, 7, 7]
     assert steps_of("DDIM", 6) == calls_of("DDIM", 6) == 6
+
+
+# What diffusers does where peers are not left to it: what docs/peers.md says of 0.42
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("DEISMultistepScheduler", {}), ("SASolverScheduler", {"tau_func": lambda t: 0})]
+)
+def test_two_schedulers_leave_noise_in_samples_of_flow_models(kind: str, options: dict[str, Any]) -> None:
+    """Data of zeros, for which every step is exact, but the last one ends at 1/N."""
+    for steps in (10, 20):
+        scheduler = getattr(diffusers, kind)(prediction_type="flow_prediction", use_flow_sigmas=True, **options)
+        scheduler.set_timesteps(steps)
+        x = torch.ones(1, 4)
+        for t, sigma in zip(scheduler.timesteps, scheduler.sigmas, strict=False):
+            x = scheduler.step(x / sigma, t, x).prev_sample
+        torch.testing.assert_close(x, torch.full_like(x, 1 / steps), rtol=1e-3, atol=0)
+    level = lay(Flow(), "own", 10)
+    assert not bool(sample(lambda x, _: 0 * x, torch.ones(1, 4), level, peer("DEIS-3")).final.any())
+
+
+@pytest.mark.parametrize("levels", ["use_karras_sigmas", "use_exponential_sigmas", "use_lu_lambdas"])
+def test_the_third_order_stopped_at_the_lowest_level_is_nan_from_15_steps(levels: str) -> None:
+    for steps, finite in ((14, True), (15, False)):
+        options = {"final_sigmas_type": "sigma_min", "prediction_type": "sample", levels: True}
+        scheduler = diffusers.DPMSolverMultistepScheduler(solver_order=3, **options)
+        scheduler.set_timesteps(steps)
+        x = torch.ones(1, 4)
+        for t in scheduler.timesteps:
+            x = scheduler.step(0.5 * x, t, x).prev_sample
+        assert bool(x.isfinite().all()) == finite
+
+
+def test_ddim_with_linspace_misses_its_own_levels() -> None:
+    """For eps = x it goes down to the level of t - T/N, which is not the next that it is called at."""
+    scheduler = diffusers.DDIMScheduler(timestep_spacing="linspace", clip_sample=False)
+    scheduler.set_timesteps(10)
+    times, bar = scheduler.timesteps.tolist(), scheduler.alphas_cumprod
+    x = torch.ones(1, 4)
+    for t, after in ((times[1], times[1] - 100), (times[1], times[2])):
+        there = ((bar[after] / bar[t]).sqrt() * (1 - (1 - bar[t]).sqrt()) + (1 - bar[after]).sqrt()).expand(1, 4)
+        close = torch.allclose(scheduler.step(x, t, x).prev_sample, there, rtol=1e-5)
+        assert close == (after != times[2])
+
+
+def test_the_first_call_of_ipndm_has_no_effect() -> None:
+    ends = []
+    for first in (0.0, 5.0):
+        scheduler, x = diffusers.IPNDMScheduler(), torch.ones(1, 4)
+        scheduler.set_timesteps(4)
+        for k, t in enumerate(scheduler.timesteps):
+            x = scheduler.step(0.3 * x if k else torch.full_like(x, first), t, x).prev_sample
+        ends.append(x)
+    assert torch.equal(*ends)
+
+
+def test_deis_of_third_order_gets_worse_from_some_60_steps() -> None:
+    """Its coefficients are differences of logarithms in single precision. UniPC of the same order goes on."""
+    fine = lay(EDM(), "log", 300)
+    noise = initial_noise(range(8), DIMENSION, fine[0], torch.float64)
+    wanted = sample(MIXTURE, noise, fine, peer("UniPC-3 bh2"), every=300).final
+
+    def error(name: str, steps: int) -> float:
+        level = lay(EDM(), "karras", steps)
+        return float((sample(MIXTURE, noise, level, peer(name), every=steps).final - wanted).square().mean().sqrt())
+
+    assert error("DEIS-3", 100) > 1.2 * error("DEIS-3", 60)
+    assert error("UniPC-3 bh2", 100) < 0.3 * error("UniPC-3 bh2", 60)
