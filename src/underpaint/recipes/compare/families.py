@@ -17,10 +17,8 @@ from ...noise import NoiseLevel
 from ...progress import Progress, silent
 from ...theory.cloud import PointCloud
 from ...theory.denoiser import Denoiser
-from ...theory.gaussian import Gaussian
 from ...theory.local import LocalCloud, Smoothed
-from ...theory.mixture import Mixture
-from ..shared.model_and_data import ModelAndData, cluster
+from ..shared.model_and_data import ModelAndData, k_means_mixture
 from ..shared.results import quantity
 
 #: A denoiser that shares patches knows one of so many data points: its cost is that of all pairs of places.
@@ -147,15 +145,6 @@ def gaussian_families(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Family
             lambda count: k_means_mixture(rows, count, sweeps.rank),
         ),
     }
-
-
-def k_means_mixture(rows: Tensor, components: int, rank: int) -> Mixture:
-    """Clusters by k-means, each of a rank that leaves it with many more rows than directions."""
-    labels = cluster(rows, components)
-    clusters = [rows[labels == label] for label in labels.unique()]
-    ranks = [max(1, min(rank, rows.shape[1], len(part) // 4)) for part in clusters]
-    parts = [Gaussian.fit(part, kept) for part, kept in zip(clusters, ranks, strict=True)]
-    return Mixture(torch.tensor([float(len(part)) for part in clusters]), tuple(parts))
 
 
 def local_families(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Family]:

@@ -264,3 +264,12 @@ def cluster(rows: Tensor, components: int, seed: int = 0) -> Tensor:
     labels = torch.from_numpy(fitted.labels_).long()
     lonely = torch.bincount(labels) < 2
     return torch.where(lonely[labels], (~lonely).nonzero()[0], labels)
+
+
+def k_means_mixture(rows: Tensor, components: int, rank: int) -> Mixture:
+    """Clusters by k-means, each of a rank that leaves it with many more rows than directions."""
+    labels = cluster(rows, components)
+    clusters = [rows[labels == label] for label in labels.unique()]
+    ranks = [max(1, min(rank, rows.shape[1], len(part) // 4)) for part in clusters]
+    parts = [Gaussian.fit(part, kept) for part, kept in zip(clusters, ranks, strict=True)]
+    return Mixture(torch.tensor([float(len(part)) for part in clusters]), tuple(parts))
