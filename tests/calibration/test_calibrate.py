@@ -424,6 +424,17 @@ def calibrated(kind: str) -> tuple[GaussianExponentialScheduler, Calibration, Ga
     )
 
 
+def test_a_plan_takes_no_noise() -> None:
+    scheduler, made, gaussian = calibrated("sd")
+    with pytest.raises(ValueError, match="fitted to the flow, which has no noise"):
+        GaussianExponentialScheduler.from_config(scheduler.config, gaussian=gaussian, calibration=made, eta=0.5)
+    scheduler.set_timesteps(4)
+    state = torch.zeros(1, gaussian.dimension)
+    scheduler.scale_model_input(state, scheduler.timesteps[0])
+    with pytest.raises(ValueError, match="fitted to the flow"):
+        scheduler.step(state, scheduler.timesteps[0], state, eta=0.5)
+
+
 def test_a_pipeline_with_a_plan_gives_what_our_own_loop_gives() -> None:
     pipe = pipeline("sd")
     pipe.scheduler, made, gaussian = calibrated("sd")

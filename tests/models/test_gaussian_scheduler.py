@@ -21,13 +21,16 @@ from underpaint.models.pipelines.record import record
 from underpaint.models.pipelines.teleport import teleport_pipeline
 from underpaint.models.schedulers.gaussian_exponential import GaussianExponentialScheduler
 from underpaint.models.schedulers.levels import scheduler_levels
+from underpaint.models.schedulers.spectrum import spectrum
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel
 from underpaint.prediction import Prediction, from_denoised
-from underpaint.sampling.exponential import gaussian_exponential
+from underpaint.sampling.exponential import gaussian_ancestral, gaussian_exponential
 from underpaint.sampling.teleport import teleport
 from underpaint.sampling.trajectory import sample
+from underpaint.theory.covariance import Covariance
 from underpaint.theory.denoiser import Denoiser
 from underpaint.theory.gaussian import Gaussian
+from underpaint.theory.mixture import Mixture
 
 logging.set_verbosity_error()
 pytestmark = pytest.mark.filterwarnings("ignore:__array")
@@ -498,10 +501,61 @@ def test_what_a_step_cannot_take_is_refused(normal: Any) -> None:
     with pytest.raises(ValueError, match="laid by a EDMEulerScheduler take no timesteps"):
         scheduler.set_timesteps(timesteps=[3.0, 1.0])
     scheduler.set_timesteps(3)
-    with pytest.raises(ValueError, match=r"takes eta = 0, got 0\.5"):
-        scheduler.step(state, scheduler.timesteps[0], state, eta=0.5)
+    with pytest.raises(ValueError, match=r"strength eta .* got -0\.5"):
+        scheduler.step(state, scheduler.timesteps[0], state, eta=-0.5)
     with pytest.raises(ValueError, match=r"are \(7,\), 7 numbers, and the Gaussian describes 6"):
         scheduler.step(normal(2, 7), scheduler.timesteps[0], normal(2, 7))
     solve(scheduler, lambda x, level: x, normal(2, 6), None)
     with pytest.raises(ValueError, match="All 3 steps are made; call set_timesteps"):
         scheduler.step(state, scheduler.timesteps[0], state)
+
+
+# Noise on the way
+
+
+def test_with_noise_it_takes_the_steps_of_our_own_loop(full: Gaussian, mixture: Mixture, normal: Any) -> None:
+    """From the pipeline's generator, also where the pipeline asks for it by `eta`."""
+    config, draw = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0).config, torch.Generator()
+    for given, asked in (({"eta": 0.8}, {}), ({}, {"eta": 0.8})):
+        scheduler = ours(config, full, order=2, **given)
+        scheduler.set_timesteps(5)
+        x, levels = normal(3, 6), scheduler_levels(scheduler)
+        draw.manual_seed(4)
+        state = x
+        for i, t in enumerate(scheduler.timesteps):
+            output = from_denoised(mixture(state, levels[i]), state, levels[i], "flow")
+            state = scheduler.step(output, t, state, generator=draw, **asked).prev_sample
+        draw.manual_seed(4)
+        solver = gaussian_ancestral(
+            full, 0.8, lambda x: torch.randn(x.shape, generator=draw, dtype=x.dtype), order=2, corrector=True
+        )
+        assert_close(state, sample(mixture, x, levels, solver).final, rtol=1e-6, atol=1e-6)
+
+
+def test_with_noise_it_keeps_the_variance_of_gaussian_data() -> None:
+    values = torch.tensor([4.0, 0.5, 0.01], dtype=torch.float64)
+    known = Gaussian(torch.zeros(3, dtype=torch.float64), Covariance(values, torch.eye(3).double()))
+    scheduler = ours(diffusers.FlowMatchEulerDiscreteScheduler().config, known, eta=1.0, ending="flow")
+    found = spectrum(scheduler, 4, values)
+    assert found.draws == 4
+    assert_close(found.share, torch.ones(3, dtype=torch.float64), rtol=1e-5, atol=0)
+
+
+def test_one_generator_for_each_state_is_taken_as_diffusers_takes_it(full: Gaussian, normal: Any) -> None:
+    scheduler, state = ours(diffusers.DDIMScheduler().config, full, eta=1.0), normal(2, 6)
+
+    def moved(rows: slice) -> Tensor:
+        scheduler.set_timesteps(4)
+        generators = [torch.Generator().manual_seed(seed) for seed in (1, 2)][rows]
+        given = {"generator": generators}
+        return scheduler.step(torch.zeros_like(state[rows]), scheduler.timesteps[0], state[rows], **given).prev_sample
+
+    assert_close(moved(slice(1, 2)), moved(slice(0, 2))[1:])
+
+
+def test_the_strength_of_the_noise_is_kept_in_the_config(full: Gaussian, tmp_path: Path) -> None:
+    scheduler = ours(diffusers.DDIMScheduler().config, full, eta=0.5)
+    scheduler.save_pretrained(tmp_path)
+    loaded = GaussianExponentialScheduler.from_pretrained(tmp_path)
+    assert loaded.config.integrator_eta == 0.5
+    assert GaussianExponentialScheduler.from_config(scheduler.config, gaussian=full).config.integrator_eta == 0.5

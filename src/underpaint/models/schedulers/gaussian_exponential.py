@@ -18,6 +18,7 @@ import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_ddim import DDIMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ...noise import NoiseLevel
@@ -38,7 +39,7 @@ _MANY = 10
 
 
 class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
-    """`gaussian_exponential` for pipelines; one call of the network a step, deterministic.
+    """`gaussian_exponential` for pipelines; one call of the network a step, deterministic unless ``eta`` is above 0.
 
     ``pipe.scheduler = GaussianExponentialScheduler.from_config(pipe.scheduler.config, gaussian=gaussian)``
 
@@ -51,11 +52,14 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
     coefficients take the place of ``order`` and ``corrector``. The pipeline has to call ``scale_model_input`` first, as
     Stable Diffusion does: there the state jumps along the Gaussian's flow to where the first call is made.
 
+    With ``eta`` its steps add noise, as those of `gaussian_ancestral` do, from the pipeline's own ``generator``. The
+    ``eta`` that a pipeline hands on, such as Stable Diffusion's, is the same, where it is not 0.
+
     Args:
         layout: the scheduler that lays the levels.
         gaussian: statistics of the data, of class or prompt if they are known.
-        order, corrector, ending: of `gaussian_exponential`. Unless told, the order is 1 for fewer than ten calls, else
-            2, and it ends as the schedulers of diffusers do.
+        order, corrector, ending, eta: of `gaussian_exponential`. Unless told, the order is 1 for fewer than ten calls,
+            else 2, it ends as the schedulers of diffusers do, and it adds no noise.
         calibration: what `underpaint calibrate` found for this network with this Gaussian.
     """
 
@@ -67,6 +71,9 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
     _ahead: tuple[int, Tensor] | None
     _solution: Iterator[Step] | None
     _output: Tensor | None
+    #: Strength of the noise that the solver at work adds, and what draws it.
+    _strength = 0.0
+    _generator: Any = None
 
     def __init__(
         self,
@@ -76,14 +83,17 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         corrector: bool = True,
         calibration: Calibration | None = None,
         ending: Ending = "denoised",
+        eta: float = 0.0,
     ) -> None:
         # so that what is wrong shows here
-        gaussian_exponential(gaussian, 1 if order is None else order, corrector, ending)
+        gaussian_exponential(gaussian, 1 if order is None else order, corrector, ending, eta)
         if calibration is not None:
             calibration.check(gaussian)
+            _refuse_noise(eta)
         self.layout, self.gaussian, self.calibration = layout, gaussian, calibration
         self._forget()
         ours: dict[str, Any] = {"integrator_order": order, "corrector": corrector, "ending": ending}
+        ours["integrator_eta"] = eta
         if is_flow(layout):
             ours["prediction_type"] = "flow_prediction"  # which the class says there
         ours["layout"] = type(layout).__name__
@@ -100,6 +110,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         corrector: bool | None = None,
         calibration: Calibration | str | Path | None = None,
         ending: Ending | None = None,
+        eta: float | None = None,
         **kwargs: Any,
     ) -> Any:
         """The scheduler for a pipeline whose own has that config.
@@ -107,7 +118,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         Args:
             config: of any scheduler of diffusers for betas, EDM or flow matching, or of this one; or the scheduler.
             gaussian: a `Gaussian`, or a file of one.
-            order, corrector, ending: by default what the config says, or the class does.
+            order, corrector, ending, eta: by default what the config says, or the class does.
             calibration: a `Calibration`, or a file of one.
             kwargs: changes to the config, such as ``use_exponential_sigmas=True`` for levels even in log(sigma/alpha),
                 which serve at few calls.
@@ -134,6 +145,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             config.get("corrector", True) if corrector is None else corrector,
             read_calibration(calibration) if isinstance(calibration, str | Path) else calibration,
             config.get("ending", "denoised") if ending is None else ending,
+            config.get("integrator_eta", 0.0) if eta is None else eta,
         )
         return (scheduler, {}) if return_unused_kwargs else scheduler
 
@@ -174,7 +186,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy begins afresh."""
-        return {**self.__dict__, "_ahead": None, "_solution": None, "_output": None}
+        return {**self.__dict__, "_ahead": None, "_solution": None, "_output": None, "_generator": None}
 
     def __len__(self) -> int:
         return int(self.config.get("num_train_timesteps", 1000))
@@ -312,16 +324,17 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             model_output: what the network predicts, with guidance; channels beyond those of the state are cut.
             timestep: one of ``timesteps``.
             sample: the state, of any shape [B, ...].
-            eta, use_clipped_model_output, generator: taken because pipelines hand them on; nothing is drawn or clipped.
+            eta: strength of the noise that this run adds; at 0, that of the config.
+            generator: draws that noise; a list of one for each state, as in diffusers.
+            use_clipped_model_output: taken because pipelines hand it on; nothing is clipped.
             return_dict: or a tuple.
             prev_timestep: the next of ``timesteps``, which some pipelines name.
             others: what pipelines hand on for other schedulers; None or without effect, or it is refused.
 
         Raises:
-            ValueError: the timesteps are not set, eta is not 0, or the states are not of the Gaussian's dimension.
+            ValueError: the timesteps are not set, noise is asked of a calibrated run, or the states are not of the
+                Gaussian's dimension.
         """
-        if eta:
-            raise ValueError(f"The Gaussian exponential integrator is deterministic; it takes eta = 0, got {eta}.")
         if getattr(self.layout, "num_inference_steps", None) is None:
             raise ValueError("Call set_timesteps before the first step.")
         refuse(others)
@@ -332,7 +345,9 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         if index >= len(self.timesteps):
             raise ValueError(f"All {index} steps are made; call set_timesteps before the next run.")
         state = rows_of(self._underpaint_begin(sample, timestep), self.gaussian)
-        if not self._continues(index, sample):
+        strength, self._generator = eta or self.config["integrator_eta"], generator
+        if strength != self._strength or not self._continues(index, sample):
+            self._strength = strength
             self._start(index, state)
         self._output = model_output[:, : sample.shape[1]].flatten(1).to(state)
         assert self._solution is not None
@@ -368,12 +383,19 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
 
     def _solver(self, index: int) -> Solver:
         """That of the plan from its beginning; its coefficients do not serve from the middle."""
+        if self._plan:
+            _refuse_noise(self._strength)
         if self._plan and index == 0:
             return self._plan.after_jump(self.gaussian)
         order = self.config["integrator_order"]
         if order is None:
             order = 1 if len(self.timesteps) < _MANY else 2
-        return gaussian_exponential(self.gaussian, order, self.config["corrector"], self.config["ending"])
+        how = self.config["corrector"], self.config["ending"], self._strength
+        return gaussian_exponential(self.gaussian, order, *how, self._draw)
+
+    def _draw(self, rows: Tensor) -> Tensor:
+        """Unit noise from the generator of the step that is being made, or one for each row."""
+        return randn_tensor(rows.shape, self._generator, rows.device, rows.dtype)
 
     def _continues(self, index: int, sample: Tensor) -> bool:
         """Whether a state is the one that the last step returned, but for rounding."""
@@ -385,4 +407,12 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
 
     def _forget(self) -> None:
         """Let go of the run's tensors."""
-        self._ahead = self._solution = self._output = None
+        self._ahead = self._solution = self._output = self._generator = None
+
+
+def _refuse_noise(eta: float) -> None:
+    if eta:
+        raise ValueError(
+            f"The coefficients of a calibration are fitted to the flow, which has no noise; got eta = {eta}. Leave out "
+            "one of both."
+        )
