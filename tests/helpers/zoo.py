@@ -697,11 +697,125 @@ def hidream() -> Made:
     return pipe, {**given, "height": 128, "width": 128}  # which it brings to the area of 128 x 128 latents
 
 
+#: Two text encoders with their tokenizers, whose embeddings are given.
+NO_TEXT = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+
+
+def both_ways(parts: Callable[[int], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The arguments for a prompt and a negative one, from those of a seed."""
+    signs = {"": 0, "negative_": 1}
+    return {f"{sign}prompt_{name}": part for sign, seed in signs.items() for name, part in parts(seed).items()}
+
+
+@kept
+def nucleus_moe() -> Made:
+    transformer = diffusers.NucleusMoEImageTransformer2DModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
+        joint_attention_dim=12, axes_dims_rope=(4, 2, 2), dense_moe_strategy="leave_first_block_dense", num_experts=2,
+        moe_intermediate_dim=8, capacity_factors=2.0,
+    )  # fmt: skip
+    for name, weights in transformer.named_parameters():
+        if ".experts." in name and name.endswith("_proj"):  # which it leaves as the memory is
+            torch.nn.init.normal_(weights, std=0.3)
+    pipe = diffusers.NucleusMoEImagePipeline(
+        transformer=spread(transformer), scheduler=dynamic(), vae=ZOO["qwen_image"]()[0].vae, text_encoder=None,
+        processor=None,
+    )  # fmt: skip
+    ones = {f"{sign}prompt_embeds_mask": torch.ones(1, 6, dtype=torch.int64) for sign in ("", "negative_")}
+    return pipe, {**guided(12), **ones, "height": 32, "width": 32}
+
+
+@kept
+def kandinsky5() -> Made:
+    transformer = diffusers.Kandinsky5Transformer3DModel(
+        in_visual_dim=4, out_visual_dim=4, in_text_dim=12, in_text_dim2=8, time_dim=8, model_dim=16, ff_dim=16,
+        num_text_blocks=1, num_visual_blocks=1, axes_dims=(2, 2, 4), visual_cond=True,
+    )  # fmt: skip
+    pipe = diffusers.Kandinsky5T2VPipeline(
+        transformer=spread(transformer), vae=ZOO["hunyuan_video"]()[0].vae, scheduler=flow(shift=5.0), **NO_TEXT
+    )
+    given = both_ways(
+        lambda seed: {
+            "embeds_qwen": embedded(6, 12, seed),
+            "embeds_clip": embedded(1, 8, seed)[0],
+            "cu_seqlens": torch.tensor([0, 6], dtype=torch.int32),
+        }
+    )
+    return pipe, {**given, "num_frames": 5, "guidance_scale": 3.0, **SIZE}
+
+
+@kept
+def hunyuan_video15() -> Made:
+    transformer = diffusers.HunyuanVideo15Transformer3DModel(
+        in_channels=9, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_layers=1,
+        num_refiner_layers=1, text_embed_dim=12, text_embed_2_dim=8, image_embed_dim=8, rope_axes_dim=(2, 4, 4),
+        target_size=32, task_type="t2v",
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKLHunyuanVideo15(
+        latent_channels=4, block_out_channels=(8, 8, 8, 8, 8), layers_per_block=1
+    )
+    pipe = diffusers.HunyuanVideo15Pipeline(
+        transformer=spread(transformer), vae=vae, scheduler=flow(shift=5.0),
+        guider=diffusers.ClassifierFreeGuidance(3.0), **NO_TEXT,
+    )  # fmt: skip
+    given = both_ways(
+        lambda seed: {
+            "embeds": embedded(6, 12, seed),
+            "embeds_mask": torch.ones(1, 6),
+            "embeds_2": embedded(4, 8, seed),
+            "embeds_mask_2": torch.ones(1, 4),
+        }
+    )
+    return pipe, {**given, "num_frames": 5, "height": 32, "width": 32}
+
+
+@kept
+def ltx2() -> Made:
+    """A video and its sound: two states, the second stepped by a copy of the scheduler."""
+    from diffusers.pipelines.ltx2 import LTX2TextConnectors, LTX2Vocoder
+
+    heads = {"num_attention_heads": 2, "attention_head_dim": 8, "cross_attention_dim": 16}
+    transformer = diffusers.LTX2VideoTransformer3DModel(
+        in_channels=4, out_channels=4, audio_in_channels=4, audio_out_channels=4, num_layers=1, caption_channels=12,
+        vae_scale_factors=(2, 4, 4), rope_double_precision=False, **heads,
+        **{f"audio_{name}": value for name, value in heads.items()},
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKLLTX2Video(
+        latent_channels=4, block_out_channels=(8,), down_block_types=("LTX2VideoDownBlock3D",),
+        decoder_block_out_channels=(8,), layers_per_block=(1, 1), decoder_layers_per_block=(1, 1),
+        spatio_temporal_scaling=(True,), decoder_spatio_temporal_scaling=(True,), decoder_inject_noise=(False, False),
+        downsample_type=("spatiotemporal",), upsample_type=("spatiotemporal",), upsample_residual=(False,),
+        upsample_factor=(1,), patch_size=1,
+    )  # fmt: skip
+    audio = diffusers.AutoencoderKLLTX2Audio(
+        base_channels=4, ch_mult=(1,), num_res_blocks=1, resolution=32, latent_channels=2, mel_bins=8
+    )
+    vocoder = LTX2Vocoder(
+        in_channels=16, hidden_channels=8, upsample_kernel_sizes=[4, 4], upsample_factors=[2, 2],
+        resnet_kernel_sizes=[3], resnet_dilations=[[1, 3, 5]], output_sampling_rate=16000,
+    )  # fmt: skip
+    sizes = {"num_attention_heads": 2, "attention_head_dim": 6, "num_layers": 1, "num_learnable_registers": None}
+    connectors = LTX2TextConnectors(
+        caption_channels=12, text_proj_in_factor=1, rope_double_precision=False,
+        **{f"{part}_connector_{name}": value for part in ("video", "audio") for name, value in sizes.items()},
+    )  # fmt: skip
+    pipe = diffusers.LTX2Pipeline(
+        scheduler=flow(), vae=vae, audio_vae=audio, text_encoder=None, tokenizer=None, connectors=spread(connectors),
+        transformer=spread(transformer), vocoder=vocoder,
+    )  # fmt: skip
+    off = {"stg_scale": 0.0, "modality_scale": 1.0, "guidance_rescale": 0.0}
+    given = {**off, **{f"audio_{name}": value for name, value in off.items()}, "spatio_temporal_guidance_blocks": None}
+    given |= {"audio_guidance_scale": 3.0, "num_frames": 5, "height": 32, "width": 32}
+    return pipe, {**guided(12), **masks(), **given}
+
+
 _BLENDS = "replaces part of its state between two steps"
+_SECOND = "steps a second state with a copy of its scheduler"
 #: What is refused, and in which words.
 REFUSED = {
     ("image_to_image", "teleport"): "Teleport starts from noise; this pipeline starts from an image",
     **{("inpainting_without_mask", ability): _BLENDS for ability in ("load", "folder")},
+    **{("ltx2", ability): _SECOND for ability in ("load", "folder", "teleport")},
     ("ltx_condition", "scheduler"): "takes no per_token_timesteps",
     ("stable_video", "scheduler"): "timestep_type = 'continuous', which is not handled",
 }

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWa
 #: Those that differ most in what they do around their network; the others are slow together.
 FEW = {
     *("flux2", "qwen_image", "z_image", "lumina2", "wan22", "ltx_image_to_video", "ltx_condition", "cogvideox"),
-    *("stable_audio", "inpainting", "inpainting_without_mask", "deepfloyd", "image_to_image"),
+    *("stable_audio", "inpainting", "inpainting_without_mask", "deepfloyd", "image_to_image", "ltx2"),
 }
 
 

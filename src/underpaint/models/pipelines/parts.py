@@ -1,4 +1,4 @@
-"""The parts of a folder in diffusers' format: networks, tokenizers and schedulers.
+"""The parts of a folder in diffusers' format: networks, tokenizers, schedulers and rules of guidance.
 
 Nothing here runs code that comes with a checkpoint: weights are read from safetensors alone, and the classes that a
 folder names are looked up in diffusers and transformers alone.
@@ -22,7 +22,7 @@ from ...files import read_json, read_tensor_metadata
 
 #: What a part may be, by library.
 _KINDS = {
-    "diffusers": ("ModelMixin", "SchedulerMixin"),
+    "diffusers": ("ModelMixin", "SchedulerMixin", "BaseGuidance"),
     "transformers": (
         *("PreTrainedModel", "PreTrainedTokenizerBase", "ProcessorMixin"),
         *("ImageProcessingMixin", "FeatureExtractionMixin"),
@@ -87,7 +87,8 @@ def _no_notices() -> Iterator[None]:
 
 
 def load_part(folder: Path, library: str, kind: str, dtype: torch.dtype, variant: str | None = None) -> Any:
-    """One part of a pipeline: a network with its weights (of a ``variant``), a tokenizer or a scheduler.
+    """One part of a pipeline: a network with its weights (of a ``variant``), a tokenizer, a scheduler or a rule
+    of guidance.
 
     Raises:
         ValueError: the class is not one of diffusers or transformers, or its files are missing, pickled, truncated or
@@ -146,7 +147,7 @@ def _options(library: str, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _find_class(folder: Path, library: str, kind: str) -> Any:
-    """The class that a folder names, if it is a network, tokenizer or scheduler of diffusers or transformers."""
+    """The class that a folder names, if it is one of diffusers or transformers, and of the kinds that may be a part."""
     if library == "transformers":
         check_text()
     module = import_module(library) if library in _KINDS else _pipeline_module(library)
@@ -161,7 +162,7 @@ def _find_class(folder: Path, library: str, kind: str) -> Any:
         library = module.__name__
         raise ValueError(
             f"{folder.parent} wants {kind} of {library} for its {folder.name}; the {library} installed here "
-            f"({module.__version__}) has no such network, tokenizer or scheduler."
+            f"({module.__version__}) has no such network, tokenizer, scheduler or guidance."
         )
     return cls
 
