@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from underpaint.models.checking.check import Check, check
+from underpaint.models.checking.measures import ALIKE
 from underpaint.models.checking.probe import energy_ratios
 from underpaint.models.load import load_model
 from underpaint.models.model import Model
@@ -135,6 +137,54 @@ def test_a_network_that_normalises_its_input_hears_no_scale(kind: Prediction) ->
         assert "noise estimate of a state 1.2 times as large" in failing(found)
 
 
+@pytest.mark.parametrize("kind", ["eps", "v"])
+def test_a_network_that_brings_states_to_the_norm_of_their_level_hears_no_scale(kind: Prediction) -> None:
+    """Its samples are hardly touched: a state of the flow has that norm, but for its image's own."""
+    inner, square = (
+        network_of(GAUSSIAN, VPSDE(), kind),
+        float(GAUSSIAN.eigenvalues.sum() + GAUSSIAN.mean.square().sum()),
+    )
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        level = VPSDE()(t.double())
+        usual = (level.alpha**2 * square + level.sigma**2 * D).sqrt().to(x)
+        return inner(x * (usual / x.flatten(1).norm(dim=1)).reshape(-1, 1, 1, 1), t)
+
+    found = check(wrap(network, SHAPE, VPSDE(), kind))
+    assert "change of the output for a state 1.2 times as large" in failing(found), str(found)
+    assert "numbers about it describe no diffusion model" in found.short
+
+
+def nearly_fixed(deviation: float) -> Model:
+    """Of images that differ by little, about one that is far from zero; asked for with a condition."""
+    variance = torch.full((D,), deviation**2, dtype=torch.float64)
+    inner = network_of(Gaussian(GAUSSIAN.mean, Covariance(variance, torch.eye(D))), VPSDE(), "eps")
+    return wrap(lambda x, t, c: inner(x, t), SHAPE, VPSDE(), "eps", condition=(2,), name="it")
+
+
+@pytest.mark.parametrize("deviation", [1e-6, 1e-3, 0.02])
+def test_a_condition_that_fixes_its_image_is_no_failure_and_says_so(deviation: float) -> None:
+    found = check(nearly_fixed(deviation), condition=torch.zeros(2))
+    (alike,) = (finding for finding in found.findings if finding.name == ALIKE)
+    assert (found.verdict, alike.verdict, found.good_below, found.suggestion) == ("weak", "weak", math.inf, "")
+    assert alike.value < 1
+    assert found.short == (
+        "it: Samples differ by less than the least noise looked at, σ/α = 0.05: the condition that is held fixes what "
+        "it paints; ask for another, or for none. What goes by their variance is not measured."
+    )
+    wide = check(nearly_fixed(0.5), condition=torch.zeros(2))
+    assert ALIKE not in {finding.name for finding in wide.findings}
+
+
+def test_a_network_of_one_image_cannot_be_judged_and_says_so() -> None:
+    model = nearly_fixed(1e-3)
+    found = check(wrap(lambda x, t: model.network(x, t, torch.zeros(len(x), 2)), SHAPE, VPSDE(), "eps", name="it"))
+    assert failing(found) == ALIKE
+    assert found.short.startswith("it: Samples differ by less than the least noise looked at, σ/α = 0.05: the network")
+    broken = wrap(lambda x, t: 3 * model.network(x, t, torch.zeros(len(x), 2)), SHAPE, VPSDE(), "eps", name="it")
+    assert "it is no denoiser of its stated schedule" in check(broken).short
+
+
 class Untrained(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -245,13 +295,18 @@ def test_energies_of_an_exact_flow_are_one() -> None:
 
 
 @pytest.mark.slow
-def test_the_model_of_the_box_passes_and_fails_as_another_type() -> None:
+def test_the_model_of_the_box_passes_and_fails_as_another_type_or_blind_to_scale() -> None:
     model = load_model("fashion-mnist")
     found = check(model)
     assert found.verdict == "holds", str(found)
     wrong = check(replace(model, prediction="eps"))
     assert not wrong.sound
     assert wrong.suggestion.startswith("Read as 'v'")
+
+    def blind(x: Tensor, t: Tensor, given: Any = None) -> Tensor:
+        return model.network(x / x.flatten(1).square().mean(1).sqrt().reshape(-1, 1, 1, 1), t, given)
+
+    assert "change of the output for a state 1.2 times as large" in failing(check(replace(model, network=blind)))
 
 
 def test_data_of_a_flat_spectrum_are_no_failure() -> None:

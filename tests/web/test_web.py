@@ -25,6 +25,7 @@ from PIL import Image
 from tiny import tiny_ddpm
 from typer.testing import CliRunner
 
+import underpaint.web.server_state
 from underpaint import assets
 from underpaint.cli import app
 from underpaint.data.store import save_gaussian
@@ -77,6 +78,19 @@ def server_state(place: Path) -> ServerState:
 def answers(server_state: ServerState) -> dict[str, Answer]:
     """What each tab says to these controls."""
     return {name: tab(server_state, VALUES, silent) for name, tab in TABS.items()}
+
+
+def test_a_network_that_is_no_denoiser_is_told_in_words(
+    server_state: ServerState, answers: dict[str, Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny model was never trained. It is checked once, and a model of the box not at all."""
+    monkeypatch.setattr(underpaint.web.server_state, "check_case", None)
+    (said,) = server_state.doubts("tiny", silent)
+    assert answers["Paint"].view["words"][0] == said
+    assert said.startswith(
+        "tiny is no denoiser of its stated schedule, and numbers about it describe no diffusion model"
+    )
+    assert server_state.doubts("fashion-mnist", silent) == []
 
 
 def pictures(view: Any) -> torch.Tensor:

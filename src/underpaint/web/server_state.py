@@ -16,12 +16,14 @@ from typing import Any, TypeVar
 from .. import assets
 from ..data.datasets import load_data
 from ..data.store import load_gaussian
+from ..models.checking.check import Check
 from ..models.load import load_model
 from ..models.model import Model
 from ..models.pipelines.hub import is_hub_id
 from ..progress import Progress
 from ..recipes.explorer.nearest_images import TrainingImages, load_training_images
-from ..recipes.shared.request import Request, Sampler, prepare
+from ..recipes.shared.check import check_case
+from ..recipes.shared.request import Conditioning, Request, Sampler, prepare
 from .checks import MAX_SEEDS, MAX_STEPS, Values, condition, integer, number
 from .turns import Turns
 
@@ -115,6 +117,14 @@ class ServerState:
             return numbers
         known = self.keep(("classes", name), lambda: load_data(data, shape=model.image_shape).classes)
         return list(known.values()) if len(known) == model.classes else numbers
+
+    def doubts(self, name: str, progress: Progress) -> list[str]:
+        """What the check finds wrong with a model, in words; nothing where it holds, or the model is of the box."""
+        model, place = self.model(name), self.place(name)
+        if place in assets.names():
+            return []
+        found: Check = self.keep(("check", name), lambda: check_case(model, Conditioning(), progress))
+        return [] if found.verdict == "holds" else [found.short]
 
     def place(self, name: Any) -> str:
         if not isinstance(name, str) or name not in self.places:

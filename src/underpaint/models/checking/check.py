@@ -17,7 +17,7 @@ from torch import Tensor
 from ...noise import NoiseLevel
 from ...prediction import PREDICTIONS
 from ..model import Condition, Model
-from .measures import Finding, Verdict, halves, measure, structure
+from .measures import ALIKE, Finding, Verdict, halves, measure, structure
 from .probe import Probe, energy_ratios, flow
 
 #: Numbers that the samples have together, so that energies are known to about 1 %; and the fewest and most samples.
@@ -59,6 +59,8 @@ class Check:
         """One sentence or two, to begin a report with."""
         wrong = [finding for finding in self.findings if finding.verdict == self.verdict]
         named = "; ".join(f"{finding.name} {finding.value:.3g} (expected: {finding.bound})" for finding in wrong)
+        if [finding.name for finding in wrong] == [ALIKE]:
+            return f"{self.model}: {wrong[0].means} {self.suggestion}".strip()
         said = {
             "holds": f"{self.model} behaves as a denoiser of its schedule in all {len(self.findings)} measures.",
             "weak": f"{self.model} behaves as a denoiser of its schedule, with a weak point: {named}.",
@@ -194,10 +196,12 @@ def _changed(model: Model, way: Callable[[Tensor], Tensor], sign: float = 1.0) -
 
 def _score(model: Model) -> float:
     """How far the energies of a few samples are from those of a denoiser, the largest of their logarithms; infinite
-    where the samples are white noise, far outside the data's range, or no numbers."""
+    where the samples are white noise, all alike, far outside the data's range, or no numbers."""
     try:
         probe = Probe(model, run := flow(model, _TRIED, 0, _LEVELS), run.final, run.x[:-1], run.denoised)
-        if any(finding.verdict == "fails" for finding in measure(probe, flow_only=True)) or structure(probe) < 5:
+        if any(finding.verdict == "fails" for finding in measure(probe, flow_only=True)):
+            return math.inf
+        if probe.alike < 1 or structure(probe) < 5:
             return math.inf
     except (ValueError, RuntimeError, IndexError):  # told or read otherwise, a network may refuse
         return math.inf

@@ -20,6 +20,9 @@ from .probe import WORTHLESS, Probe, energy_ratios
 
 Verdict = Literal["holds", "weak", "fails"]
 
+#: What is measured in the place of all that goes by the variance of samples, where these are all alike.
+ALIKE = "spread of samples, over the least noise looked at"
+
 #: By how much a state is scaled, and factors on the noise-to-signal ratio that is told.
 _SCALE, _TOLD = 1.2, (0.5, 0.7, 1.0, 1.4, 2.0)
 
@@ -41,7 +44,11 @@ def measure(probe: Probe, flow_only: bool = False) -> list[Finding]:
     first = _finite(probe)
     if first.verdict == "fails":
         return [first]
-    findings = [first, _energy(probe), size_of(probe.model, probe.run.final), _structure(probe)]
+    findings = [first, _energy(probe), size_of(probe.model, probe.run.final)]
+    if probe.alike < 1:
+        findings += [_alike(probe)]
+        return findings if flow_only else [*findings, _company(probe), _heard(probe), _slope(probe)]
+    findings += [_structure(probe)]
     if flow_only:
         return findings
     return [
@@ -97,6 +104,22 @@ def size_of(model: Model, rows: Tensor) -> Finding:
     )
 
 
+def _alike(probe: Probe) -> Finding:
+    """The spread of samples that are all alike. A condition that fixes its image makes those of a sound network so."""
+    least = f"the least noise looked at, σ/α = {float(probe.level.ratio[-2]):.3g}"
+    known = "the network knows a single image, or its data are in another unit than stated"
+    held = "the condition that is held fixes what it paints; ask for another, or for none"
+    return _judged(
+        ALIKE,
+        probe.alike,
+        "above 1",
+        False,
+        f"Samples differ by less than {least}: {known if probe.model.held is None else held}. What goes by their "
+        "variance is not measured.",
+        weak=probe.model.held is not None,
+    )
+
+
 def structure(probe: Probe) -> float:
     """D tr(S^2)/tr(S)^2 of the samples' covariance S, without bias: 1 for white noise, D for a single direction."""
     centred = (probe.run.final - probe.run.final.mean(0)).double()
@@ -110,9 +133,7 @@ def _structure(probe: Probe) -> Finding:
     """White noise gives 1, with a standard deviation of 2/N over N samples; data of a flat spectrum may give little
     more."""
     value, noise = structure(probe), 1 + 6 / len(probe.run.final)
-    means = (
-        "Its samples are white noise, or all alike: the network is untrained, or something is read as it is not meant."
-    )
+    means = "Its samples are white noise: the network is untrained, or something is read as it is not meant."
     name, bound = (
         "structure of samples, against white noise",
         f"above 2, or above {noise:.3g} for data of a flat spectrum",

@@ -65,10 +65,18 @@ class Probe:
         variance = self.x0.double().var(0).sum().clamp(min=1e-30)
         return (self.estimates - self.x0).double().square().sum(-1).mean(-1) / variance
 
+    @cached_property
+    def alike(self) -> float:
+        """The standard deviation of samples, or of data, along their leading direction, over the least noise that they
+        are looked at with: below 1 they are all alike, and nothing that goes by their variance can be measured."""
+        return max(self.largest, _leading(self.run.final)) / float(self.level.ratio[-2])
+
     @property
     def good_below(self) -> float:
         """The highest ratio from which on down the error stays below that of the mean; infinite from the first on, 0
-        from none."""
+        from none. Of samples that are all alike, nothing is known, so infinite."""
+        if self.finite and self.alike < 1:
+            return math.inf
         over = (~(self.errors <= WORTHLESS)).nonzero().flatten()
         if not len(over):
             return math.inf
@@ -83,8 +91,13 @@ class Probe:
     @cached_property
     def largest(self) -> float:
         """The standard deviation of the rows along their leading direction."""
-        centred = (self.x0 - self.x0.mean(0)).double()
-        return float(torch.linalg.eigvalsh(centred @ centred.T / (len(centred) - 1))[-1].clamp(min=0).sqrt())
+        return _leading(self.x0)
+
+
+def _leading(rows: Tensor) -> float:
+    """The standard deviation of rows [B, D] along their leading direction."""
+    centred = (rows - rows.mean(0)).double()
+    return float(torch.linalg.eigvalsh(centred @ centred.T / (len(centred) - 1))[-1].clamp(min=0).sqrt())
 
 
 def flow(model: Model, count: int, seed: int, steps: int = _STEPS) -> Trajectory:

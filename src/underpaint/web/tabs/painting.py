@@ -51,7 +51,8 @@ def paint_tab(server_state: ServerState, values: Values, progress: Progress) -> 
     captions = [f"step {i} of {steps}, σ/α = {ratio}" for i, ratio in enumerate(level_names(result.level))]
     film = show.film(frames, captions, start=round(0.6 * steps), chart=path, **bars)
     script = write_script("painting", request, paint, figures.painting)
-    return show.answer("painting", _painted(result), result, figures.painting, script, film=film)
+    words = [*server_state.doubts(values["model"], progress), *_painted(result)]
+    return show.answer("painting", words, result, figures.painting, script, film=film)
 
 
 def _bars(bands: Bands) -> View:
