@@ -57,6 +57,20 @@ def test_the_denoiser_is_the_law_that_the_network_knows(loop: type[Loop], weight
             close(model(x, level), uncond + weight * (cond - uncond), 1e-4)
 
 
+def test_the_callers_autocast_reaches_the_networks() -> None:
+    """The call that is held runs on a thread of its own, which knows nothing of it."""
+    pipe, given = zoo.ZOO["pixart_alpha"]()
+    model = replayed_model(pipe, **given)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        seen = record(pipe, **given, num_inference_steps=3, output_type="latent", generator=seeded()).trajectory
+        x, level = seen.x[1].float(), seen.level[1]
+        found, begun = model(x, level), replayed_model(pipe, **given)
+    close(found, seen.denoised[1].float())
+    plain = model(x, level)
+    assert float((found - plain).abs().max()) > 1e-3 * float(plain.abs().max())
+    assert torch.equal(begun(x, level), plain)
+
+
 def test_rows_may_have_levels_of_their_own() -> None:
     model, law = replayed_model(Loop()), gaussian(1)
     level = NoiseLevel(torch.tensor([0.1, 0.5, 0.1]), torch.tensor([0.9, 0.5, 0.9]))

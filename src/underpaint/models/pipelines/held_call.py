@@ -13,6 +13,7 @@ import copy
 import threading
 import weakref
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
@@ -29,6 +30,16 @@ from .text_encoding import encoding_alone
 
 #: Steps of one call; then it is begun anew.
 LENGTH = 4096
+#: The devices on which a caller may have networks compute in another dtype.
+_DEVICES = ("cpu", "cuda", "mps", "xpu")
+#: The `torch.autocast` that a thread is in, as arguments of it: it does not reach other threads.
+Autocasts = list[dict[str, Any]]
+
+
+def _autocasts() -> Autocasts:
+    """Those of the caller."""
+    there = [device for device in _DEVICES if torch.is_autocast_enabled(device)]
+    return [{"device_type": device, "dtype": torch.get_autocast_dtype(device)} for device in there]
 
 
 class Session:
@@ -43,7 +54,7 @@ class Session:
     """
 
     def __init__(self, call: Call, rows: int) -> None:
-        self._loop = loop = _Loop(call, rows)
+        self._loop = loop = _Loop(call, rows, _autocasts())
         thread = threading.Thread(target=loop.run, name=f"replay of {type(call.pipe).__name__}", daemon=True)
         with call.redrawn():
             thread.start()
@@ -54,13 +65,14 @@ class Session:
         self.close = weakref.finalize(self, _end, loop.requests, thread)
 
     def ask(self, state: Tensor, timestep: float, sigma: float | None) -> Tensor:
-        """What the pipeline would step with from a state, told a time, and of a scheduler that keeps sigmas, this one.
+        """What the pipeline would step with from a state, in the caller's autocast, when it is told a time, and of a
+        scheduler that keeps sigmas, this one.
 
         Raises:
             ValueError: the pipeline did not take the state or the time as they were given.
         """
         self.left -= 1
-        self._loop.requests.put((state.to(self.sample), timestep, sigma))
+        self._loop.requests.put((state.to(self.sample), timestep, sigma, _autocasts()))
         return self._loop.answer()
 
 
@@ -78,9 +90,9 @@ class _Closed(BaseException):
 class _Loop:
     """The side of the pipeline, on its thread."""
 
-    def __init__(self, call: Call, rows: int) -> None:
-        self.call, self.rows = call, rows
-        self.requests: SimpleQueue[tuple[Tensor, float, float | None] | None] = SimpleQueue()
+    def __init__(self, call: Call, rows: int, casts: Autocasts) -> None:
+        self.call, self.rows, self.casts = call, rows, casts
+        self.requests: SimpleQueue[tuple[Tensor, float, float | None, Autocasts] | None] = SimpleQueue()
         self.answers: SimpleQueue[Tensor | BaseException] = SimpleQueue()
         self.heard: dict[int, list[Any]] = {}
         self.twin: Any = None
@@ -108,7 +120,10 @@ class _Loop:
             self.answers.put(error)
 
     def hear(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        output = module(*args, **kwargs)
+        with ExitStack() as contexts:
+            for cast in self.casts:
+                contexts.enter_context(torch.autocast(**cast))
+            output = module(*args, **kwargs)
         if self.asked is None:
             self.heard.setdefault(id(module), []).append(output)
         return output
@@ -145,7 +160,7 @@ class _Loop:
         request = self.requests.get()
         if request is None:
             raise _Closed
-        state, time, self.sigma = request
+        state, time, self.sigma, self.casts = request
         self.position += 1
         scheduler.timesteps[self.position] = time
         if self.sigma is not None:
