@@ -54,10 +54,12 @@ $(READY): pyproject.toml constraints.txt
 
 $(READY_DEV): pyproject.toml constraints.txt
 	$(call install,.[dev])
+	$(FOREIGN)
 	@touch $(READY) $(READY_DOCS) $@
 
 $(READY_DOCS): pyproject.toml constraints.txt
 	$(call install,.[docs])
+	$(FOREIGN)
 	@touch $(READY) $@
 
 define install
@@ -68,5 +70,9 @@ define install
 $(PYTHON) -m venv $(VENV)
 $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable "$(1)"
 endef
+
+# A trained network of another science, for the gallery, with its weights; what it requires includes a simulation in C that
+# its network does without.
+FOREIGN = $(BIN)/python -m pip install --disable-pip-version-check --no-deps 21cmpsdenoiser==1.0.2
 
 RETRY = make $(MAKECMDGOALS) PYTHON=python3.12

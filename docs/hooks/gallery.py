@@ -1,9 +1,10 @@
 """The gallery: the scripts of examples/ are run when the book is built, and what they print and draw becomes its pages.
 
 A script begins with a docstring in Markdown, whose first line is the title, and saves its figures as PNG files into
-the current folder. ``MODEL = "name"`` at its top says that it needs that model of the box; where the box does not have
-it, the page says so. Results are kept under build/gallery, and made anew when the script, the package's version or the
-weights of the model change. Groups and their order are those of the navigation in mkdocs.yml.
+the current folder. ``MODEL = "name"`` at its top says that it needs that model of the box, and ``PACKAGE = "name"``
+that package; where the one or the other is not here, the page says so. Results are kept under build/gallery, and made
+anew when the script, the package's version or the weights of the model change. Groups and their order are those of the
+navigation in mkdocs.yml.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import time
 from collections.abc import Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ log = logging.getLogger("mkdocs.hooks.gallery")
 
 @dataclass(frozen=True)
 class Example:
-    """A script, and what running it gave; ``missing`` names a model that it needs and the box does not have."""
+    """A script, and what running it gave; ``missing`` says what it needs and was not here."""
 
     name: str
     title: str
@@ -88,9 +90,9 @@ def _example(path: Path) -> Example:
     if not title:
         raise PluginError(f"{path} has no docstring to make a page of.")
     body = "\n".join(code.splitlines()[tree.body[0].end_lineno :]).strip()
-    model = _needed(tree)
-    if model is not None and assets.folder(model) is None:
-        return Example(path.stem, title, words.strip(), body, missing=model)
+    model, package = (_constant(tree, name) for name in ("MODEL", "PACKAGE"))
+    if missing := _missing(model, package):
+        return Example(path.stem, title, words.strip(), body, missing)
     folder = KEPT / f"{path.stem}-{mark(path, model or 'fashion-mnist')}"
     if not (folder / "result.json").is_file():
         _run(path, folder)
@@ -98,11 +100,20 @@ def _example(path: Path) -> Example:
     return Example(path.stem, title, words.strip(), body, None, output, tuple(sorted(folder.glob("*.png"))))
 
 
-def _needed(tree: ast.Module) -> str | None:
-    """What a script assigns to MODEL, if anything."""
+def _constant(tree: ast.Module, name: str) -> str | None:
+    """What a script assigns to a name, if anything."""
     for node in tree.body:
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MODEL":
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
             return str(ast.literal_eval(node.value))
+    return None
+
+
+def _missing(model: str | None, package: str | None) -> str | None:
+    """What of a script's needs is not here."""
+    if model is not None and assets.folder(model) is None:
+        return f"the model `{model}`, which was not in the box"
+    if package is not None and not any(metadata.distributions(name=package)):
+        return f"the package `{package}`, which was not installed"
     return None
 
 
@@ -133,8 +144,8 @@ def _run(path: Path, folder: Path) -> None:
 
 def _page(example: Example) -> str:
     missing = (
-        f"!!! note\n    This script needs the model `{example.missing}`, which was not in the box when the book was "
-        "built: what it draws is missing here."
+        f"!!! note\n    This script needs {example.missing} when the book was built: what it draws and prints is not "
+        "here."
     )
     parts = [
         "---\nhide: [toc]\n---",

@@ -10,6 +10,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -45,7 +46,7 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(DOCS / "hooks")
 
     def load(name: str) -> ModuleType:
-        if name in {"reference", "results"}:
+        if name in {"gallery", "reference", "results"}:
             pytest.importorskip("griffe", reason="needs the extra docs")
         return importlib.import_module(name)
 
@@ -146,6 +147,20 @@ def test_gallery_and_navigation_agree() -> None:
     assert sorted(name for name in listed if name != "index") == SCRIPTS
 
 
+def test_what_a_script_needs_and_is_not_here_is_said(hook: Any, tmp_path: Path) -> None:
+    """It is not run, and its page says why."""
+    gallery = hook("gallery")
+    for need, said in (
+        ('PACKAGE = "no-such-package"', "the package `no-such-package`, which was not installed"),
+        ('MODEL = "none"', "the model `none`, which was not in the box"),
+    ):
+        (tmp_path / "script.py").write_text(f'"""Title\n\nWords."""\n{need}\nraise SystemExit(1)\n')
+        example = gallery._example(tmp_path / "script.py")
+        assert example.missing == said
+        assert f"This script needs {said} when the book was built" in gallery._page(example)
+    assert gallery._missing(None, "matplotlib") is None
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_links_into_the_gallery_lead_somewhere(page: str) -> None:
     linked = set(re.findall(r"gallery/(\w+)\.(?:md|png)", PAGES[page]))
@@ -158,6 +173,9 @@ def test_a_script_of_the_gallery_runs(name: str, tmp_path: Path, monkeypatch: py
     needed = re.search(r'^MODEL = "(.+)"$', (EXAMPLES / f"{name}.py").read_text(), re.MULTILINE)
     if needed and not boxed(needed[1]):
         pytest.skip(f"the box has no {needed[1]}")
+    package = re.search(r'^PACKAGE = "(.+)"$', (EXAMPLES / f"{name}.py").read_text(), re.MULTILINE)
+    if package and not any(metadata.distributions(name=package[1])):
+        pytest.skip(f"{package[1]} is not installed")
     monkeypatch.chdir(tmp_path)
     with matplotlib.rc_context(RC):
         runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
