@@ -1,23 +1,34 @@
 """What exact and mixture scores cost, against the machine's own matrix products and a straightforward version in torch.
 
-    python benchmarks/scores.py [--points 20000] [--batch 64] [--dimension 3072]
+    python benchmarks/scores.py [--points 20000] [--batch 64] [--dimension 3072] [--data fashion-mnist]
+    python benchmarks/scores.py --only certain --data train.npy --held-out test.npy --batch 16
 
 Everything in one run, so that the ratios mean something on any machine. Exact score: `cost` is the time of a call over
 that of its two matrix products alone, on random points; `plain` the same for softmax(-cdist^2 / 2 sigma^2) @ points;
 errors are the largest ones against float64. Pruned: the same calls on the images of Fashion-MNIST, noised, with the 64
 leading components as basis. Mixture: the time of a call over that of one full-rank Gaussian of the same dimension, for
 all components at once and component by component.
+
+Certain: `PointCloud(points, error=1e-3)` over `PointCloud(points)` at each level, on images that the cloud does not
+hold (the test split, or ``--held-out``) and noise; the two take turns, and the median and the quartiles of ``--turns``
+ratios are told; `error` is the largest difference of an image, relative to its length, from that of the full scan.
+Growth: the time of a call of both against the number of points, moved copies of the images in a memory-mapped file.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
-from timing import seconds
+from timing import once, seconds
 from torch import Tensor
 
 import underpaint as up
+from underpaint.theory.cloud import as_rows
 from underpaint.theory.covariance import Covariance
 
 SIGMAS = (0.01, 0.1, 0.3, 1.0, 3.0, 80.0)
@@ -68,6 +79,71 @@ def pruned_scores(count: int, batch: int) -> None:
         print(f"| {sigma:g} | {seconds(pruned, x, level, repeats=2) / alone:.2f} |", flush=True)
 
 
+def shares(
+    one: Callable[..., object], other: Callable[..., object], *arguments: object, turns: int
+) -> tuple[list[float], list[float]]:
+    """Quartiles of the time of ``one`` over that of ``other``, in turns, and median seconds of both."""
+    pairs = [[once(one, *arguments), once(other, *arguments)] for _ in range(turns)]
+    times = torch.tensor(pairs, dtype=torch.float64)
+    quartiles = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+    return (times[:, 0] / times[:, 1]).quantile(quartiles).tolist(), times.median(0).values.tolist()
+
+
+def certain_scores(data: str, held_out: str | None, batch: int, turns: int) -> None:
+    points, images = load_bytes(data, "train"), load_bytes(held_out or data, "train" if held_out else "test")
+    rows = as_rows(points)
+    plain, certain = up.PointCloud(rows), up.PointCloud(rows, error=1e-3)
+    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:batch]
+    noise, level = torch.randn(batch, rows.shape[1]), up.EDM()
+    fresh = as_rows(images[chosen])
+    first = once(certain, fresh + 0.1 * noise, level(0.1))
+    print(f"\ncertain to 1e-3: {len(rows):,} points of dimension {rows.shape[1]}, {batch} held-out states")
+    print(f"{first:.1f} s for the first call at low noise, which makes the basis and the shadows\n")
+    print("| σ | time over that of a full scan | quartiles | seconds of a full scan | error |\n|---|---|---|---|---|")
+    for sigma in (80.0, 10.0, 5.0, 4.0, 3.0, 2.0, 1.0, 0.5, 0.2, 0.1):
+        x, at = fresh + sigma * noise, level(sigma)
+        (low, middle, high), (_, whole) = shares(certain, plain, x, at, turns=turns)
+        exact = plain(x, at)
+        error = float(((certain(x, at) - exact).norm(dim=1) / exact.norm(dim=1)).max())
+        print(f"| {sigma:g} | {middle:.2f} | {low:.2f} to {high:.2f} | {whole:.3f} | {error:.0e} |", flush=True)
+
+
+def growth(data: str, batch: int, turns: int, counts: tuple[int, ...] = (6_000, 60_000, 600_000)) -> None:
+    """Seconds of a call against the number of points, in a mapped file of bytes."""
+    images = load_bytes(data, "train")
+    print("\n| points | σ | seconds, certain to 1e-3 | seconds, full scan |\n|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        for count in counts:
+            points = mapped_copies(images, count, Path(folder) / "points")
+            fresh, level = as_rows(load_bytes(data, "test")[:batch]), up.EDM()
+            noise = torch.randn(fresh.shape, generator=torch.Generator().manual_seed(0))
+            plain, certain = up.PointCloud(points), up.PointCloud(points, error=1e-3)
+            certain(fresh + 0.1 * noise, level(0.1))
+            for sigma in (1.0, 0.5, 0.2):
+                x, at = fresh + sigma * noise, level(sigma)
+                _, (ours, whole) = shares(certain, plain, x, at, turns=turns)
+                print(f"| {count:,} | {sigma:g} | {ours:.4f} | {whole:.4f} |", flush=True)
+
+
+def mapped_copies(images: Tensor, count: int, path: Path) -> Tensor:
+    """Images [N, D] of bytes, square and grey, as they are and moved by up to three pixels, [count, D] in a file."""
+    edge = round(images.shape[1] ** 0.5)
+    steps = sorted(((i, j) for i in range(-3, 4) for j in range(-3, 4)), key=lambda step: step[0] ** 2 + step[1] ** 2)
+    with path.open("wb") as file:
+        for start, step in zip(range(0, count, len(images)), steps, strict=False):
+            part = images[: count - start].view(-1, edge, edge).roll(step, (1, 2))
+            file.write(part.contiguous().numpy().tobytes())
+    size = count * images.shape[1]
+    return torch.from_file(str(path), size=size, dtype=torch.uint8).view(count, images.shape[1])
+
+
+def load_bytes(source: str, split: str) -> Tensor:
+    """Images as they are stored, rows [N, D] of bytes: of an array [N, D] of bytes, or whatever `load_data` takes."""
+    if source.endswith(".npy"):
+        return torch.from_numpy(np.load(source)).flatten(1)
+    return ((up.load_data(source, split).rows() + 1) * 127.5).round().to(torch.uint8)
+
+
 def mixtures(dimension: int, batch: int, counts: tuple[int, ...] = (10, 100), rank: int = 128) -> None:
     basis = torch.linalg.qr(torch.randn(dimension, dimension)).Q
     values = torch.logspace(2, -2, dimension, dtype=torch.float64)
@@ -97,15 +173,25 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=20_000)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--dimension", type=int, default=3072)
+    parser.add_argument("--data", default="fashion-mnist")
+    parser.add_argument("--held-out")
+    parser.add_argument("--turns", type=int, default=9)
+    parser.add_argument("--only", choices=("exact", "pruned", "certain", "growth", "mixtures"), action="append")
     args = parser.parse_args()
     torch.manual_seed(0)
     a = torch.randn(2048, 2048)
     rate, threads = 2 * 2048**3 / seconds(lambda: a @ a) / 1e9, torch.get_num_threads()
     print(f"square matrix product: {rate:.0f} GFLOP/s in float32 on {threads} threads, torch {torch.__version__}")
+    studies = {
+        "exact": lambda: exact_scores(args.points, args.dimension, args.batch),
+        "pruned": lambda: pruned_scores(args.points, args.batch),
+        "certain": lambda: certain_scores(args.data, args.held_out, args.batch, args.turns),
+        "growth": lambda: growth(args.data, args.batch, args.turns),
+        "mixtures": lambda: mixtures(args.dimension, args.batch),
+    }
     with torch.no_grad():
-        exact_scores(args.points, args.dimension, args.batch)
-        pruned_scores(args.points, args.batch)
-        mixtures(args.dimension, args.batch)
+        for name in args.only or studies:
+            studies[name]()
 
 
 if __name__ == "__main__":

@@ -13,10 +13,15 @@ def seconds(call: Callable[..., object], *arguments: object, repeats: int = 3, b
 
     On one thread it is the processor's time, which other work on the machine takes no part in.
     """
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times: list[float] = []
     while len(times) <= repeats or sum(times) < budget:
-        start = clock()
-        call(*arguments)
-        times.append(clock() - start)
+        times.append(once(call, *arguments))
     return min(times[1:])
+
+
+def once(call: Callable[..., object], *arguments: object) -> float:
+    """Seconds of one call."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
+    call(*arguments)
+    return clock() - start

@@ -17,6 +17,7 @@ from torch.testing import assert_close
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel
 from underpaint.sampling.trajectory import sample
 from underpaint.theory.cloud import PointCloud
+from underpaint.theory.shadows import Shadows
 from underpaint.theory.softmax import SoftmaxMean
 
 LEVELS = [EDM()(0.01), EDM()(1.0), EDM()(80.0), DDPM()(500), Flow()(0.9), Flow()(1.0)]
@@ -153,7 +154,9 @@ def test_the_cost_of_a_pruned_call_falls_with_the_noise(normal, monkeypatch: pyt
     pruned = PointCloud(points, 4000, basis=torch.eye(30, dtype=torch.float64)[:, :10])
     read, add = [], SoftmaxMean.add
     monkeypatch.setattr(
-        SoftmaxMean, "add", lambda self, logits, values: (read.append(len(values)), add(self, logits, values))
+        SoftmaxMean,
+        "add",
+        lambda self, logits, values, *more: (read.append(len(values)), add(self, logits, values, *more)),
     )
     for sigma in (100.0, 1.0, 0.1):
         pruned(points[:8] + sigma * normal(8, 30, seed=1), EDM()(sigma))
@@ -204,8 +207,8 @@ def test_the_mean_is_that_of_the_data(normal) -> None:
 
 
 def test_chunk_and_tolerance_survive_a_move(normal) -> None:
-    moved = PointCloud(normal(5, 3), chunk=2, tolerance=0.5, basis=normal(3, 1)).to(dtype=torch.float32)
-    assert (moved.chunk, moved.tolerance, moved.points.dtype) == (2, 0.5, torch.float32)
+    moved = PointCloud(normal(5, 3), chunk=2, tolerance=0.5, basis=normal(3, 1), error=0.1).to(dtype=torch.float32)
+    assert (moved.chunk, moved.tolerance, moved.error, moved.points.dtype) == (2, 0.5, 0.1, torch.float32)
     assert moved.basis is not None
 
 
@@ -230,3 +233,103 @@ def test_chunk_and_tolerance_survive_a_move(normal) -> None:
 def test_what_is_not_a_cloud_is_refused(make: Callable[[], PointCloud], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def relative(found: Tensor, exact: Tensor) -> float:
+    return float(((found.double() - exact).norm(dim=1) / exact.norm(dim=1)).max())
+
+
+@given(
+    seed=st.integers(0, 999),
+    sigma=st.floats(0.02, 30.0),
+    alpha=st.floats(0.05, 1.0),
+    error=st.sampled_from([1e-2, 1e-3, 1e-5]),
+    offset=st.sampled_from([0.0, 3.0]),
+)
+def test_the_error_of_a_denoised_image_is_certain(
+    normal, seed: int, sigma: float, alpha: float, error: float, offset: float
+) -> None:
+    """Of states near data and of ones at odds with all that noise would be: far away, on a line through the points, and
+    between two that the leading components cannot tell apart."""
+    points = (offset + normal(320, 24, seed=seed) * torch.logspace(0.5, -1.5, 24)).float()
+    points[1::2] = points[0::2]
+    points[1::2, 16:] *= -1  # told apart by their smallest components alone
+    states = [points[:4] + sigma / alpha * normal(4, 24, seed=seed + 1), 50 * normal(2, 24, seed=seed + 2)]
+    states += [3 * points[4:6] - 2 * points[6:8], 0.5 * (points[8:12:2] + points[9:12:2]), 1.7 * points[12:14]]
+    x, level = alpha * torch.cat(states).float(), NoiseLevel(alpha, sigma)
+    exact = brute_force(points, x, level)[1]
+    for basis in (None, torch.eye(24)[:, :6]):
+        assert relative(PointCloud(points, 32, basis=basis, error=error)(x, level), exact) <= error
+
+
+def test_with_an_error_few_points_are_read_in_full(normal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 3,000 in 120 dimensions, for held-out states: hardly any at low noise, all at high noise."""
+    scales, read, add = torch.logspace(1, -1.5, 120), [], SoftmaxMean.add
+    points, fresh = (normal(3000, 120) * scales).float(), (normal(8, 120, seed=5) * scales).float()
+    cloud = PointCloud(points, error=1e-3)
+    monkeypatch.setattr(
+        SoftmaxMean,
+        "add",
+        lambda self, logits, values, *more: (read.append(len(values)), add(self, logits, values, *more)),
+    )
+    counts = {}
+    for sigma in (0.1, 1.0, 50.0):
+        read.clear()
+        x = fresh + sigma * normal(8, 120, seed=1).float()
+        assert relative(cloud(x, EDM()(sigma)), brute_force(points, x, EDM()(sigma))[1]) < 1e-3
+        counts[sigma] = sum(read)
+    assert 8 <= counts[0.1] <= 30 < 60 < counts[50.0] == 3000
+    assert counts[0.1] <= counts[1.0] < 150
+
+
+def test_what_cannot_be_certain_is_taken_from_all_points_in_float64(normal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half way between opposite points the image is next to nothing: no rounding is small beside it."""
+    scans, scan = [], PointCloud._scan
+    monkeypatch.setattr(PointCloud, "_scan", lambda self, *args: (scans.append(len(args[0])), scan(self, *args))[1])
+    points = normal(100, 16).float()
+    cloud, level = PointCloud(torch.cat([points, -points]), error=1e-3), EDM()(1.5)
+    x = torch.cat([normal(3, 16, seed=1).float(), torch.full((1, 16), 1e-7)])
+    exact = brute_force(cloud.points, x, level)[1]
+    assert relative(cloud(x, level), exact) < 1e-3
+    assert scans == [4, 1]  # all rows, then the one
+
+
+@given(left=st.integers(0, 40), rank=st.integers(1, 12), seed=st.integers(0, 99))
+def test_bounds_are_above_and_tighten_block_by_block(normal, left: int, rank: int, seed: int) -> None:
+    """For any basis; exact at the end where the basis spans all, above by less than the lengths left otherwise."""
+    points, x = normal(30, 12, seed=seed) * torch.logspace(1, -1, 12), normal(4, 12, seed=seed + 1) * (1 + left)
+    basis = torch.linalg.qr(normal(12, rank, seed=seed + 2)).Q
+    shadows = Shadows(lambda part: points[part], points.square().sum(1), basis, 7)
+    query, exact = shadows.query(x), x @ points.T
+    estimate, before = torch.zeros(30, dtype=torch.float64), None
+    for stage in range(len(shadows.widths)):
+        estimate, bound = shadows.refine(estimate, query, stage, slice(0, 30))
+        assert bool((bound >= exact - 1e-9).all())
+        assert before is None or bool((bound <= before + 1e-9).all())
+        before = bound
+    if rank == 12:
+        assert_close(before, exact, rtol=1e-4, atol=1e-4)
+
+
+def test_an_error_costs_no_more_memory_than_chunks() -> None:
+    """Once the shadows are made: no tensor is larger than a chunk of points or of log-weights, or a number a point."""
+    count, chunk = 20_000, 256
+    points = torch.randn(count, 64, generator=torch.Generator().manual_seed(0)) * torch.logspace(1, -1, 64)
+    cloud = PointCloud(points, chunk, error=1e-3)
+    cloud(points[:2], EDM()(0.01))
+    for sigma in (0.01, 0.3, 1.0, 30.0):
+        with Largest() as largest:
+            cloud(points[:300] + sigma, EDM()(sigma))
+        assert largest.numel <= max(count, chunk * 300)
+
+
+def test_states_that_are_no_numbers_stay_so(normal) -> None:
+    x = torch.cat([normal(2, 8), torch.full((1, 8), math.nan)]).float()
+    for sigma in (0.01, 5.0):
+        assert bool(PointCloud(normal(600, 8).float(), error=1e-3)(x, EDM()(sigma))[2].isnan().all())
+
+
+@pytest.mark.parametrize("error", [0.0, 1.0, -1.0, math.nan])
+def test_an_error_is_a_share(error: float) -> None:
+    with pytest.raises(ValueError, match="between 0 and 1, got"):
+        PointCloud(torch.zeros(2, 3), error=error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..noise import NoiseLevel
 from .denoiser import check_states
 from .moments import check_rows
+from .shadows import Shadow, Shadows, principal_basis, taken
 from .softmax import SoftmaxMean
 
 
@@ -37,26 +39,32 @@ class PointCloud:
     mean is far from the origin are centred first.
 
     With ``basis``, any [D, R] (the leading eigenvectors of the data serve best), a call reads in full only points that
-    can matter, so that its cost falls with sigma. With P the projection on the span of the basis, x.y is at most
-    Px.Py + |x - Px| |y - Py|, the inner product of the *shadows* (Px, |x - Px|) in R + 1 dimensions: shadows bound
-    every log-weight. What is passed over is certain to weigh less in sum than the rounding unit of the dtype, and to
-    move the result by less than that times the diameter of the data. Shadows take N (R + 1) numbers.
+    can matter, so that its cost falls with sigma: see `Shadows`. What is passed over is certain to weigh less in sum
+    than the rounding unit of the dtype, and to move the result by less than that times the diameter of the data.
+
+    With ``error`` as well or alone (there is a basis then, of the data's own components), each denoised image is
+    certain to be within ``error`` times its own length of the exact one: points are passed over whose weights, in sum,
+    could not move it further; rounding of log-weights counts in full. No noise is assumed in the state. The bound is
+    computed for each row after the call, and rows that do not meet it are taken again from all points in float64. The
+    basis and N (R + 4) numbers, R about D/3 and at most 1,024, are made at the first call that can use them.
     """
 
     points: Tensor
     chunk: int = 0
     tolerance: float = 1e-3
     basis: Tensor | None = None
+    error: float | None = None
     mean: Tensor = field(init=False)
     _origin: Tensor | None = field(init=False, repr=False, default=None)
     _half_norms: Tensor = field(init=False, repr=False)
-    _shadows: Tensor | None = field(init=False, repr=False, default=None)
 
     def __post_init__(self) -> None:
         if self.points.ndim != 2 or not (self.points.dtype == torch.uint8 or self.points.is_floating_point()):
             check_rows(self.points)  # says what is wrong; whether all are finite is seen below, chunk by chunk
         if not len(self.points):
             raise ValueError("A point cloud needs at least one point.")
+        if self.error is not None and not 0 < self.error < 1:
+            raise ValueError(f"The relative error of a denoised image must lie between 0 and 1, got {self.error}.")
         sums = [(rows.sum(0), _half_norms(rows)) for rows in map(check_rows, self._exact())]
         mean = torch.stack([total for total, _ in sums]).sum(0) / len(self.points)
         about_zero = torch.cat([part for _, part in sums])
@@ -65,23 +73,44 @@ class PointCloud:
         if mean.square().sum() > about_zero.mean():  # the mean's square is more than the variance
             object.__setattr__(self, "_origin", mean)
             object.__setattr__(self, "_half_norms", torch.cat([_half_norms(rows) for rows in self._exact()]))
-        if self.basis is not None:
-            self._cast_shadows(self.basis)
+        if self.basis is not None and (self.basis.ndim != 2 or len(self.basis) != self.dimension):
+            raise ValueError(
+                f"Expected a basis [{self.dimension}, R], got a tensor of shape {tuple(self.basis.shape)}."
+            )
 
     def __repr__(self) -> str:
         basis = "" if self.basis is None else f", shadows on {self.basis.shape[1]} directions"
-        return f"PointCloud({len(self.points)} points, dimension {self.dimension}{basis})"
+        error = "" if self.error is None else f", error {self.error:g}"
+        return f"PointCloud({len(self.points)} points, dimension {self.dimension}{basis}{error})"
 
-    def _cast_shadows(self, basis: Tensor) -> None:
-        if basis.ndim != 2 or len(basis) != self.dimension:
-            raise ValueError(f"Expected a basis [{self.dimension}, R], got a tensor of shape {tuple(basis.shape)}.")
-        orthonormal = torch.linalg.qr(basis.to(self.points.device, torch.float64)).Q
-        object.__setattr__(self, "basis", orthonormal)
-        shadows = [_shadow(rows, orthonormal).to(self._dtype) for rows in self._exact()]
-        object.__setattr__(self, "_shadows", torch.cat(shadows))
+    @cached_property
+    def _some(self) -> tuple[Tensor, Tensor]:
+        """Points that tell, in a call, what could be spared, and their half squared norms."""
+        count = max(1, min(128, self._together, len(self.points) // 16))
+        chosen = torch.randperm(len(self.points), generator=torch.Generator().manual_seed(0))[:count]
+        chosen = chosen.sort().values.to(self.points.device)
+        return self._rows(self.points[chosen], self._dtype), self._half_norms[chosen]
+
+    @cached_property
+    def _some_shadows(self) -> Shadow:
+        rows, half_norms = self._some
+        return self._shadows.cast(rows, 2 * half_norms)
+
+    @cached_property
+    def _shadows(self) -> Shadows:
+        if self.basis is not None:
+            basis = torch.linalg.qr(self.basis.to(self.points.device, torch.float64)).Q.to(self._dtype)
+        else:
+            chosen = torch.randperm(len(self.points), generator=torch.Generator().manual_seed(1))[:8192]
+            basis = principal_basis(self._rows(self.points[chosen.to(self.points.device)], self._dtype))
+        return Shadows(
+            lambda part: self._rows(self.points[part], self._dtype), 2 * self._half_norms, basis, self._together
+        )
 
     @staticmethod
-    def of_class(points: Tensor, labels: Tensor, label: int, basis: Tensor | None = None) -> PointCloud:
+    def of_class(
+        points: Tensor, labels: Tensor, label: int, basis: Tensor | None = None, error: float | None = None
+    ) -> PointCloud:
         """The cloud of the points [N, D] whose label is ``label``, of labels [N]; they are copied as they are stored.
 
         Raises:
@@ -93,7 +122,7 @@ class PointCloud:
         chosen = (labels == label).nonzero().squeeze(1) if label in known else torch.empty(0, dtype=torch.long)
         if not len(chosen):
             raise ValueError(f"No point has the label {label}; the labels are {known}.")
-        return PointCloud(points[chosen.to(points.device)], basis=basis)
+        return PointCloud(points[chosen.to(points.device)], basis=basis, error=error)
 
     @property
     def dimension(self) -> int:
@@ -109,7 +138,7 @@ class PointCloud:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> PointCloud:
         points = self.points if dtype is None else as_rows(self.points, dtype)
-        return PointCloud(points.to(device), self.chunk, self.tolerance, self.basis)
+        return PointCloud(points.to(device), self.chunk, self.tolerance, self.basis, self.error)
 
     def __call__(self, x: Tensor, level: NoiseLevel) -> Tensor:
         return self.denoise(x, level)
@@ -151,71 +180,135 @@ class PointCloud:
         check_states(x, self.dimension)
         alpha, sigma = level.alpha.unsqueeze(-1).to(x.device), level.sigma.unsqueeze(-1).clamp(min=1e-9).to(x.device)
         square, exact = (alpha / sigma) ** 2, alpha / sigma**2 * self._shifted(x, level)
-        rows, error = exact.to(self._dtype), self._rounding(exact.detach(), square)
-        careful = self._dtype != torch.float64 and float(error.max()) > self.tolerance
-        sums = SoftmaxMean()
-        for part, half_norms in self._relevant(exact.detach(), square, error):
+        log_sum, mean, within = self._scan(exact, square, self._rounding(exact.detach(), square))
+        if not bool(within.all()):  # taken again, all in float64
+            bad = ~within
+            log_sum, mean = log_sum.clone(), mean.to(torch.float64, copy=True)
+            squares = square[bad] if square.ndim > 1 else square
+            log_sum[bad], mean[bad], _ = self._scan(exact[bad], squares, torch.full_like(exact[bad][:, :1], math.inf))
+        return log_sum, mean.to(x.dtype)
+
+    def _scan(self, exact: Tensor, square: Tensor, rounding: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """log sums [B], means [B, D], and which rows are certain to be within the error [B].
+
+        ``rounding`` bounds the error of float32 log-weights [B, 1]; infinite, all is done in float64.
+        """
+        careful = self._dtype != torch.float64 and not float(rounding.max()) <= min(self.tolerance, self.error or 1.0)
+        floor, slack, matter = self._sampled(exact.detach(), square, rounding)
+        rows, sums = exact.to(self._dtype), SoftmaxMean()
+        relevant = self._all() if matter > 0.5 else self._unpruned(exact.detach(), square, floor, slack, matter, sums)
+        for part, half_norms in relevant:
             block, bias = self._rows(part, self._dtype), -square * half_norms
             logits = torch.addmm(bias.to(block), rows, block.T)
-            if careful:
-                best = torch.clamp(logits.amax(1, keepdim=True), min=sums.top)
-                near = (logits >= best - 2 * error - self._margin).any(0).nonzero().squeeze(1)
-                block = self._rows(part[near], torch.float64)
-                logits = torch.addmm(bias[..., near], exact, block.T)
+            if careful or matter <= 0.5:
+                best = torch.clamp(logits.detach().amax(1, keepdim=True), min=sums.top)
+                near = (~(logits < best - 2 * rounding - self._margin)).any(0).nonzero().squeeze(1)
+                if careful:
+                    block = self._rows(taken(part, near), torch.float64)
+                    logits, half_norms = torch.addmm(bias[..., near], exact, block.T), half_norms[near]
+                elif 2 * len(near) < len(block):
+                    block, logits, half_norms = block[near], logits.index_select(1, near), half_norms[near]
             if len(block):
-                sums.add(logits, block)
+                sums.add(logits, block, None if self.error is None else half_norms.to(logits))
         mean = sums.mean if self._origin is None else sums.mean + self._origin
-        return sums.log_sum, mean.to(x.dtype)
+        return sums.log_sum, mean, self._within(sums, mean.detach(), 0 * rounding if careful else rounding)
+
+    def _within(self, sums: SoftmaxMean, mean: Tensor, rounding: Tensor) -> Tensor:
+        """Which means [B, D] are certain to be within the error, relative to their own lengths; all, where none is
+        asked for or nothing was left out or rounded.
+
+        Weights that were left out, a share e of all in sum, move a mean m by e |m - m_left|, m_left being the mean of
+        the points left out. Errors of log-weights up to t multiply weights by factors that deviate from their mean by
+        at most (e^2t - 1)/2 of it (half a range), and move m by their covariance with the points: by at most that
+        times the deviation of the points.
+        """
+        if self.error is None or not bool(torch.isfinite(rounding).all()):
+            return torch.ones(len(mean), dtype=torch.bool, device=mean.device)
+        inside = sums.mean.detach().double().norm(dim=1)
+        spread = (2 * sums.mean_of_others.detach().double() - inside.square()).clamp(min=0).sqrt()
+        left_out = len(self.points) * math.exp(-self._margin) * (inside + self._farthest)
+        moved = left_out + 1.01 * rounding.squeeze(1) * spread
+        return moved * (1 + self.error) <= self.error * mean.double().norm(dim=1)
+
+    @cached_property
+    def _farthest(self) -> float:
+        """The largest distance of a point from the origin."""
+        return float((2 * self._half_norms.max()).sqrt())
 
     def _rounding(self, exact: Tensor, square: Tensor) -> Tensor:
         """A bound on the error of log-weights in the working dtype, [B, 1]: products of lengths to 16,384 were seen to
         be off by up to 3 eps |x| |y|."""
-        largest = float((2 * self._half_norms.max()).sqrt())
-        size = exact.norm(dim=1, keepdim=True) * largest + square * largest**2 / 2
+        size = exact.norm(dim=1, keepdim=True) * self._farthest + square * self._farthest**2 / 2
         return 4 * torch.finfo(self._dtype).eps * size
 
     @property
     def _margin(self) -> float:
-        """N points whose log-weights lie this far below the largest weigh less in sum than the rounding unit."""
-        return math.log(len(self.points) / torch.finfo(self._dtype).eps)
+        """N points whose log-weights lie this far below the largest weigh in sum less than the rounding unit, or than a
+        64th of the error."""
+        share = torch.finfo(self._dtype).eps if self.error is None else self.error / 64
+        return math.log(len(self.points) / share)
 
-    def _relevant(self, exact: Tensor, square: Tensor, error: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Points as they are stored and their half squared norms, chunk by chunk: all that can matter."""
-        kept = None if self._shadows is None else self._unpruned(exact, square, error)
-        if kept is None or 2 * len(kept) > len(self.points):  # to pick out most of them costs more than it saves
-            yield from zip(self.points.split(self._together), self._half_norms.split(self._together), strict=True)
-        else:
-            yield from ((self.points[index], self._half_norms[index]) for index in kept.split(self._together))
+    def _all(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Points as they are stored and their half squared norms, chunk by chunk."""
+        return zip(self.points.split(self._together), self._half_norms.split(self._together), strict=True)
 
-    def _unpruned(self, exact: Tensor, square: Tensor, error: Tensor) -> Tensor:
-        """Indices of the points that shadows cannot rule out for all rows.
+    def _sampled(self, exact: Tensor, square: Tensor, rounding: Tensor) -> tuple[Tensor, Tensor, float]:
+        """A log-weight that is reached [B, 1]; what one that matters may lack of the largest [B, 1]; and the share of
+        points that matter, by a sample: 1 where no point may be left out."""
+        if (self.basis is None and self.error is None) or not bool(torch.isfinite(rounding).all()):
+            return rounding, rounding, 1.0
+        rows, half_norms = self._some
+        logits = torch.addmm((-square * half_norms).to(rows), exact.to(rows), rows.T)
+        top, slack = logits.amax(1, keepdim=True), self._margin + 4 * rounding
+        return top, slack, float((logits >= top - slack).any(0).double().mean())
 
-        First the point of the largest bound, whose true log-weight the largest of all cannot be below; then all points
-        whose bound comes within the margin of it.
-        """
-        tops = [bounds.max(1) for bounds in self._bounds(exact, square)]
-        best = torch.stack([top.values for top in tops]).argmax(0, keepdim=True)
-        found = (torch.stack([top.indices for top in tops]).gather(0, best) + best * self._together).squeeze(0)
-        likely = (exact * self._rows(self.points[found], torch.float64)).sum(1, keepdim=True)
-        floor = likely - square * self._half_norms[found].unsqueeze(1) - self._margin - 2 * error
-        return torch.cat([(bounds >= floor).any(0) for bounds in self._bounds(exact, square)]).nonzero().squeeze(1)
+    def _unpruned(
+        self, exact: Tensor, square: Tensor, top: Tensor, slack: Tensor, matter: float, sums: SoftmaxMean
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same of all points that can matter; a point is left out whose bound is not near enough to the largest
+        log-weight known. All of them, where to tell them apart costs more."""
+        query, stages = self._shadows.query(exact), 0
+        slack = slack + 4 * self._shadows.loss * exact.norm(dim=1, keepdim=True) * self._farthest
+        for part in self._parts(len(exact)):
+            top = torch.clamp(top, min=sums.top).double()
+            estimate = (-square * self._half_norms[part]).to(self._dtype)
+            found = torch.arange(part.start, min(part.stop, len(self.points)), device=exact.device)
+            whole, stage = True, 0
+            while stage < (stages or 1) and len(found):
+                estimate, bounds = self._shadows.refine(estimate, query, stage, part if whole else found)
+                top = torch.maximum(top, self._exactly(exact, square, found[estimate.argmax(1)]))
+                floor, stage = (top - slack).to(estimate), stage + 1
+                if not stages:
+                    stages, cost = self._cheapest(square, query, floor)
+                    if cost > (1 + matter) * self.dimension:
+                        yield from self._all()
+                        return
+                kept = ((bounds - floor).amax(0) >= 0).nonzero().squeeze(1)
+                if stage == stages or 2 * len(kept) < len(found):  # to pick out most of them costs more
+                    estimate, found, whole = estimate.index_select(1, kept), found[kept], False
+            if len(found):
+                yield from ((taken(self.points, few), self._half_norms[few]) for few in found.split(self._together))
 
-    def _bounds(self, exact: Tensor, square: Tensor) -> Iterator[Tensor]:
-        """Bounds of the log-weights from above, chunk by chunk [B, n]."""
-        assert self._shadows is not None
-        assert self.basis is not None
-        query = _shadow(exact, self.basis).to(self._dtype)
-        for shadows, half_norms in zip(
-            self._shadows.split(self._together), self._half_norms.split(self._together), strict=True
-        ):
-            yield torch.addmm((-square * half_norms).to(shadows), query, shadows.T)
+    def _exactly(self, exact: Tensor, square: Tensor, index: Tensor) -> Tensor:
+        """Log-weights of one point for each row, [B, 1] float64."""
+        product = (exact * self._rows(taken(self.points, index), torch.float64)).sum(1, keepdim=True)
+        return product - square * self._half_norms[index].unsqueeze(1)
+
+    def _cheapest(self, square: Tensor, query: Shadow, floor: Tensor) -> tuple[int, float]:
+        """How many blocks leave the least to do for a sample, and how much that is, in numbers read a point."""
+        done, share, costs, estimate = 0.0, 1.0, [], (-square * self._some[1]).to(floor)
+        for stage, width in enumerate(self._shadows.widths):
+            done += share * width
+            estimate, bounds = self._shadows.refined(estimate, query, stage, self._some_shadows[stage])
+            share = float((bounds >= floor).any(0).double().mean())
+            costs.append(done + share * 2 * self.dimension)
+        return costs.index(min(costs)) + 1, min(costs)
+
+    def _parts(self, batch: int) -> list[slice]:
+        """All points, in parts whose bounds take no more room than a chunk of points."""
+        size = self._together * max(1, self.dimension // batch)
+        return [slice(start, start + size) for start in range(0, len(self.points), size)]
 
 
 def _half_norms(rows: Tensor) -> Tensor:
     return rows.square().sum(1) / 2
-
-
-def _shadow(rows: Tensor, basis: Tensor) -> Tensor:
-    """(P y, |y - P y|) of rows [B, D], P y in coordinates on the basis: [B, R + 1], each as long as its row."""
-    inside = rows @ basis
-    return torch.cat([inside, (rows - inside @ basis.T).norm(dim=1, keepdim=True)], 1)

@@ -19,20 +19,29 @@ class SoftmaxMean:
         self.top: Tensor | float = -math.inf
         self._mass: Tensor | float = 0.0
         self._total: Tensor | float = 0.0
+        self._others: Tensor | float = 0.0
 
-    def add(self, logits: Tensor, values: Tensor) -> None:
-        """Take in logits [..., B, n], which are overwritten, and the values [..., n, W] that they weigh."""
+    def add(self, logits: Tensor, values: Tensor, others: Tensor | None = None) -> None:
+        """Take in logits [..., B, n], which are overwritten, the values [..., n, W] that they weigh, and one more
+        number for each, ``others`` [n]."""
         peak = torch.clamp(logits.detach().amax(-1, keepdim=True), min=self.top)
         shrink = torch.exp(self.top - peak)
         weights = logits.sub_(peak).exp_()
         self._mass = self._mass * shrink + weights.sum(-1, keepdim=True)
         self._total = self._total * shrink + weights @ values
+        if others is not None:
+            self._others = self._others * shrink.squeeze(-1) + weights @ others
         self.top = peak
 
     @property
     def mean(self) -> Tensor:
         """The weighted mean [..., B, W]."""
         return torch.as_tensor(self._total / self._mass)
+
+    @property
+    def mean_of_others(self) -> Tensor:
+        """The weighted mean [..., B] of the one more number, where all blocks had it."""
+        return torch.as_tensor(self._others / torch.as_tensor(self._mass).squeeze(-1))
 
     @property
     def log_sum(self) -> Tensor:

@@ -198,7 +198,7 @@ def load_model_and_data(
     advance()
     features, reference, reader = find_quality_measures(assets.folder(str(name)))
     return ModelAndData(
-        loaded, images, rows, known, mixture, PointCloud(rows), features, reference, about, reader, case
+        loaded, images, rows, known, mixture, PointCloud(rows, error=1e-3), features, reference, about, reader, case
     )
 
 
