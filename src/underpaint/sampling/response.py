@@ -57,7 +57,7 @@ def respond(run: Run, count: int) -> Response:
             that of its states; or draws so often that memory would not hold the response.
     """
     first = _Draws(torch.zeros(1, 3, 1, dtype=torch.float64))
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), first:
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), NormalDraws(first):
         run(torch.zeros(3, count, dtype=torch.float64), torch.zeros(3, 1, dtype=torch.float64))
     inputs = _inputs(len(first.places))
     if len(inputs) * count > _MOST:
@@ -65,7 +65,7 @@ def respond(run: Run, count: int) -> Response:
             f"{len(inputs) - 2:,} draws along {count:,} coordinates are too many for their exact response; ask for "
             "fewer steps or eigenvalues."
         )
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), _Draws(inputs[2:].unsqueeze(-1)):
+    with torch.random.fork_rng(devices=[]), torch.no_grad(), NormalDraws(_Draws(inputs[2:].unsqueeze(-1))):
         final = run(inputs[0].unsqueeze(1).expand(-1, count).clone(), inputs[1].unsqueeze(1)).double()
     rows, together = final[:-1], final[-1]
     if not bool(torch.isfinite(final).all()):
@@ -86,15 +86,13 @@ def _inputs(draws: int) -> Tensor:
     return torch.cat([torch.eye(draws + 2, dtype=torch.float64), mixture.unsqueeze(1)], 1)
 
 
-class _Draws(TorchFunctionMode):
-    """While it is on, torch's normal numbers are the given ones [J, P, 1], in the order of their first draw; of draws
-    beyond the first J, the last."""
+class NormalDraws(TorchFunctionMode):
+    """While it is on, each tensor that torch draws from a normal distribution goes through ``instead(drawn, state)``,
+    with the state that its generator had before; the generators go on as they would."""
 
-    def __init__(self, given: Tensor) -> None:
+    def __init__(self, instead: Callable[[Tensor, bytes], Tensor]) -> None:
         super().__init__()
-        self.given = given
-        #: by the generator's state before it
-        self.places: dict[bytes, int] = {}
+        self.instead = instead
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -104,10 +102,23 @@ class _Draws(TorchFunctionMode):
             source = kwargs.get("generator")
             state = torch.get_rng_state() if source is None else source.get_state()
             drawn = func(*args, **kwargs)
-            if drawn.ndim < 1 or len(drawn) != self.given.shape[1]:
-                raise ValueError(
-                    f"This sampler draws noise of shape {tuple(drawn.shape)}, which is not that of its states."
-                )
-            place = self.places.setdefault(state.numpy().tobytes(), len(self.places))
-            value = self.given[min(place, len(self.given) - 1)].to(drawn)
-            return drawn.copy_(value.view(-1, *[1] * (drawn.ndim - 1)).expand_as(drawn))
+            return drawn.copy_(self.instead(drawn, state.cpu().numpy().tobytes()))
+
+
+class _Draws:
+    """Gives the given numbers [J, P, 1] for draws, in the order of their first; for those beyond the first J, the
+    last."""
+
+    def __init__(self, given: Tensor) -> None:
+        self.given = given
+        #: by the generator's state before it
+        self.places: dict[bytes, int] = {}
+
+    def __call__(self, drawn: Tensor, state: bytes) -> Tensor:
+        if drawn.ndim < 1 or len(drawn) != self.given.shape[1]:
+            raise ValueError(
+                f"This sampler draws noise of shape {tuple(drawn.shape)}, which is not that of its states."
+            )
+        place = self.places.setdefault(state, len(self.places))
+        value = self.given[min(place, len(self.given) - 1)].to(drawn)
+        return value.view(-1, *[1] * (drawn.ndim - 1)).expand_as(drawn)

@@ -7,7 +7,7 @@ import inspect
 import math
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -16,12 +16,15 @@ import torch
 from torch import Tensor
 
 from ...noise import NoiseLevel
+from ...sampling.response import NormalDraws
 from ...sampling.solvers import ddim_step
 from ...sampling.trajectory import Trajectory
+from ...theory.denoiser import Denoiser
 from ..schedulers.levels import scheduler_denoised, scheduler_levels, step_index, told_levels
 from .decoding import Call, decoded
 from .guidance import guidance_halves
 from .hooks import disguised, first_tensor, interposed
+from .retrace import Steps, retraced
 from .text_encoding import encoding_alone
 
 #: A method of schedulers whose step may begin elsewhere than at the sample that it is given, at a timestep: where; None
@@ -47,6 +50,8 @@ class Recording:
         shape: of one state, (C, H, W); (tokens, channels) for the packed latents of Flux.
         output: what the pipeline returned.
         call: how it was called, for `decode`; holds what its networks answered before the first step.
+        noise: what the scheduler drew in each of the N steps, in turn: unit noise [J, B, D], J = 0 where it drew none.
+        steps: how the scheduler stepped, for `retrace`.
     """
 
     trajectory: Trajectory
@@ -56,6 +61,8 @@ class Recording:
     shape: tuple[int, ...]
     output: Any
     call: Call = field(repr=False)
+    noise: tuple[Tensor, ...] = field(default=(), repr=False)
+    steps: Steps | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         halves = "both halves" if isinstance(self.halves, tuple) else "no halves"
@@ -80,6 +87,22 @@ class Recording:
         if isinstance(self.halves, str):
             raise ValueError(f"This recording has no halves of guidance: {self.halves}.")
         return None if self.halves is None else self.halves[index]
+
+    def retrace(self, denoise: Denoiser | None = None) -> Trajectory:
+        """The run once more with another denoiser, such as the `Gaussian` of the data: the same scheduler, from the
+        same state, with the same noise in each step. None stands for the denoised images of the recording.
+
+        So the estimates of a stochastic run can be held against the theory's, path by path.
+
+        Raises:
+            ValueError: not every step was kept, the scheduler steps by more than state, time and prediction (as with a
+            calibration that jumps, or a learned variance), or it draws other noise than it did.
+        """
+        if self.steps is None:
+            raise ValueError("The steps of this run went by more than state, time and prediction: it has no retrace.")
+        if self.steps.calls != len(self.trajectory):
+            raise ValueError("To retrace a run, record every step of it (every=1).")
+        return retraced(self.steps, self.trajectory, self.told, self.shape, self.noise, denoise)
 
     def decode(self, rows: Tensor) -> Tensor:
         """Rows [..., D] as what the pipeline makes of final states: images [..., c, h, w] and videos [..., F, c, h, w]
@@ -111,8 +134,8 @@ def record(
     called; callbacks are not needed, and stay the user's. Copies that it makes of its scheduler are not recorded.
     However it ends, also by an exception, it is left as it was. What it predicts is turned into x0-hat before the
     scheduler clips it, by the scheduler's prediction type, or that of its negative where the step goes that way; a
-    learned variance is left out. Stochastic schedulers are recorded as they went. A scheduler that carries states at
-    other levels than the network is told is recorded as it does, with a warning.
+    learned variance is left out. Stochastic schedulers are recorded as they went, with the noise that they drew. A
+    scheduler that carries states at other levels than the network is told is recorded as it does, with a warning.
 
     Args:
         pipe: a pipeline of diffusers with a ``scheduler``.
@@ -120,9 +143,9 @@ def record(
         dtype: of what is kept, such as torch.float16; by default that of the states.
         device: where it is kept.
 
-    Memory: with K = ceil(N/every) steps kept, (2K + 1) B D numbers, (4K + 1) B D with guidance, and as many again for a
-    moment at the end; where the pipeline computes, one state, at most four outputs of the network, and what all of them
-    answered before the first step.
+    Memory: with K = ceil(N/every) steps kept, (2K + 1) B D numbers, (4K + 1) B D with guidance, B D for each draw of
+    noise, and as many again for a moment at the end; where the pipeline computes, one state, at most four outputs of
+    the network, and what all of them answered before the first step.
 
     Raises:
         ValueError: the pipeline has no scheduler, one whose levels are not known, or did not use it; it stepped without
@@ -179,9 +202,10 @@ def _recorded(own: type, tape: _Tape) -> type:
         if state is None:
             tape.clear()
             return plain(self, *args, **kwargs)
-        tape.before(given["model_output"], timestep, state)
+        tape.before(given, timestep, state)
         try:
-            result = plain(self, *args, **kwargs)
+            with NormalDraws(tape.drawn):
+                result = plain(self, *args, **kwargs)
         except BaseException:  # the run ends, or begins anew
             tape.clear()
             raise
@@ -210,6 +234,8 @@ class _Tape:
         self.states: list[Tensor] = []
         self.denoised: list[Tensor] = []
         self.halves: list[tuple[Tensor, Tensor] | str | None] = []
+        self.noise: list[list[Tensor]] = []
+        self.steps_made: Steps | None = None
         self.timesteps: list[float] = []
         self.levels: list[NoiseLevel] = []
         self.told: list[NoiseLevel] = []
@@ -228,8 +254,16 @@ class _Tape:
         if tensor is not None:
             self.heard.append(tensor.detach().clone())
 
-    def before(self, output: Tensor, timestep: float | Tensor, sample: Tensor) -> None:
-        """The scheduler is about to step with a model output from a sample."""
+    def drawn(self, noise: Tensor, state: bytes) -> Tensor:
+        """The scheduler has drawn noise within a step."""
+        if self.kept and noise.ndim > 1 and len(noise) == self.width:
+            rows = self._cut(noise.detach()[: self.batch]).flatten(1)
+            self.noise[-1].append(rows.to(self.device, self.dtype or rows.dtype, copy=True))
+        return noise
+
+    def before(self, given: Mapping[str, Any], timestep: float | Tensor, sample: Tensor) -> None:
+        """The scheduler is about to step with what it is given, from a sample."""
+        output: Tensor = given["model_output"]
         if self.calls == 0:
             raise ValueError(
                 f"The scheduler, {type(self.scheduler).__name__}, is stepped and no network of the pipeline was called "
@@ -239,6 +273,7 @@ class _Tape:
         if self.steps == 0:
             self.shape, self.whole, self.width = tuple(sample.shape[1:]), index == 0, len(sample)
             self.batch = len(sample) // 2 if _doubled(output, sample, list(self.heard)) else len(sample)
+            self.steps_made = Steps.of(self.scheduler, given, sample, index)
         self.kept, self.here, self.ahead = self.keeps, levels[index], levels[index + 1]
         if self.kept:
             self.told.append(told_levels(self.scheduler)[index])
@@ -261,6 +296,7 @@ class _Tape:
                 "such a pipeline cannot be recorded."
             )
         self.timesteps.append(float(torch.as_tensor(timestep).flatten()[0]))
+        self.noise.append([])
         self.levels.append(self.here)
         self.pending = self._rows(sample), self._rows(output)
         self.states.append(self._stored(self.pending[0], sample))
@@ -311,8 +347,13 @@ class _Tape:
             timesteps=torch.tensor(self.timesteps, dtype=torch.float64),
             shape=self.shape,
             output=output,
+            noise=tuple(self._noise(drawn, final) for drawn in self.noise),
+            steps=None if self.steps_made is None else replace(self.steps_made, calls=self.steps, sign=self.sign),
             call=replace(self.call, answers=self.answers, whole=self.whole, doubled=self.width > self.batch),
         )
+
+    def _noise(self, drawn: list[Tensor], like: Tensor) -> Tensor:
+        return torch.stack(drawn) if drawn else like.new_empty(0, *like.shape)
 
     def _halves(self, like: Tensor) -> tuple[Tensor, Tensor] | str | None:
         untold = next((part for part in self.halves if isinstance(part, str)), None)
