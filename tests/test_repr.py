@@ -70,6 +70,10 @@ def objects() -> dict[str, tuple[Any, str]]:
             recording,
             "Recording(Trajectory(4 steps, 2 samples, dimension 6, 4 calls), shape (6,), no halves of guidance)",
         ),
+        "Stitched": (
+            up.Stitched(LEVEL[:2], {"a": GAUSSIAN, "b": CLOUD}, torch.eye(2)),
+            "Stitched(a, b; 2 levels)",
+        ),
         "SkipChoice": (
             up.SkipChoice(1, LEVEL, 0.02, torch.full((4, 2), 0.01)),
             "SkipChoice(skip 1 of 4 steps, down to sigma/alpha = 9.72: error predicted 0.01, allowed 0.02 standard "

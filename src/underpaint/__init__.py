@@ -68,6 +68,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
     from .theory.gaussian import Gaussian as Gaussian, guided_gaussian as guided_gaussian
     from .theory.mixture import Mixture as Mixture
     from .theory.moments import Moments as Moments
+    from .theory.stitched import Stitched as Stitched
 
 from . import moved
 from .version import __version__ as __version__
@@ -113,6 +114,7 @@ _PUBLIC = {
     "theory.gaussian": ("Gaussian", "guided_gaussian"),
     "theory.mixture": ("Mixture",),
     "theory.moments": ("Moments",),
+    "theory.stitched": ("Stitched",),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 

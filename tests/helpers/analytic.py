@@ -10,7 +10,7 @@ from torch import Tensor
 from underpaint.data.datasets import ImageData
 from underpaint.models.model import Model
 from underpaint.noise import EDM
-from underpaint.recipes.shared.model_and_data import ModelAndData
+from underpaint.recipes.shared.model_and_data import HeldOut, ModelAndData
 from underpaint.theory.cloud import PointCloud
 from underpaint.theory.denoiser import Denoiser
 from underpaint.theory.gaussian import Gaussian
@@ -20,9 +20,9 @@ SHAPE = (1, 6, 6)
 SCHEDULE = EDM(0.01, 20.0)
 
 
-def data(count: int = 400) -> tuple[Tensor, Tensor]:
+def data(count: int = 400, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Rows [N, 36] in [-1, 1] of neighbouring pixels that are alike, in two classes of different mean, and labels."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     place = torch.arange(6.0)
     smooth = torch.linalg.cholesky(torch.exp(-(place.unsqueeze(1) - place).abs() / 2))
     images = smooth @ torch.randn(count, 6, 6, generator=generator) @ smooth.T
@@ -48,4 +48,7 @@ def subject(denoise: dict[int | None, Denoiser] | None = None, labelled: bool = 
         network, SCHEDULE, "x0", SHAPE, "analytic", classes=null or 0, null_class=null, notes={"data": "known"}
     )
     images = ImageData(rows.view(-1, *SHAPE), "known", "400 known images", labels if labelled else None)
-    return ModelAndData(model, images, rows, gaussian, mixture, cloud, None, None, {"Gaussian": "of the data"})
+    fresh, kinds = data(60, seed=1)
+    held = HeldOut(fresh, kinds if labelled else None, "60 others")
+    about = {"Gaussian": "of the data"}
+    return ModelAndData(model, images, rows, gaussian, mixture, cloud, None, None, about, held=held)

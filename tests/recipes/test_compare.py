@@ -15,54 +15,73 @@ from typer.testing import CliRunner
 
 from underpaint.analysis import agreement
 from underpaint.cli import app
+from underpaint.data.datasets import ImageData
 from underpaint.figures.comparison import write_comparison
 from underpaint.noise import DDPM, EDM, NoiseLevel
 from underpaint.recipes.compare import comparison as recipe
-from underpaint.recipes.compare.comparison import Comparison, Settings, compare, spread_levels, tables
+from underpaint.recipes.compare.comparison import Comparison, Settings, compare, nearest_levels, tables
 from underpaint.recipes.compare.families import States, Sweep, Sweeps, known_rows
-from underpaint.recipes.shared.model_and_data import ModelAndData, with_labels
+from underpaint.recipes.shared.model_and_data import ModelAndData, hold_out, with_labels
 from underpaint.recipes.shared.results import table
 from underpaint.theory.cloud import PointCloud
 from underpaint.theory.gaussian import Gaussian
 from underpaint.theory.local import LocalCloud
 from underpaint.theory.mixture import Mixture
 
-SMALL = Sweeps(ranks=(0, 4, 16), components=(1, 2), rank=8, local=100, sizes=(1, 3, 5), widths=(0.1, 0.5))
+SMALL = Sweeps((0, 4, 16), (1, 2), 8, 100, (1, 3, 5), widths=(0.1, 0.5), thresholds=(0.1,), temperatures=(1.0, 2.0))
+#: Of five levels from 20 to 0.01.
+RATIOS = (20.0, 5.0, 1.0, 0.2, 0.02)
 Compare = Callable[..., Comparison]
 
 
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Compare:
+def compared(what: ModelAndData, sweeps: Sweeps = SMALL) -> Comparison:
     """compare() of a subject, with small settings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "load_model_and_data", lambda *args, **options: what)
+        return compare(Settings(images=12, seeds=tuple(range(6)), steps=12, ratios=RATIOS, sweeps=sweeps))
 
-    def compared(what: ModelAndData, sweeps: Sweeps = SMALL) -> Comparison:
-        monkeypatch.setattr(recipe, "load_model_and_data", lambda *args, **options: what)
-        return compare(Settings(images=12, seeds=tuple(range(6)), steps=8, levels=5, sweeps=sweeps))
 
+@pytest.fixture
+def run() -> Compare:
     return compared
 
 
-def test_a_network_that_is_the_gaussian_is_explained_by_it(run: Compare) -> None:
+@pytest.fixture(scope="module")
+def whole() -> Comparison:
+    """Everything, of a network that is the data's Gaussian."""
+    return compared(subject())
+
+
+def test_a_network_that_is_the_gaussian_is_explained_by_it(whole: Comparison) -> None:
     """And by Gaussians of lower rank the less, the lower; about the mean, rank 0 explains next to nothing."""
-    found = run(subject())
+    found = whole
     for explained in found.explained.values():
         assert float((explained["Gaussian"].mean - 1).abs().max()) < 1e-6
-        assert all(float(explained[name].mean[2]) < 0.999 for name in explained if name not in ("Gaussian", "mixture"))
+        assert all(
+            float(explained[name].mean[2]) < 0.999
+            for name in explained
+            if name not in ("Gaussian", "mixture", "components", "stitched", "blended")
+        )
     ranks = found.sweeps["rank"]
     assert ranks.values == (0, 4, 16, 36)
     assert bool((ranks.explained.diff(dim=0) > -1e-6).all())
-    assert_close(ranks.explained[-1], found.explained["noised data"]["Gaussian"].mean)
-    assert float(ranks.explained[0, 0]) < 0.1
+    assert_close(ranks.by_value[-1], torch.ones(5, dtype=torch.float64))
+    assert float(ranks.explained[0, 0, 0]) < 0.1
+    assert found.stitched["stitched"] == ["Gaussian"] * 5
+    assert float((found.explained["trajectories"]["blended"].mean - 1).abs().max()) < 1e-5
+    assert all(float(part.mean) > 0 for part in found.margin["trajectories"].values())
+    assert float(found.distance["stitched"].mean) < 1e-5 < float(found.distance["exact"].mean)
 
 
 @pytest.mark.parametrize("name", ["mixture", "exact"])
 def test_a_network_that_is_another_denoiser_is_explained_by_that(run: Compare, name: str) -> None:
     denoise = subject().analytic()[name]
     found = run(subject({None: denoise}), Sweeps(ranks=(), components=(), local=0))
-    assert set(found.explained["trajectories"]) == {"Gaussian", "mixture", "exact"}
+    assert set(found.explained["trajectories"]) == {"Gaussian", "mixture", "exact", "stitched", "blended"}
+    assert found.margin == {"noised data": {}, "trajectories": {}}, "there is no release to compare with"
     for explained in found.explained.values():
         assert float((explained[name].mean - 1).abs().max()) < 1e-4
-        assert float(explained["Gaussian"].mean[1]) < 0.99
+        assert float(explained["Gaussian"].mean[2]) < 0.99
 
 
 def test_sweeps_find_the_patches_of_a_network(run: Compare) -> None:
@@ -72,8 +91,9 @@ def test_sweeps_find_the_patches_of_a_network(run: Compare) -> None:
     local = LocalCloud.patches(known_rows(plain, 100), SHAPE, 3, equivariant=False)
     found = run(subject({None: local}))
     patches = found.sweeps["patches"]
-    assert_close(patches.explained[1], torch.ones(5, dtype=torch.float64), rtol=0, atol=1e-5)
-    assert all(patches.best(found.level, level) == 3 for level in found.level[1:4])
+    assert_close(patches.explained[1, 0], torch.ones(5, dtype=torch.float64), rtol=0, atol=1e-5)
+    assert all(patches.best(found.level, level) == (3, 1.0) for level in found.level[1:4])
+    assert found.stitched["stitched"][1:4] == ["patches"] * 3
     assert float((found.explained["trajectories"]["patches"].mean - 1).abs().max()) < 1e-3
     assert float(found.explained["noised data"]["shared patches"].mean[3]) < 0.99
 
@@ -131,7 +151,7 @@ def test_mixtures_of_more_components_are_fitted_by_k_means(run: Compare) -> None
     rows, _ = data()
     found = run(subject({None: PointCloud(rows)}), Sweeps((), (1, 2, 500), rank=36, local=0)).sweeps["components"]
     assert found.values == (1, 2), "500 components of 400 rows are left out"
-    assert float((found.explained[1] - found.explained[0]).max()) > 0.02
+    assert float((found.by_value[1] - found.by_value[0]).max()) > 0.02
 
 
 def test_shares_by_sample_average_to_the_explained_variance(normal) -> None:
@@ -141,6 +161,90 @@ def test_shares_by_sample_average_to_the_explained_variance(normal) -> None:
     assert_close(shares.mean(1), 1 - error / signal)
     assert_close(agreement.explained_variance(network, analytic, mean), 1 - error / signal)
     assert shares.shape == (4, 7)
+
+
+def test_r2_within_images_is_that_of_each_row(normal) -> None:
+    """And the constant data mean scores high by it where images are nearly the mean: it says little there."""
+    network, analytic = normal(2, 3, 9), normal(2, 3, 9, seed=1)
+    found = agreement.pixel_r2(network, analytic)
+    row, other = network[1, 2], analytic[1, 2]
+    assert_close(found[1, 2], 1 - (row - other).square().sum() / (row - row.mean()).square().sum() * 8 / 9)
+    mean = 5 * normal(9, seed=2)
+    near = mean + 0.1 * network
+    assert float(agreement.pixel_r2(near, mean.expand_as(near)).min()) > 0.99
+    assert float(agreement.explained_variance(near, mean.expand_as(near), mean).abs().max()) < 1e-12
+
+
+def test_stacked_weights_are_least_squares_that_are_not_negative(normal) -> None:
+    answers = normal(4, 2, 5, 9)
+    network = 0.7 * answers[0] + 0.3 * answers[2]
+    expected = torch.tensor([0.7, 0, 0.3, 0], dtype=torch.float64)
+    assert_close(agreement.stacked_weights(network, answers), expected.expand(2, 4), rtol=0, atol=1e-9)
+    light = network + 0.01 * answers[1]  # left out, as it is not worth its cost
+    assert_close(agreement.stacked_weights(light, answers)[0, 1], torch.zeros((), dtype=torch.float64))
+    opposed = agreement.stacked_weights(-answers[0], answers[:1])
+    assert bool((opposed > 0).all()), "where no weight is above 0, the nearest answers alone"
+    target, columns = network[0].flatten() + normal(45, seed=3), answers[:, 0].flatten(1)
+    weights = agreement.stacked_weights(target.view(1, 5, 9), answers[:, :1], least=0.0)[0]
+    slope = columns @ (
+        weights @ columns - target
+    )  # Karush, Kuhn and Tucker: 0 where a weight is above 0, else not below
+    assert float((slope * weights).abs().max()) < 1e-8
+    assert float(slope.min()) > -1e-8
+
+
+def test_data_are_noised_that_denoisers_of_data_do_not_know(run: Compare) -> None:
+    """At the lowest noise the network's answers are the rows held out, and half as many more are tuned on."""
+    what = subject()
+    assert what.held is not None
+    found = run(what, Sweeps((), (), local=0))
+    expected = (what.held.rows[:12] - what.gaussian.mean).square().mean()
+    assert float(found.signal["noised data"][-1]) == pytest.approx(float(expected), rel=0.01)
+    assert found.setup["judged_on"] == "60 others"
+    assert found.setup["tuned_on"]["seeds"] == [6, 7, 8, 9, 10, 11]
+    with pytest.raises(ValueError, match="judged on rows that they do not know"):
+        run(replace(what, held=None))
+
+
+def test_rows_are_held_out_of_the_test_split_or_set_aside() -> None:
+    rows, labels = data()
+    images = ImageData(rows.view(-1, *SHAPE), "known", "400 images", labels)
+
+    def none() -> ImageData:
+        raise ValueError("no such split")
+
+    known, held, source = hold_out(images, lambda: images.take(30), 20)
+    assert (len(known), held and len(held), source) == (400, 20, "20 images of the test split of known")
+    for split, test, count in (("train", none, 50), ("test", lambda: images, 50), ("train", none, 1000)):
+        known, held, source = hold_out(images, test, count, split)
+        assert held is not None
+        assert len(held) == min(count, 80)
+        assert known.source == f"400 images; {len(held)} of them are set aside to judge on"
+        assert source.startswith(f"{len(held)} of the data, set aside")
+        together = torch.cat([known.rows(), held.rows()])
+        assert_close(together.sort(0).values, rows.sort(0).values)
+        assert float(torch.cdist(known.rows(), held.rows()).min()) > 0
+    assert hold_out(images, none, 0)[1] is None
+    few = images.picked(torch.arange(5))
+    assert [len(part) for part in hold_out(few, none, 4)[:2] if part is not None] == [3, 2]
+    with pytest.raises(ValueError, match="at least 5 images are needed; known has 4"):
+        hold_out(few.picked(torch.arange(4)), none, 4)
+
+
+def test_releases_and_controls_know_as_many_points_as_local_denoisers(run: Compare) -> None:
+    found = run(subject(), replace(SMALL, components=(), ranks=(), sizes=(3,), widths=(0.5,), temperatures=(1.0,)))
+    assert found.setup["releases"] == [
+        "PCA locality .005", "PCA locality .05", "200 nearest", "200 nearest, smoothed", "GoldDiff",
+    ]  # fmt: skip
+    explained, known = found.explained["trajectories"], known_rows(subject(), 100)
+    assert {"exact, of 100", "exact, of 2"} <= set(explained)
+    # the 200 nearest of 100 points are their exact score
+    assert_close(explained["200 nearest"].mean, explained["exact, of 100"].mean, rtol=0, atol=1e-4)
+    (margin,) = [part for kind, part in found.margin["trajectories"].items() if kind.startswith("stitched")]
+    best = max(found.setup["releases"], key=lambda kind: float(found.overall["trajectories"][kind].mean))
+    overall = found.overall["trajectories"]
+    assert_close(margin.mean, overall["stitched"].mean - overall[best].mean)
+    assert len(known) == 100
 
 
 def test_noised_states_share_their_noise(normal) -> None:
@@ -154,44 +258,43 @@ def test_noised_states_share_their_noise(normal) -> None:
 
 def test_states_are_asked_level_by_level(full: Gaussian, mixture: Mixture, normal) -> None:
     level = EDM()(torch.tensor([3.0, 0.3]))
-    states = States.noised(normal(50, 6), level, mixture, full.mean, 20)
+    states = States.noised(normal(20, 6), level, mixture, full.mean)
     by_hand = torch.stack([full(states.x[i], level[i]) for i in range(2)])
     expected = agreement.explained_variance(states.network, by_hand, full.mean)
     assert_close(states.explained(full).mean(1), expected)
 
 
-def test_levels_are_spread_over_the_grid() -> None:
+def test_each_ratio_has_the_nearest_level_of_the_grid_once() -> None:
     grid = DDPM().grid(50)[:-1]
-    kept = spread_levels(grid, 6)
-    assert kept[0] == 0
-    assert kept[-1] == 49
-    steps = grid.log_ratio[kept].diff()
-    assert float(steps.max() / steps.min()) < 3
-    assert len(spread_levels(grid, 50).unique()) == len(spread_levels(grid, 50))
+    kept = nearest_levels(grid, (10.0, 1.0, 0.1, 0.1001))
+    assert len(kept) == 3
+    for index, ratio in zip(kept.tolist(), (10.0, 1.0, 0.1), strict=True):
+        assert abs(float(grid.ratio[index].log() - torch.tensor(ratio).log())) < 0.3
 
 
-def test_the_best_value_is_that_of_the_nearest_level() -> None:
-    found = Sweep("", (3, 7), torch.tensor([[0.1, 0.9], [0.8, 0.2]]))
+def test_the_best_member_is_that_of_the_nearest_level() -> None:
+    found = Sweep("", (3, 7), torch.tensor([[[0.1, 0.9], [0.2, 0.3]], [[0.7, 0.2], [0.8, 0.1]]]), (1.0, 2.0))
     level = EDM()(torch.tensor([10.0, 0.1]))
-    assert [found.best(level, EDM()(sigma)) for sigma in (80.0, 1.1, 0.9, 0.01)] == [7, 7, 3, 3]
+    assert [found.best(level, EDM()(sigma)) for sigma in (80.0, 1.1, 0.9, 0.01)] == [(7, 2.0)] * 2 + [(3, 1.0)] * 2
+    assert_close(found.by_value, torch.tensor([[0.2, 0.9], [0.8, 0.2]]))
 
 
-def test_tables_are_aligned(run: Compare) -> None:
+def test_tables_are_aligned(whole: Comparison) -> None:
     assert table("title", "σ", ["1", "10"], ["a", "longer name"], torch.tensor([[1.0, -0.25], [0.5, 12.0]])) == (
         "title\nσ        a  longer name\n1    1.000       -0.250\n10   0.500       12.000"
     )
-    text = tables(run(subject()))
+    text = tables(whole)
     assert "explained variance, trajectories" in text
     assert all(name in text for name in ("rank: ", "components: ", "smoothed: ", "patches: ", "shared patches: "))
 
 
-def test_everything_is_written(run: Compare, tmp_path: Path) -> None:
-    content = write_comparison(run(subject()), tmp_path / "out")
+def test_everything_is_written(whole: Comparison, run: Compare, tmp_path: Path) -> None:
+    content = write_comparison(whole, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == content
     assert content["setup"]["model"] == "analytic"
     assert len(content["explained"]["value"]["noised data"]["Gaussian"]["mean"]) == 5
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert names == ["agreement.png", "classes.png", "results.json", "sweeps.png"]
+    assert names == ["agreement.png", "classes.png", "results.json", "samples.png", "sweeps.png"]
     without = write_comparison(run(subject(labelled=False), Sweeps((), (), local=0)), tmp_path / "bare")
     assert without["classes"]["value"] == {}
     assert not (tmp_path / "bare" / "classes.png").exists()
@@ -201,7 +304,8 @@ def test_everything_is_written(run: Compare, tmp_path: Path) -> None:
     ("make", "message"),
     [
         (lambda: Settings(images=3), "needs 8 images and 2 seeds, got 3 and 16"),
-        (lambda: Settings(levels=1), "needs 2 steps and 2 levels, got 25 and 1"),
+        (lambda: Settings(ratios=()), "needs 2 steps and a level, got 40 and 0"),
+        (lambda: Settings(ratios=(1.0, 0.0)), "sigma/alpha of a comparison must be above 0"),
         (lambda: Settings(solver="x"), "Unknown solver"),
         (lambda: Sweeps(local=20), r"at least 100 data points \(0: leave them out\), got 20"),
     ],
@@ -227,9 +331,7 @@ def test_the_command_prints_tables_or_json(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_a_trained_network_lies_between_gaussian_and_data() -> None:
     """The model in the box: high noise is explained by any of them; where they part it follows the mixture and, on its
     own trajectories at low noise, not the exact score."""
-    found = compare(
-        Settings(images=16, seeds=tuple(range(8)), steps=12, levels=6, sweeps=Sweeps(components=(), local=0))
-    )
+    found = compare(Settings(images=16, seeds=tuple(range(8)), sweeps=Sweeps(components=(), local=0)))
     explained = {name: part.mean for name, part in found.explained["trajectories"].items()}
     assert_close(explained["Gaussian"][0], explained["exact"][0], rtol=0, atol=0.02)
     assert float(explained["mixture"][3]) > float(explained["Gaussian"][3]) + 0.03

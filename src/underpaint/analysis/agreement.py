@@ -44,6 +44,44 @@ def explained_variance(network: Tensor, analytic: Tensor, mean: Tensor) -> Tenso
     return explained_shares(network, analytic, mean).mean(1)
 
 
+def pixel_r2(network: Tensor, analytic: Tensor) -> Tensor:
+    """1 - |D_net - D|^2 / (D var_j D_net,j): r^2 against the variance among the numbers of each denoised row itself,
+    for rows [N, B, D]. [N, B] float64.
+
+    It is high where images have dark and bright parts: the data mean alone scores close to 1 at high noise, where every
+    denoised image is nearly the mean. `explained_shares`, about the mean, says what was learned beyond it.
+    Source: calculate_r2_score of the Analytic Diffusion Studio (github.com/analytic-diffusion/analytic-diffusion-studio
+    at 79aec54), whose tables give its mean over images.
+    """
+    error = (network - analytic).double().square().sum(2)
+    return 1 - error / (network.double().var(2) * network.shape[2])
+
+
+def stacked_weights(network: Tensor, answers: Tensor, least: float = 0.02) -> Tensor:
+    """Weights w >= 0 [N, K] that make |D_net - sum_k w_k D_k|^2 smallest at each level, over rows [N, B, D] and the
+    answers of K denoisers [K, N, B, D]; those below ``least`` are left out, and the others fitted anew.
+
+    Source: Breiman 1996, "Stacked regressions" (weights that are not negative); Lawson & Hanson 1974 (scipy's nnls).
+    """
+    weights = torch.zeros(len(network), len(answers), dtype=torch.float64)
+    for row, rows, parts in zip(weights, network, answers.transpose(0, 1), strict=True):
+        target, columns = rows.double().flatten(), parts.double().flatten(1)
+        heavy = _not_negative(columns, target) >= least
+        heavy[(columns - target).square().sum(1).argmin()] = True  # the nearest alone, where no weight is above 0
+        row[heavy] = _not_negative(columns[heavy], target)
+        if not bool(row.any()):
+            row[heavy] = 1 / heavy.sum()
+    return weights
+
+
+def _not_negative(columns: Tensor, target: Tensor) -> Tensor:
+    """Least squares of a target [n] by columns [K, n], with weights >= 0 [K]."""
+    from scipy.optimize import nnls  # type: ignore[import-untyped,unused-ignore]
+
+    basis, factor = torch.linalg.qr(columns.T)  # the factor has the same least squares as the columns, in K rows
+    return torch.from_numpy(nnls(factor.numpy(), (basis.T @ target).numpy())[0])
+
+
 def score_explained_variance(trajectory: Trajectory, analytic: Tensor) -> Tensor:
     """The same for the score, (alpha D - x)/sigma^2: close to 1 for anything at high noise, so nothing follows from
     it. [N]."""

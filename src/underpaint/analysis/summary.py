@@ -44,8 +44,16 @@ class Summary:
         """Where the mean of all possible samples lies, to 95 % (Student's t); None for a single sample."""
         if self.error is None:
             return None
-        reach = _student(self.count - 1) * float(self.error)
+        reach = float(self.reach)
         return float(self.mean) - reach, float(self.mean) + reach
+
+    @property
+    def reach(self) -> Tensor:
+        """How far the mean of all possible samples may lie from the mean, to 95 % (Student's t); NaN for a single
+        sample."""
+        if self.error is None:
+            return torch.full_like(self.mean, torch.nan)
+        return _student(self.count - 1) * self.error
 
 
 def interval(values: Tensor) -> tuple[float, float] | None:

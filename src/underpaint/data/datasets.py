@@ -58,7 +58,10 @@ class ImageData:
         """``count`` images drawn without replacement, or all of them if there are no more."""
         if count >= len(self):
             return self
-        index = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count]
+        return self.picked(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:count])
+
+    def picked(self, index: Tensor) -> ImageData:
+        """The images at some indices."""
         return replace(self, images=self.images[index], labels=None if self.labels is None else self.labels[index])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,50 +13,79 @@ from matplotlib.figure import Figure
 
 from ..recipes.compare.comparison import Comparison
 from .folder import write_result
+from .pictures import INCH, show
 from .style import COLOURS, new_figure, noise_axis, styled
 
-#: Those of the closed forms, and of the denoisers that generalise.
+#: Those of the closed forms, of the denoisers that generalise, and of what is made of all of them.
 _COLOURS = COLOURS | {
+    "components": "#6fb8ae",
+    "tempered": "#7f9fe6",
     "smoothed": "#8ea4e0",
     "patches": "#8f3985",
     "shared patches": "#cf9ac8",
     "Wiener windows": "#c79a2b",
+    "stitched": "#22223b",
+    "blended": "#7a7a90",
 }
+#: Shades of those as released.
+_RELEASED = ("#3d3d3d", "#6b6b6b", "#949494", "#b5b5b5", "#cfcfcf")
 _TITLES = {
     "rank": "Gaussian, by rank",
     "components": "mixture, by components",
+    "tempered": "exact score, by temperature",
     "smoothed": "smoothed, by width",
     "patches": "patches, by edge",
     "shared patches": "shared patches, by edge",
+    "Wiener windows": "Wiener windows, by threshold",
 }
 _RANGE = (-0.25, 1.03)
 
 
 @styled
 def agreement(result: Comparison) -> Figure:
-    """What each denoiser explains of the network, by level, on each kind of states."""
-    figure, axes = new_figure(11.5, 4.0, len(result.explained), sharey=True)
-    for panel, (states, explained) in zip(axes, result.explained.items(), strict=True):
-        for name, summary in explained.items():
-            line = "-" if name in COLOURS else "--"
-            panel.plot(result.level.ratio, summary.mean, line, marker=".", color=_COLOURS[name], label=name)
-        panel.set(title=f"on {states}", ylim=_RANGE)
-        noise_axis(panel)
-    axes[0].set_ylabel("explained variance about the mean")
-    axes[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    """What each denoiser explains of the network, by level, on each kind of states: above those tuned alike, with the
+    95 % interval of the stitched one's mean, below those as released and what number of points does."""
+    releases = result.setup["releases"]
+    ours = [name for name in next(iter(result.explained.values())) if name in _COLOURS]
+    others = [name for name in next(iter(result.explained.values())) if name not in _COLOURS]
+    rows = [ours, ["stitched", *others]] if others else [ours]
+    figure, axes = new_figure(11.5, 3.8 * len(rows), len(result.explained), len(rows), sharey=True, squeeze=False)
+    for line, names in zip(axes, rows, strict=True):
+        for panel, (states, explained) in zip(line, result.explained.items(), strict=True):
+            for name in names:
+                look = _look(name, releases)
+                panel.plot(result.level.ratio, explained[name].mean, marker=".", label=name, **look)
+            made = explained["stitched"]
+            low, high = made.mean - made.reach, made.mean + made.reach
+            panel.fill_between(result.level.ratio, low, high, color=_COLOURS["stitched"], alpha=0.12, linewidth=0)
+            panel.set(title=f"on {states}", ylim=_RANGE)
+            noise_axis(panel, label=line is axes[-1])
+        line[0].set_ylabel("explained variance about the mean")
+        line[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
+
+
+def _look(name: str, releases: Sequence[str]) -> dict[str, Any]:
+    """Solid are closed forms and what is made of all; dashed the tuned families; dotted those as released."""
+    if name in releases:
+        return {"linestyle": ":", "color": _RELEASED[list(releases).index(name) % len(_RELEASED)]}
+    if name not in _COLOURS:  # the exact score of fewer points
+        return {"linestyle": "-.", "color": _COLOURS["exact"], "alpha": 0.6}
+    solid = name in COLOURS or name in ("stitched", "blended")
+    return {"linestyle": "-" if solid else "--", "color": _COLOURS[name]}
 
 
 @styled
 def sweeps(result: Comparison) -> Figure:
-    """What each family explains at each value of its parameter, by level; the best of each level is marked."""
+    """What each family explains at each value of its parameter, and its best temperature, by level, on the states it is
+    tuned on; the best of each level is marked."""
     rows = -(-len(result.sweeps) // 3)
     figure, axes = new_figure(11.5, 3.1 * rows, min(3, len(result.sweeps)), rows, sharey=True, squeeze=False)
     for panel, (name, found) in zip(axes.flat, result.sweeps.items(), strict=False):
         colours = colormaps["viridis"](torch.linspace(0.95, 0.05, len(found.values)).numpy())
-        for value, explained, colour in zip(found.values, found.explained, colours, strict=True):
+        for value, explained, colour in zip(found.values, found.by_value, colours, strict=True):
             panel.plot(result.level.ratio, explained, color=colour, label=f"{value:g}")
-        panel.plot(result.level.ratio, found.explained.max(0).values, "o", color="black", markersize=2.5)
+        panel.plot(result.level.ratio, found.by_value.max(0).values, "o", color="black", markersize=2.5)
         panel.set(title=_TITLES[name], ylim=_RANGE)
         noise_axis(panel, label=False)
         panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.2)
@@ -63,6 +93,16 @@ def sweeps(result: Comparison) -> Figure:
         panel.remove()
     figure.supxlabel("noise-to-signal ratio σ/α   (sampling runs this way →)", fontsize=9)
     figure.supylabel("explained variance about the mean", fontsize=9)
+    return figure
+
+
+@styled
+def samples(result: Comparison) -> Figure:
+    """What the network and each denoiser make of the same noises, a row each, and how far they are from the network."""
+    rows = torch.stack(list(result.samples.values()))
+    far = {name: f"{name}, {float(part.mean):.3f} away" for name, part in result.distance.items()}
+    figure, axes = new_figure(rows.shape[1] * INCH + 2.2, len(rows) * INCH + 0.35)
+    show(axes, rows, [far.get(name, name) for name in result.samples])
     return figure
 
 
@@ -87,7 +127,7 @@ def classes(result: Comparison) -> Figure:
 
 def write_comparison(result: Comparison, folder: str | Path) -> dict[str, Any]:
     """Write the figures and results.json; return what the JSON holds."""
-    figures = {"agreement": agreement(result), "sweeps": sweeps(result)}
+    figures = {"agreement": agreement(result), "sweeps": sweeps(result), "samples": samples(result)}
     if result.classes:
         figures["classes"] = classes(result)
     return write_result(result, figures, folder)

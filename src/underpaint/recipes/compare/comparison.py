@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...analysis import agreement
 from ...analysis.summary import Summary
-from ...bounds import MOST_ITEMS, check_seeds, integer
+from ...bounds import MOST_ITEMS, SEEDS, check_seeds, integer, positive
 from ...data.labels import join_by_name
 from ...data.named import known_classes
 from ...noise import NoiseLevel
@@ -19,13 +21,16 @@ from ...progress import Progress, silent
 from ...sampling.solvers import find_solver
 from ...theory.cloud import PointCloud
 from ...theory.denoiser import Denoiser
+from ...theory.stitched import Stitched
 from ..shared.model_and_data import ModelAndData, load_model_and_data
 from ..shared.request import Conditioning
-from ..shared.results import quantity, table
-from .families import States, Sweep, Sweeps, sweep
+from ..shared.results import picture, quantity, table
+from .families import States, Sweep, Sweeps, Swept, controls, released, sketch, sweep
 
 #: Classes beyond these are not measured.
 _CLASSES = 20
+#: Seeds whose samples are shown.
+_SHOWN = 8
 
 
 @dataclass(frozen=True)
@@ -33,8 +38,9 @@ class Settings:
     """What to compare, and how finely.
 
     ``label`` is a class, for models that know classes; each class is looked at besides. ``images`` data points are
-    noised, and of each class a quarter as many of its own; about ``levels`` of the sampling grid's levels are used.
-    ``split``, ``column`` and ``labelled`` are of the data; ``gaussian`` is a file of their statistics.
+    noised, of those held out, and of each class a quarter as many of its own. ``ratios`` are the sigma/alpha to look
+    at, each at the nearest level of the sampling grid. Families are tuned on as many other seeds, and on half as many
+    other images. ``split``, ``column`` and ``labelled`` are of the data; ``gaussian`` is a file of their statistics.
     """
 
     model: str = "fashion-mnist"
@@ -42,9 +48,9 @@ class Settings:
     label: int | None = None
     images: int = 32
     seeds: tuple[int, ...] = tuple(range(16))
-    steps: int = 25
+    steps: int = 40
     solver: str = "dpmpp-2m"
-    levels: int = 10
+    ratios: tuple[float, ...] = (10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1)
     sweeps: Sweeps = field(default_factory=Sweeps)
     split: str = "train"
     column: str | None = None
@@ -54,11 +60,19 @@ class Settings:
     def __post_init__(self) -> None:
         if self.images < 8 or len(self.seeds) < 2:
             raise ValueError(f"A comparison needs 8 images and 2 seeds, got {self.images} and {len(self.seeds)}.")
-        if self.steps < 2 or self.levels < 2:
-            raise ValueError(f"A comparison needs 2 steps and 2 levels, got {self.steps} and {self.levels}.")
+        if self.steps < 2 or not self.ratios:
+            raise ValueError(f"A comparison needs 2 steps and a level, got {self.steps} and {len(self.ratios)}.")
+        for ratio in self.ratios:
+            positive(ratio, "sigma/alpha of a comparison")
         check_seeds(self.seeds)
         integer(self.images, "number of images", 8, MOST_ITEMS)
         find_solver(self.solver)
+
+    @property
+    def tuning(self) -> tuple[int, ...]:
+        """As many seeds as are shown, and none of them."""
+        shown = set(self.seeds)
+        return tuple(islice((seed for seed in range(SEEDS) if seed not in shown), len(self.seeds)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +83,24 @@ class Comparison:
     setup: dict[str, Any]
     level: NoiseLevel = quantity()
     explained: dict[str, dict[str, Summary]] = quantity("explained variance by states, denoiser and level")
+    overall: dict[str, dict[str, Summary]] = quantity("explained variance, mean over levels, by states and denoiser")
+    r2: dict[str, dict[str, Summary]] = quantity("r2 within each denoised image, by states, denoiser and level")
     signal: dict[str, Tensor] = quantity("mean square of the network's denoised images about the data mean, by level")
-    sweeps: dict[str, Sweep] = quantity("on noised data")
+    sweeps: dict[str, Sweep] = quantity("on the tuning states")
+    margin: dict[str, dict[str, Summary]] = quantity(
+        "explained variance, mean over levels: stitched and blended less the best release, by states"
+    )
+    stitched: dict[str, list[str]] = quantity("of what each is made at each level")
+    distance: dict[str, Summary] = quantity("root mean square per number to the network's sample from the same noise")
     classes: dict[str, dict[str, Tensor]] = quantity("explained variance on noised data of a class, by level")
+    samples: dict[str, Tensor] = picture()
 
 
 def compare(settings: Settings, progress: Progress = silent) -> Comparison:
     """Noise data, sample, and ask every analytic denoiser what the network was asked.
+
+    Denoisers of data are judged on rows that they do not know. What is chosen or fitted by the network's answers (the
+    member of a family at each level, the stitched denoiser) is chosen on other rows and seeds than those shown.
 
     Raises:
         ValueError: as `load_model_and_data`.
@@ -90,40 +115,137 @@ def compare(settings: Settings, progress: Progress = silent) -> Comparison:
         column=settings.column,
         gaussian=settings.gaussian,
         labelled=settings.labelled,
+        held_out=2 * settings.images + _CLASSES * (settings.images // 4),
     )
-    grid, mean = subject.model.schedule.grid(settings.steps), subject.gaussian.mean
-    run = subject.sample(subject.denoise, settings.seeds, grid, find_solver(settings.solver), "sampling", progress)
-    kept = spread_levels(grid[:-1], settings.levels)
-    level = grid[kept]
-    noised = States.noised(subject.rows, level, subject.denoise, mean, settings.images)
-    states = {"noised data": noised, "trajectories": States(level, run.x[kept], run.denoised[kept], mean)}
-    sweeps, calibrated = sweep(subject, settings.sweeps, noised, progress)
-    denoisers = {**subject.analytic(), **calibrated}
-    explained = measure_states(states, denoisers, progress)
+    grid = subject.model.schedule.grid(settings.steps)
+    states, tuning, final = gather_states(subject, settings, grid, progress)
+    swept = sweep(subject, settings.sweeps, tuning, progress)
+    known = {**subject.analytic(), **swept.calibrated}
+    made = stitch(subject.analytic(), swept, tuning, progress)
+    releases, checks = released(subject, settings.sweeps), controls(subject, settings.sweeps)
+    denoisers: dict[str, Denoiser] = {**known, **made, **releases, **checks}
+    shares, r2 = measure_states(states, denoisers, progress)
+    best = best_of(shares["trajectories"], releases)
+    asked = {name: denoisers[name] for name in (*subject.analytic(), *made, *best)}
+    drawn = sample_all(asked, subject, settings, grid, progress)
     conditions, joined = network_classes(subject)
-    classes = measure_classes(subject, conditions, level, settings.images // 4, progress)
-    setup = describe(settings, subject, time.monotonic() - began) | {"classes": joined}
-    signal = {name: (part.network - mean).double().square().mean((1, 2)) for name, part in states.items()}
-    return Comparison(setup, level, explained, signal, sweeps, classes)
+    classes = measure_classes(subject, conditions, tuning.level, settings.images // 4, progress)
+    setup = describe(settings, subject, time.monotonic() - began) | {"classes": joined, "releases": list(releases)}
+    return Comparison(
+        setup,
+        tuning.level,
+        by_kind(shares, Summary.of),
+        by_kind(shares, lambda part: Summary.of(part.mean(0))),
+        r2,
+        {name: (part.network - part.mean).double().square().mean((1, 2)) for name, part in states.items()},
+        swept.found,
+        {name: margins(found, list(made), best_of(found, releases)) for name, found in shares.items()},
+        {name: part.named() for name, part in made.items()},
+        {name: Summary.of((part - final).double().square().mean(1).sqrt()) for name, part in drawn.items()},
+        classes,
+        {name: subject.images(part) for name, part in {"network": final, **drawn}.items()},
+    )
 
 
-def spread_levels(level: NoiseLevel, count: int) -> Tensor:
-    """Indices of ``count`` levels of a grid, or of fewer, about evenly spread in log sigma."""
-    wanted = torch.linspace(float(level.log_ratio[0]), float(level.log_ratio[-1]), count, dtype=torch.float64)
+def gather_states(
+    subject: ModelAndData, settings: Settings, grid: NoiseLevel, progress: Progress = silent
+) -> tuple[dict[str, States], States, Tensor]:
+    """The states to show, by kind; others to tune on; and the network's samples of the first seeds."""
+    held, mean = subject.held, subject.gaussian.mean
+    if held is None:
+        raise ValueError("Denoisers are judged on rows that they do not know; load the data with held_out.")
+    kept, half = nearest_levels(grid[:-1], settings.ratios), min(settings.images, len(held.rows) // 2)
+    level, solver = grid[kept], find_solver(settings.solver)
+
+    def sampled(seeds: Sequence[int], task: str) -> tuple[States, Tensor]:
+        run = subject.sample(subject.denoise, seeds, grid, solver, task, progress)
+        return States(level, run.x[kept], run.denoised[kept], mean), run.final
+
+    own, final = sampled(settings.seeds, "sampling")
+    noised = States.noised(held.rows[:half], level, subject.denoise, mean)
+    others = States.noised(held.rows[half : half + max(1, half // 2)], level, subject.denoise, mean, seed=1)
+    tuning = others.joined(sampled(settings.tuning, "sampling to tune on")[0])
+    return {"noised data": noised, "trajectories": own}, tuning, final[:_SHOWN]
+
+
+def by_kind(
+    shares: Mapping[str, Mapping[str, Tensor]], summary: Callable[[Tensor], Summary]
+) -> dict[str, dict[str, Summary]]:
+    """A summary of the shares explained, by states and denoiser."""
+    return {name: {kind: summary(part) for kind, part in found.items()} for name, found in shares.items()}
+
+
+def nearest_levels(level: NoiseLevel, ratios: Sequence[float]) -> Tensor:
+    """Indices of the levels of a grid that are nearest to sigma/alpha = ``ratios`` in log; each once."""
+    wanted = torch.tensor(ratios, dtype=torch.float64).log()
     return (level.log_ratio - wanted.unsqueeze(1)).abs().argmin(1).unique()
+
+
+def stitch(
+    plain: Mapping[str, Denoiser], swept: Swept, tuning: States, progress: Progress = silent
+) -> dict[str, Stitched]:
+    """The denoiser that explains most at each level, of the plain and the calibrated; and the blend by least squares of
+    the plain and all members of all families. Both by the tuning states."""
+    known = {**plain, **swept.calibrated}
+    advance = progress("stitching", len(known))
+    explained, answers = [], []
+    for denoise in known.values():
+        answer = tuning.answers(denoise)
+        explained.append(agreement.explained_variance(tuning.network, answer, tuning.mean))
+        answers.append(answer[..., sketch(answer.shape[2])])
+        advance()
+    every = torch.cat([torch.stack(answers[: len(plain)]), swept.answers])
+    weights = agreement.stacked_weights(tuning.network[..., sketch(tuning.network.shape[2])], every)
+    return {
+        "stitched": Stitched.best(tuning.level, known, torch.stack(explained)),
+        "blended": Stitched(tuning.level, {**plain, **swept.members}, weights),
+    }
 
 
 def measure_states(
     states: Mapping[str, States], denoisers: Mapping[str, Denoiser], progress: Progress = silent
-) -> dict[str, dict[str, Summary]]:
-    """Explained variance by states and denoiser, over samples."""
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, dict[str, Summary]]]:
+    """By states and denoiser: shares explained [M, B], and r2 within each image, over samples."""
     advance = progress("comparing", len(states) * len(denoisers))
+    shares: dict[str, dict[str, Tensor]] = {name: {} for name in states}
+    r2: dict[str, dict[str, Summary]] = {name: {} for name in states}
+    for name, part in states.items():
+        constant = part.mean.expand_as(part.network)
+        r2[name]["data mean"] = Summary.of(agreement.pixel_r2(part.network, constant))
+        for kind, denoise in denoisers.items():
+            answers = part.answers(denoise)
+            shares[name][kind] = agreement.explained_shares(part.network, answers, part.mean)
+            r2[name][kind] = Summary.of(agreement.pixel_r2(part.network, answers))
+            advance()
+    return shares, r2
 
-    def measured(part: States, denoise: Denoiser) -> Summary:
-        advance()
-        return Summary.of(part.explained(denoise))
 
-    return {name: {kind: measured(part, d) for kind, d in denoisers.items()} for name, part in states.items()}
+def best_of(shares: Mapping[str, Tensor], names: Iterable[str]) -> list[str]:
+    """That of the names which explains most, mean over levels and states; none of none."""
+    known = list(names)
+    return [max(known, key=lambda kind: float(shares[kind].mean()))] if known else []
+
+
+def margins(shares: Mapping[str, Tensor], made: Sequence[str], best: Sequence[str]) -> dict[str, Summary]:
+    """How much more of each state, mean over levels, these explain than the best."""
+    return {
+        f"{kind} less {other}": Summary.of((shares[kind] - shares[other]).mean(0)) for kind in made for other in best
+    }
+
+
+def sample_all(
+    denoisers: Mapping[str, Denoiser],
+    subject: ModelAndData,
+    settings: Settings,
+    grid: NoiseLevel,
+    progress: Progress = silent,
+) -> dict[str, Tensor]:
+    """What each denoiser makes of the noises of the first seeds, [B, D]."""
+    solver, seeds = find_solver(settings.solver), settings.seeds[:_SHOWN]
+    return {
+        name: subject.sample(denoise, seeds, grid, solver, f"sampling: {name}", progress).final
+        for name, denoise in denoisers.items()
+    }
 
 
 def network_classes(subject: ModelAndData) -> tuple[dict[int, int | None], str]:
@@ -160,20 +282,21 @@ def measure_classes(
     """Each class on its own: the network, for the label that ``conditions`` gives, against Gaussians and the class's
     points.
 
-    Empty where there are no labels; the first twenty where there are more.
+    On rows of the class that are held out; empty where there are no labels, the first twenty where there are more.
     """
-    labels, model = subject.data.labels, subject.model
-    if labels is None:
+    labels, model, held = subject.data.labels, subject.model, subject.held
+    if labels is None or held is None or held.labels is None:
         return {}
     known = labels[labels >= 0].unique().tolist()
-    chosen = [label for label in known if label in conditions][:_CLASSES]
+    here = set(held.labels.tolist())
+    chosen = [label for label in known if label in conditions and label in here][:_CLASSES]
     advance = progress("classes", len(chosen))
     result = {}
     for label in chosen:
         rows, index = subject.rows[labels == label], known.index(label)
         theirs = conditions[label]
         network = subject.denoise if theirs is None else model.conditional(theirs)
-        states = States.noised(rows, level, network, subject.gaussian.mean, count)
+        states = States.noised(held.rows[held.labels == label][:count], level, network, subject.gaussian.mean)
         denoisers: dict[str, Denoiser] = {
             "Gaussian of all": subject.gaussian,
             "Gaussian of the class": subject.mixture.components[index],
@@ -192,23 +315,44 @@ def describe(settings: Settings, subject: ModelAndData, seconds: float) -> dict[
         "images": settings.images,
         "seeds": list(settings.seeds),
         "local": settings.sweeps.local,
+        "released": settings.sweeps.released or settings.sweeps.local,
+        "judged_on": subject.held.source if subject.held else "",
+        "tuned_on": {"seeds": list(settings.tuning), "images": "half as many as are shown, others of those held out"},
         "seconds": round(seconds, 1),
     }
 
 
 def tables(result: Comparison) -> str:
-    """The numbers as text: what each denoiser explains at each level, and every sweep."""
+    """The numbers as text: what each denoiser explains at each level, by both measures, and every sweep."""
     levels = [f"{float(ratio):.3g}" for ratio in result.level.ratio]
-    parts = []
+    parts = [f"judged on {result.setup['judged_on']}, and on the network's own trajectories"]
     for states, explained in result.explained.items():
-        values = [summary.mean for summary in explained.values()]
-        parts.append(table(f"explained variance, {states}", "σ/α", levels, list(explained), torch.stack(values).T))
-    for name, found in result.sweeps.items():
-        columns = [f"{value:g}" for value in found.values]
-        parts.append(table(f"{name}: {found.what}", "σ/α", levels, columns, found.explained.T))
+        overall = result.overall[states]
+        values = torch.stack([torch.cat([part.mean, overall[kind].mean[None]]) for kind, part in explained.items()])
+        reach = torch.stack([torch.cat([part.reach, overall[kind].reach[None]]) for kind, part in explained.items()])
+        title = f"explained variance, {states} (± to 95 %, over states)"
+        parts.append(table(title, "σ/α", list(explained), [*levels, "mean"], values, reach=reach))
+    for states, found in result.r2.items():
+        values = torch.stack([part.mean for part in found.values()])
+        parts.append(table(f"r² within images, {states}", "σ/α", list(found), levels, values))
+    for name, made in result.stitched.items():
+        parts.append(
+            "\n".join([f"{name}, by σ/α", *(f"{at:>6}  {what}" for at, what in zip(levels, made, strict=True))])
+        )
+    for states, margin in result.margin.items():
+        parts += [
+            f"{kind}, {states}: {float(part.mean):+.3f} ± {float(part.reach):.3f}" for kind, part in margin.items()
+        ]
+    names, distance = list(result.distance), list(result.distance.values())
+    values, reach = (torch.stack([getattr(part, of) for part in distance]).unsqueeze(1) for of in ("mean", "reach"))
+    parts.append(table("distance of samples to the network's", "", names, ["rms"], values, reach=reach))
+    for name, swept in result.sweeps.items():
+        columns = [f"{value:g}" for value in swept.values]
+        best = "" if len(swept.temperatures) == 1 else ", each at its best temperature"
+        parts.append(table(f"{name}: {swept.what}{best}", "σ/α", levels, columns, swept.by_value.T))
     if result.classes:
         kinds = list(next(iter(result.classes.values())))
-        values = [torch.stack([rows[kind].mean() for kind in kinds]) for rows in result.classes.values()]
+        rows = [torch.stack([found[kind].mean() for kind in kinds]) for found in result.classes.values()]
         title = f"classes, mean over levels ({result.setup['classes']})"
-        parts.append(table(title, "", list(result.classes), kinds, torch.stack(values)))
+        parts.append(table(title, "", list(result.classes), kinds, torch.stack(rows)))
     return "\n\n".join(parts)

@@ -1,9 +1,11 @@
-"""Families of analytic denoisers, swept through a parameter: which of them says what the network says?"""
+"""Families of analytic denoisers, swept through their parameters: which of them says what the network says?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -18,11 +20,15 @@ from ...progress import Progress, silent
 from ...theory.cloud import PointCloud
 from ...theory.denoiser import Denoiser
 from ...theory.local import LocalCloud, Smoothed
+from ...theory.released import FreshlySmoothed, GoldDiff, NearestPoints, PCALocality
 from ..shared.model_and_data import ModelAndData, k_means_mixture
 from ..shared.results import quantity
 
-#: A denoiser that shares patches knows one of so many data points: its cost is that of all pairs of places.
-_SHARED = 50
+#: A denoiser that shares patches knows one of so many data points, at most so many, and patches of at most this edge:
+#: its cost is that of all pairs of places.
+_SHARED, _MOST_SHARED, _WIDEST_SHARED = 50, 20, 7
+#: Temperatures that the exact score is tried at, besides those of all families.
+_HOT = (4.0, 8.0)
 
 
 @dataclass(frozen=True)
@@ -33,23 +39,30 @@ class Sweeps:
         ranks: of the Gaussian; the full one is added.
         components: of the mixture, by k-means.
         rank: of the mixture's components, at most.
-        local: data points that smoothed and local denoisers know; those that share patches know one in fifty. 0 leaves
-            both out.
+        local: data points that smoothed, local and released denoisers know; those that share patches know one in
+            fifty, and at most twenty. 0 leaves all of these out.
+        released: data points that released denoisers know; 0 for as many as local ones.
         sizes: edges of patches, odd.
         widths: of the smoothing, as shares of the median distance between nearest data points.
+        thresholds: of the Wiener filter, whose windows are wide where they are small.
+        temperatures: of the softmax over points, for each value of a family that has one.
     """
 
     ranks: tuple[int, ...] = (0, 1, 4, 16, 64, 256)
     components: tuple[int, ...] = (1, 3, 10, 30, 100)
     rank: int = 64
     local: int = 1000
-    sizes: tuple[int, ...] = (3, 7, 15, 31)
+    sizes: tuple[int, ...] = (3, 5, 7, 11, 15)
     widths: tuple[float, ...] = (0.1, 0.3, 1.0)
+    thresholds: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
+    temperatures: tuple[float, ...] = (1.0, 2.0)
+    released: int = 0
 
     def __post_init__(self) -> None:
         if 0 < self.local < 100 or self.local < 0:
             raise ValueError(f"Local denoisers need at least 100 data points (0: leave them out), got {self.local}.")
         integer(self.local, "number of images that local denoisers know", 0, MOST_ITEMS)
+        integer(self.released, "number of images that released denoisers know", 0, MOST_ITEMS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,73 +75,155 @@ class States:
     mean: Tensor
 
     @staticmethod
-    def noised(rows: Tensor, level: NoiseLevel, denoise: Denoiser, mean: Tensor, count: int) -> States:
-        """``count`` of the rows, drawn without replacement, noised to each level."""
-        chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:count]
-        x = agreement.noised(rows[chosen], level)
+    def noised(rows: Tensor, level: NoiseLevel, denoise: Denoiser, mean: Tensor, seed: int = 0) -> States:
+        """Rows of data, noised to each level."""
+        x = agreement.noised(rows, level, seed)
         return States(level, x, agreement.denoised_at(denoise, x, level), mean)
+
+    def joined(self, other: States) -> States:
+        """The states of both."""
+        x, network = (torch.cat(pair, 1) for pair in ((self.x, other.x), (self.network, other.network)))
+        return States(self.level, x, network, self.mean)
+
+    def answers(self, denoise: Denoiser) -> Tensor:
+        """What a denoiser makes of the states, [M, B, D]."""
+        return agreement.denoised_at(denoise, self.x, self.level)
 
     def explained(self, denoise: Denoiser) -> Tensor:
         """Shares of the network that a denoiser explains, [M, B]; see `agreement.explained_shares`."""
-        return agreement.explained_shares(self.network, agreement.denoised_at(denoise, self.x, self.level), self.mean)
+        return agreement.explained_shares(self.network, self.answers(denoise), self.mean)
 
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """What a value means, the values to try, and the denoiser of each."""
+    """What a value means, the values to try, the denoiser of a value and a temperature, and the temperatures."""
 
     what: str
     values: Sequence[float]
-    make: Callable[[Any], Denoiser]
+    make: Callable[[Any, float], Denoiser]
+    temperatures: tuple[float, ...] = (1.0,)
 
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
-    """What the members of a family explain."""
+    """What the members of a family explain, on states that are not among those shown."""
 
     what: str
     values: tuple[float, ...]
-    explained: Tensor = quantity("explained variance of the denoised image about the data mean, [value, level]")
+    explained: Tensor = quantity(
+        "explained variance of the denoised image about the data mean, [value, temperature, level]"
+    )
+    temperatures: tuple[float, ...] = (1.0,)
 
-    def best(self, level: NoiseLevel, at: NoiseLevel) -> Any:
-        """The best value at that of the sweep's levels which is nearest to ``at``."""
-        return self.values[int(self.explained[:, (level.log_ratio - at.log_ratio).abs().argmin()].argmax())]
+    @property
+    def by_value(self) -> Tensor:
+        """At the best temperature of each value and level, [value, level]."""
+        return self.explained.max(1).values
+
+    def best(self, level: NoiseLevel, at: NoiseLevel) -> tuple[Any, float]:
+        """The best value and temperature at that of the sweep's levels which is nearest to ``at``."""
+        found = self.explained[..., (level.log_ratio - at.log_ratio).abs().argmin()]
+        value, temperature = divmod(int(found.argmax()), len(self.temperatures))
+        return self.values[value], self.temperatures[temperature]
 
 
-def sweep(
-    subject: ModelAndData, sweeps: Sweeps, states: States, progress: Progress = silent
-) -> tuple[dict[str, Sweep], dict[str, Denoiser]]:
-    """Every family on the states; and, of the families that generalise, the denoiser that takes each level's best
-    value.
+@dataclass(frozen=True, eq=False)
+class Swept:
+    """All members of all families, and what was found of them on the tuning states.
 
-    Choosing the value by the network's own answers is a calibration, as in the sources of those denoisers.
+    Attributes:
+        found: by family.
+        calibrated: of all families but the Gaussians, the denoiser that takes each level's best member.
+        members: every one of them, by name.
+        answers: of every member at some coordinates of the states, [K, M, B, d].
+    """
+
+    found: dict[str, Sweep]
+    calibrated: dict[str, Denoiser]
+    members: dict[str, Denoiser]
+    answers: Tensor
+
+
+def sweep(subject: ModelAndData, sweeps: Sweeps, states: States, progress: Progress = silent) -> Swept:
+    """Every family on the states.
+
+    Choosing members by the network's own answers is a calibration, as in the sources of those denoisers.
     """
     offered = gaussian_families(subject, sweeps) | (local_families(subject, sweeps) if sweeps.local else {})
     families = {name: family for name, family in offered.items() if family.values}
-    advance = progress("sweeps", sum(len(family.values) for family in families.values()))
-    found, calibrated = {}, {}
+    advance = progress("sweeps", sum(len(family.values) * len(family.temperatures) for family in families.values()))
+    some = sketch(states.network.shape[2])
+    found, calibrated, members, answers = (
+        {},
+        {},
+        dict[str, Denoiser](),
+        [torch.empty(0, *states.network[..., some].shape)],
+    )
     for name, family in families.items():
         explained = []
-        for value in family.values:
-            explained.append(states.explained(family.make(value)).mean(1))
+        for value, temperature in product(family.values, family.temperatures):
+            member = family.make(value, temperature)
+            answer = states.answers(member)
+            explained.append(agreement.explained_variance(states.network, answer, states.mean))
+            members[f"{name} {value:g}" + (f" at {temperature:g}" if temperature != 1 else "")] = member
+            answers.append(answer[None, ..., some])
             advance()
-        found[name] = Sweep(family.what, tuple(family.values), torch.stack(explained))
-        if name not in ("rank", "components"):
+        shape = len(family.values), len(family.temperatures), len(states.level)
+        found[name] = Sweep(family.what, tuple(family.values), torch.stack(explained).view(shape), family.temperatures)
+        if name != "rank":
             calibrated[name] = calibrate(family, found[name], states.level)
-    if sweeps.local:
-        calibrated["Wiener windows"] = LocalCloud.wiener(known_rows(subject, sweeps.local), subject.gaussian)
-    return found, calibrated
+    return Swept(found, calibrated, members, torch.cat(answers))
+
+
+def sketch(dimension: int, most: int = 2048) -> Tensor:
+    """Coordinates of a state that least squares look at: drawn, where there are more than enough."""
+    return torch.randperm(dimension, generator=torch.Generator().manual_seed(0))[:most]
 
 
 def calibrate(family: Family, found: Sweep, level: NoiseLevel) -> Denoiser:
     """The family's best member at each level."""
-    made: Mapping[Any, Denoiser] = {value: family.make(value) for value in family.values}
+    chosen = {found.best(level, at) for at in level}
+    made: Mapping[Any, Denoiser] = {member: family.make(*member) for member in chosen}
     return lambda x, at: made[found.best(level, at)](x, at)
+
+
+def controls(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Denoiser]:
+    """The exact score of as many points as the others know: what their number does."""
+    if not sweeps.local:
+        return {}
+    known, theirs = known_rows(subject, sweeps.local), known_rows(subject, sweeps.released or sweeps.local)
+    return {f"exact, of {len(rows):,}": PointCloud(rows) for rows in (theirs, known, shared_rows(known))}
+
+
+def released(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Denoiser]:
+    """Denoisers as their authors released them, at the settings of their configs.
+
+    Kamb's local and equivariant scores are what `local_families` sweeps, at temperature 1.
+    """
+    if not sweeps.local:
+        return {}
+    known, gaussian = known_rows(subject, sweeps.released or sweeps.local), subject.gaussian
+    nearest = NearestPoints(known)
+    found: dict[str, Denoiser] = {
+        "PCA locality .005": PCALocality(known, gaussian, 0.005),
+        "PCA locality .05": PCALocality(known, gaussian, 0.05),
+        "200 nearest": nearest,
+        "200 nearest, smoothed": FreshlySmoothed(nearest, generator=torch.Generator().manual_seed(0)),
+    }
+    if len(subject.model.shape) == 3:
+        generator = torch.Generator().manual_seed(0)
+        found["GoldDiff"] = GoldDiff(known, gaussian, picture_shape(subject.model.shape), generator=generator)
+    return found
 
 
 def known_rows(subject: ModelAndData, count: int) -> Tensor:
     """``count`` data points for denoisers that cannot have all."""
     return subject.rows[torch.randperm(len(subject.rows), generator=torch.Generator().manual_seed(1))[:count]]
+
+
+def shared_rows(known: Tensor) -> Tensor:
+    """Of these, those that denoisers know which share patches between places."""
+    return known[: min(_MOST_SHARED, max(1, len(known) // _SHARED))]
 
 
 def gaussian_families(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Family]:
@@ -137,32 +232,56 @@ def gaussian_families(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Family
     full = len(gaussian.eigenvalues)
     ranks = [*(rank for rank in sweeps.ranks if rank < full), full]
     counts = [count for count in sweeps.components if 8 * count <= len(rows)]
+    fitted = lru_cache(partial(k_means_mixture, rows, rank=sweeps.rank))
     return {
-        "rank": Family("rank of the Gaussian", ranks, gaussian.truncate),
+        "rank": Family("rank of the Gaussian", ranks, lambda rank, _: gaussian.truncate(rank)),
         "components": Family(
             f"components of the mixture, by k-means, of rank {sweeps.rank} or a quarter of their rows",
             counts,
-            lambda count: k_means_mixture(rows, count, sweeps.rank),
+            lambda count, _: fitted(count),
         ),
     }
 
 
 def local_families(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Family]:
-    """Denoisers that know the data and do not repeat them."""
-    known, shape = known_rows(subject, sweeps.local), picture_shape(subject.model.shape)
-    few, cloud = known[: max(1, sweeps.local // _SHARED)], PointCloud(known)
+    """Denoisers that know the data and, but for the first, do not repeat them."""
+    known, shape, heat = known_rows(subject, sweeps.local), picture_shape(subject.model.shape), sweeps.temperatures
+    few, cloud, gaussian = shared_rows(known), PointCloud(known), subject.gaussian
     some = torch.arange(min(200, len(known)))
     spacing = float(other_nearest(known, some, apart=copy_distance(known)).median())
     sizes = [size for size in sweeps.sizes if size < 2 * max(shape[1:]) - 1]
-    smoothed = Family(
-        f"width of the smoothing, over {spacing:.3g}, the median distance of nearest data points",
-        sweeps.widths,
-        lambda width: Smoothed(cloud, width * spacing),
-    )
-    if len(subject.model.shape) > 3:  # patches are of images
-        return {"smoothed": smoothed}
-    return {
-        "smoothed": smoothed,
-        "patches": Family("edge of the patches", sizes, lambda size: LocalCloud.patches(known, shape, size, False)),
-        "shared patches": Family("edge of the patches", sizes, lambda size: LocalCloud.patches(few, shape, size)),
+    edge = "edge of the patches"
+
+    def patches(rows: Tensor, shared: bool) -> Callable[[int, float], Denoiser]:
+        return lambda size, temperature: LocalCloud.patches(rows, shape, size, shared, temperature)
+
+    every = {
+        "tempered": Family(
+            "temperature of the exact score's softmax",
+            tuple(sorted({*heat, *_HOT})),
+            lambda value, _: tempered(subject.cloud, value),
+        ),
+        "smoothed": Family(
+            f"width of the smoothing, over {spacing:.3g}, the median distance of nearest data points",
+            sweeps.widths,
+            lambda width, temperature: Smoothed(tempered(cloud, temperature), width * spacing),
+            heat,
+        ),
+        "Wiener windows": Family(
+            "threshold of the Wiener windows",
+            sweeps.thresholds,
+            lambda threshold, temperature: LocalCloud.wiener(known, gaussian, threshold, temperature),
+            heat,
+        ),
     }
+    if len(subject.model.shape) > 3:  # patches are of images
+        return every
+    return every | {
+        "patches": Family(edge, sizes, patches(known, False), heat),
+        "shared patches": Family(edge, [size for size in sizes if size <= _WIDEST_SHARED], patches(few, True), heat),
+    }
+
+
+def tempered(cloud: PointCloud, temperature: float) -> Denoiser:
+    """The exact score with the logits of its softmax divided by a temperature: that of more noise."""
+    return lambda x, level: cloud(x, NoiseLevel(level.alpha, level.sigma * temperature**0.5))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ... import assets
 from ...data.datasets import ImageData, load_data
+from ...data.splits import plain_split
 from ...data.store import gaussian_provenance, load_gaussian
 from ...files import read_json
 from ...metrics.features import FeatureSet, load_features, load_statistics
@@ -36,6 +37,16 @@ _NAMED = 20
 
 
 @dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Rows [N, D] of the data that no denoiser of the data knows, to judge them on, with labels if known; ``source``
+    says in words where they are from."""
+
+    rows: Tensor
+    labels: Tensor | None
+    source: str
+
+
+@dataclass(frozen=True, eq=False)
 class ModelAndData:
     """A model with its data and their Gaussian, mixture and exact denoisers, all on the model's own rows.
 
@@ -47,6 +58,7 @@ class ModelAndData:
             data of which the box has no classifier.
         reader: finds the objects of emoji scenes; None for other data.
         about: what each denoiser was made from, in words.
+        held: rows that mixture and exact score do not know, where some were asked for.
     """
 
     model: Model
@@ -60,6 +72,7 @@ class ModelAndData:
     about: dict[str, str]
     reader: Reader | None = None
     case: Conditioning = field(default_factory=Conditioning)
+    held: HeldOut | None = None
 
     @property
     def denoise(self) -> Denoiser:
@@ -159,8 +172,12 @@ def load_model_and_data(
     column: str | None = None,
     gaussian: str | None = None,
     labelled: bool = True,
+    held_out: int = 0,
 ) -> ModelAndData:
     """Load a model and its data (the model's own unless given), and fit the analytic denoisers.
+
+    With ``held_out``, so many images that denoisers of the data do not know are there to judge them on: of the test
+    split where training data have one here, else set aside from the data, at most a fifth of them (or two).
 
     ``split``, ``column`` and ``labelled`` are of the data, as for `load_data`; ``gaussian`` is a file of statistics to
     take in place of fitting the Gaussian. Otherwise that of a data set in the box is of its complete training split,
@@ -178,8 +195,14 @@ def load_model_and_data(
     name = data if data is not None else loaded.notes.get("data")
     if name is None:
         raise ValueError(f"{loaded.name} does not say what it was trained on; give its data (a name or a folder).")
-    images = load_data(name, split, loaded.image_shape, column, labelled)
+    images, apart, whence = hold_out(
+        load_data(name, split, loaded.image_shape, column, labelled),
+        lambda: load_data(name, "test", loaded.image_shape, column, labelled),
+        held_out,
+        split,
+    )
     rows = encode(loaded, images, progress)
+    held = None if apart is None else HeldOut(encode(loaded, apart), apart.labels, whence)
     advance()
     known, fitted = find_gaussian(loaded, str(name), images, rows, gaussian)
     advance()
@@ -198,8 +221,45 @@ def load_model_and_data(
     advance()
     features, reference, reader = find_quality_measures(assets.folder(str(name)))
     return ModelAndData(
-        loaded, images, rows, known, mixture, PointCloud(rows, error=1e-3), features, reference, about, reader, case
+        loaded,
+        images,
+        rows,
+        known,
+        mixture,
+        PointCloud(rows, error=1e-3),
+        features,
+        reference,
+        about,
+        reader,
+        case,
+        held,
     )
+
+
+def hold_out(
+    images: ImageData, test: Callable[[], ImageData], count: int, split: str = "train"
+) -> tuple[ImageData, ImageData | None, str]:
+    """Images to know, and ``count`` others to judge on, drawn without replacement, and where those are from, in words.
+
+    Raises:
+        ValueError: there are fewer than five images.
+    """
+    if not count:
+        return images, None, ""
+    if plain_split(split) == "train":
+        try:
+            held = test().take(count)
+            return images, held, f"{len(held):,} images of the test split of {images.name}"
+        except ValueError:  # there is none here
+            pass
+    if len(images) < 5:
+        raise ValueError(f"To set some aside, at least 5 images are needed; {images.name} has {len(images)}.")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    count = min(count, max(2, len(images) // 5))
+    held, known = images.picked(order[:count]), images.picked(order[count:].sort().values)
+    source = f"{images.source}; {count:,} of them are set aside to judge on"
+    whence = f"{count:,} of the data, set aside: denoisers of the data do not know them, the network may"
+    return replace(known, source=source), held, whence
 
 
 def find_gaussian(

@@ -26,7 +26,8 @@ def picture() -> Any:
 def to_json(value: Any) -> Any:
     """Dataclasses, tensors, summaries and levels as JSON types; NaN and infinities as null, which JSON can hold."""
     if isinstance(value, Summary):
-        return {"mean": to_json(value.mean), "5%": to_json(value.low), "95%": to_json(value.high)}
+        of_samples = {"mean": to_json(value.mean), "5%": to_json(value.low), "95%": to_json(value.high)}
+        return of_samples if value.error is None else of_samples | {"error": to_json(value.error)}
     if isinstance(value, NoiseLevel):
         return {"alpha": to_json(value.alpha), "sigma": to_json(value.sigma)}
     if dataclasses.is_dataclass(value):
@@ -48,13 +49,28 @@ def _with_unit(value: Any, unit: str | None) -> Any:
 
 
 def table(
-    title: str, corner: str, rows: Sequence[str], columns: Sequence[str], values: Tensor, form: str = ".3f"
+    title: str,
+    corner: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Tensor,
+    form: str = ".3f",
+    reach: Tensor | None = None,
 ) -> str:
-    """Numbers [row, column] under their names, aligned."""
-    cells = [[f"{value:{form}}" for value in line] for line in values.tolist()]
+    """Numbers [row, column] under their names, aligned; with ``reach``, how far each may be off."""
+    cells = written(values, form, reach)
     widths = [max(6, *map(len, column)) for column in zip(columns, *cells, strict=True)]
     first = max(len(name) for name in [corner, *rows])
     lines = [title, "  ".join([corner.ljust(first), *(n.rjust(w) for n, w in zip(columns, widths, strict=True))])]
     for name, line in zip(rows, cells, strict=True):
         lines.append("  ".join([name.ljust(first), *(c.rjust(w) for c, w in zip(line, widths, strict=True))]))
     return "\n".join(lines)
+
+
+def written(values: Tensor, form: str = ".3f", reach: Tensor | None = None) -> list[list[str]]:
+    """Numbers [row, column] as text; with ``reach``, how far each may be off."""
+    cells = [[f"{value:{form}}" for value in line] for line in values.tolist()]
+    if reach is None:
+        return cells
+    off = [[f"{value:{form}}" for value in line] for line in reach.tolist()]
+    return [[f"{a} ±{b}" for a, b in zip(*pair, strict=True)] for pair in zip(cells, off, strict=True)]
