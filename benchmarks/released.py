@@ -19,7 +19,7 @@ import underpaint as up
 from underpaint.analysis import agreement
 from underpaint.theory.released import BatchPosterior, FreshlySmoothed, GoldDiff, NearestPoints, PCALocality
 
-RATIOS = (10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1)
+RATIOS = (60.0, 10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1)
 Pair = tuple[up.Denoiser, up.Denoiser]
 
 

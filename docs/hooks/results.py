@@ -3,9 +3,10 @@
 ``<!-- claims -->`` stands for the paper's claims, and ``<!-- teleport -->`` for Fréchet distances, from a MODEL.json
 for each model: what the book shows of the results of `underpaint report`. ``<!-- peers -->`` stands for solvers
 compared, from a bench-MODEL.md for each model, and a bench-MODEL-frechet.md where Fréchet distances were measured too:
-the table of `underpaint bench` under its command. All are stored by
+the table of `underpaint bench` under its command. ``<!-- compared -->`` stands for analytic denoisers compared, from a
+compare-MODEL.md for each model. All are stored by
 
-    python docs/hooks/results.py report/results.json bench/results.json
+    python docs/hooks/results.py report/results.json bench/results.json comparison/results.json
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from reference import cell  # mkdocs looks beside this file
+from scipy.stats import t
 
 from underpaint.files import write_text
 from underpaint.models.schedulers.peers import GRIDS
@@ -29,7 +31,7 @@ STORED = Path(__file__).resolve().parents[1] / "results"
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill the tables in."""
-    for name, lines in {"claims": _claims, "teleport": _teleport, "peers": _peers}.items():
+    for name, lines in {"claims": _claims, "teleport": _teleport, "peers": _peers, "compared": _compared}.items():
         place = f"<!-- {name} -->"
         if place in markdown:
             markdown = markdown.replace(place, "\n".join(lines()))
@@ -42,7 +44,8 @@ def reports() -> dict[str, dict[str, Any]]:
 
 
 def store(path: Path) -> Path:
-    """Keep what the book shows of the results of a report, as one line of JSON, or of a benchmark, as Markdown."""
+    """Keep what the book shows of the results of a report, as one line of JSON, or of a benchmark or a comparison, as
+    Markdown."""
     results = json.loads(path.read_text(encoding="utf-8"))
     name = results["setup"]["model"]
     if "claims" in results:
@@ -50,6 +53,8 @@ def store(path: Path) -> Path:
         (shown["frechet"] or {}).pop("saved_left_out", None)
         shown["conditions"] = results.get("conditions") and {"cases": results["conditions"]["cases"]}
         place, text = STORED / f"{name}.json", json.dumps(shown, ensure_ascii=False, separators=(",", ":")) + "\n"
+    elif "stitched" in results:
+        place, text = STORED / f"compare-{name}.md", "\n".join(_comparison(results)) + "\n"
     else:
         table = re.sub("^#", "###", path.with_name("table.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
         heading, _, rest = table.partition("\n")
@@ -130,6 +135,53 @@ def _peers() -> Iterator[str]:
         heading, _, rest = path.read_text(encoding="utf-8").partition("\n")
         title, _, cases = heading.partition(", ")
         yield f"{title}\n\nSampled: {cases}.\n{rest}" if cases else f"{heading}\n{rest}"
+
+
+def _compared() -> Iterator[str]:
+    """The stored comparisons, one after the other."""
+    for path in sorted(STORED.glob("compare-*.md")):
+        yield path.read_text(encoding="utf-8")
+
+
+def _comparison(results: dict[str, Any]) -> Iterator[str]:
+    """What the book shows of a comparison: its command, what each denoiser explains, and what is stitched."""
+    setup, level, overall = results["setup"], results["level"]["value"], results["overall"]["value"]
+    ratios = _short([sigma / alpha for alpha, sigma in zip(level["alpha"], level["sigma"], strict=True)])
+    yield f"### {setup['model']}\n\n```bash\n{compare_command(setup)}\n```\n"
+    yield f"Denoisers know {setup['data']}; judged on {setup['judged_on']}.\n"
+    heads = f"| σ/α | {' | '.join(ratios)} |"
+    for states, explained in results["explained"]["value"].items():
+        yield f"Explained variance on {states}, mean ± 95 % over states:\n"
+        yield f"{heads} mean |\n|---|{'---|' * (len(ratios) + 1)}"
+        for name, part in explained.items():
+            whole = overall[states][name]
+            cells = [f"{mean:.3f}" for mean in part["mean"]]
+            yield f"| {name} | {' | '.join(cells)} | {whole['mean']:.3f} ± {_reach(whole, setup, states):.3f} |"
+        yield ""
+        for kind, part in results["margin"]["value"][states].items():
+            yield f"{kind}: {part['mean']:+.3f} ± {_reach(part, setup, states):.3f}.\n"
+    yield f"r² within images, on trajectories:\n\n{heads}\n|---|{'---|' * len(ratios)}"
+    for name, part in results["r2"]["value"]["trajectories"].items():
+        yield f"| {name} | {' | '.join(f'{mean:.3f}' for mean in part['mean'])} |"
+    yield "\nWhat is stitched and blended:\n\n| σ/α | stitched | blended |\n|---|---|---|"
+    made = results["stitched"]["value"]
+    yield from (f"| {' | '.join(row)} |" for row in zip(ratios, made["stitched"], made["blended"], strict=True))
+    yield "\nRoot mean square distance of samples to the network's from the same noise:\n\n| | |\n|---|---|"
+    yield from (f"| {name} | {part['mean']:.3f} |" for name, part in results["distance"]["value"].items())
+
+
+def _reach(part: dict[str, Any], setup: dict[str, Any], states: str) -> float:
+    """How far a mean may be off, to 95 %, by its standard error and the number of states."""
+    count = len(setup["seeds"]) if states == "trajectories" else setup["images"]
+    return float(t.ppf(0.975, count - 1)) * float(part["error"])
+
+
+def compare_command(setup: dict[str, Any]) -> str:
+    """The command that makes a stored comparison again."""
+    words = ["underpaint", "compare", "--model", setup["model"], "--images", str(setup["images"])]
+    words += ["--seeds", _seeds(setup["seeds"]), "--local", str(setup["local"]), "--released", str(setup["released"])]
+    label = re.fullmatch(r"class (\d+)", setup["condition"])
+    return shlex.join([*words, *(["--class", label[1]] if label else [])])
 
 
 def _short(numbers: list[float]) -> list[str]:
