@@ -148,7 +148,7 @@ def _comparison(results: dict[str, Any]) -> Iterator[str]:
     setup, level, overall = results["setup"], results["level"]["value"], results["overall"]["value"]
     ratios = _short([sigma / alpha for alpha, sigma in zip(level["alpha"], level["sigma"], strict=True)])
     yield f"### {setup['model']}\n\n```bash\n{compare_command(setup)}\n```\n"
-    yield f"Denoisers know {setup['data']}; judged on {setup['judged_on']}.\n"
+    yield f"Data: {setup['data']}. {setup['images']} are noised to judge on, of {setup['judged_on']}.\n"
     heads = f"| σ/α | {' | '.join(ratios)} |"
     for states, explained in results["explained"]["value"].items():
         yield f"Explained variance on {states}, mean ± 95 % over states:\n"
@@ -165,9 +165,17 @@ def _comparison(results: dict[str, Any]) -> Iterator[str]:
         yield f"| {name} | {' | '.join(f'{mean:.3f}' for mean in part['mean'])} |"
     yield "\nWhat is stitched and blended:\n\n| σ/α | stitched | blended |\n|---|---|---|"
     made = results["stitched"]["value"]
-    yield from (f"| {' | '.join(row)} |" for row in zip(ratios, made["stitched"], made["blended"], strict=True))
+    blended = [_heaviest(parts) for parts in made["blended"]]
+    yield from (f"| {' | '.join(row)} |" for row in zip(ratios, made["stitched"], blended, strict=True))
     yield "\nRoot mean square distance of samples to the network's from the same noise:\n\n| | |\n|---|---|"
     yield from (f"| {name} | {part['mean']:.3f} |" for name, part in results["distance"]["value"].items())
+
+
+def _heaviest(parts: str, most: int = 3) -> str:
+    """The heaviest parts of a blend, and how many more there are."""
+    known = parts.split(" + ")
+    more = f" + {len(known) - most} more" if len(known) > most else ""
+    return " + ".join(known[:most]) + more
 
 
 def _reach(part: dict[str, Any], setup: dict[str, Any], states: str) -> float:

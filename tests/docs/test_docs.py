@@ -323,7 +323,12 @@ def test_a_comparison_is_stored_as_tables_under_its_command(
         "overall": {"value": {name: {"exact": one} for name in states}},
         "margin": {"value": {name: {"stitched less GoldDiff": one} for name in states}},
         "r2": {"value": {name: {"data mean": two} for name in states}},
-        "stitched": {"value": {"stitched": ["mixture", "patches"], "blended": ["0.50 exact", "patches"]}},
+        "stitched": {
+            "value": {
+                "stitched": ["mixture", "patches"],
+                "blended": ["0.30 a + 0.20 b + 0.10 c + 0.10 d + 0.10 e", "patches"],
+            }
+        },
         "distance": {"value": {"stitched": one}},
     }
     (tmp_path / "results.json").write_text(json.dumps(given))
@@ -331,12 +336,13 @@ def test_a_comparison_is_stored_as_tables_under_its_command(
     page = results.on_page_markdown("before\n\n<!-- compared -->")
     assert page.startswith("before\n\n### it\n\n```bash\nunderpaint compare --model it --images 8 --seeds 0-15 ")
     for line in (
-        "Denoisers know some data; judged on others.",
+        "Data: some data. 8 are noised to judge on, of others.",
         "| σ/α | 10 | 0.5 | mean |",
         "| exact | 0.500 | 0.250 | 0.375 ± 0.024 |",
         "| exact | 0.500 | 0.250 | 0.375 ± 0.021 |",
         "stitched less GoldDiff: +0.375 ± 0.021.",
         "| data mean | 0.500 | 0.250 |",
+        "| 10 | mixture | 0.30 a + 0.20 b + 0.10 c + 2 more |",
         "| 0.5 | patches | patches |",
         "| stitched | 0.375 |",
     ):

@@ -50,7 +50,7 @@ def agreement(result: Comparison) -> Figure:
     others = [name for name in next(iter(result.explained.values())) if name not in _COLOURS]
     rows = [ours, ["stitched", *others]] if others else [ours]
     figure, axes = new_figure(11.5, 3.8 * len(rows), len(result.explained), len(rows), sharey=True, squeeze=False)
-    for line, names in zip(axes, rows, strict=True):
+    for row, (line, names) in enumerate(zip(axes, rows, strict=True)):
         for panel, (states, explained) in zip(line, result.explained.items(), strict=True):
             for name in names:
                 look = _look(name, releases)
@@ -59,7 +59,7 @@ def agreement(result: Comparison) -> Figure:
             low, high = made.mean - made.reach, made.mean + made.reach
             panel.fill_between(result.level.ratio, low, high, color=_COLOURS["stitched"], alpha=0.12, linewidth=0)
             panel.set(title=f"on {states}", ylim=_RANGE)
-            noise_axis(panel, label=line is axes[-1])
+            noise_axis(panel, label=row == len(rows) - 1)
         line[0].set_ylabel("explained variance about the mean")
         line[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
