@@ -111,13 +111,13 @@ def test_a_claim_that_few_seeds_leave_open_says_so(small: Report, tmp_path: Path
     """Eight seeds whose values lie on both sides of a bound; the same values in many more seeds are enough."""
     parts = {field.name: getattr(small, field.name) for field in dataclasses.fields(small)}
     statement = "The starting noise and the final image are nearly orthogonal."
-    for count, spread, verdict in (
-        (8, 9.0, "too few to say (8 seeds)"),
-        (800, 9.0, "holds"),
-        (8, 0.5, "holds"),
-        (800, -9.0, "does not hold"),
+    for count, middle, spread, verdict in (
+        (8, 82.0, 9.0, "too few to say (8 seeds)"),
+        (800, 82.0, 9.0, "holds"),
+        (8, 82.0, 0.5, "holds"),
+        (800, 70.0, 9.0, "does not hold"),
+        (800, 78.0, 9.0, "does not hold (just misses)"),
     ):
-        middle = 78.0 if spread < 0 else 82.0
         values = middle + spread * torch.linspace(-1, 1, count)
         changed = dataclasses.replace(small.geometry, edge_angle=Summary.of(values))
         found = {claim.statement: claim for claim in claims.judge(parts | {"geometry": changed})}[statement]

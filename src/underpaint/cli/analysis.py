@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..files import check_targets
-from .base import app, finish, given, kept_in, out, parse_numbers, parse_seeds, progress_bars, say_check
+from .base import ANALYSE, app, finish, given, kept_in, out, parse_numbers, parse_seeds, progress_bars, say_check
 from .options import (
     AlongOption,
     ClassesOption,
@@ -39,7 +39,7 @@ from .options import (
 )
 
 
-@app.command()
+@app.command(rich_help_panel=ANALYSE)
 def report(
     model: ModelOption = "fashion-mnist",
     data: DataOption = None,
@@ -97,7 +97,7 @@ def report(
             out.print(f"Left out: {name} ({why}).", highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=ANALYSE)
 def check(
     model: ModelArgument,
     data: Annotated[
@@ -130,7 +130,7 @@ def check(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(rich_help_panel=ANALYSE)
 def trajectory(
     models: Annotated[list[str] | None, typer.Option("--model", "-m", help="As elsewhere; several times.")] = None,
     prompts: PromptsOption = None,
@@ -169,7 +169,7 @@ def trajectory(
     finish(write_survey(result, folder), folder, as_json, quiet)
 
 
-@app.command()
+@app.command(rich_help_panel=ANALYSE)
 def compare(
     model: ModelOption = "fashion-mnist",
     data: DataOption = None,
@@ -231,7 +231,7 @@ def compare(
         out.print(f"Figures and every number: {folder}", highlight=False)
 
 
-@app.command()
+@app.command(rich_help_panel=ANALYSE)
 def retrieve(
     model: ModelOption = "fashion-mnist",
     data: DataOption = None,
@@ -281,7 +281,7 @@ def retrieve(
         out.print(f"Figures and every number: {folder}", highlight=False)
 
 
-@app.command()
+@app.command(rich_help_panel=ANALYSE)
 def perturb(
     model: ModelOption = "fashion-mnist",
     prompt: PromptOption = None,
@@ -325,7 +325,7 @@ def perturb(
     finish(write_perturbed(result, folder), folder, as_json, quiet)
 
 
-@app.command("map")
+@app.command("map", rich_help_panel=ANALYSE)
 def map_command(
     model: ModelOption = "fashion-mnist",
     prompt: PromptOption = None,
@@ -371,7 +371,7 @@ def map_command(
     finish(write_map(result, folder), folder, as_json, quiet)
 
 
-@app.command()
+@app.command(rich_help_panel=ANALYSE)
 def morph(
     start: Annotated[
         str, typer.Argument(metavar="A", help="A seed (3), a seed and its condition (3@7), or a picture.")

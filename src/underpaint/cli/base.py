@@ -29,6 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+#: Groups of commands, as `underpaint --help` lists them.
+ANALYSE, SAMPLE, DATA, LOOK = "Analyse a model", "Sample, and sample faster", "Data and statistics", "Look"
 out, err = Console(), Console(stderr=True)
 
 

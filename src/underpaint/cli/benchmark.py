@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..files import check_targets
-from .base import app, finish, kept_in, parse_seeds, progress_bars, say_check
+from .base import SAMPLE, app, finish, kept_in, parse_seeds, progress_bars, say_check
 from .options import (
     ClassesOption,
     DeviceOption,
@@ -28,7 +28,7 @@ from .options import (
 )
 
 
-@app.command()
+@app.command(rich_help_panel=SAMPLE)
 def bench(
     model: ModelOption = "fashion-mnist",
     prompts: PromptsOption = None,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..files import check_targets, read_json
-from .base import app, err, kept_in, out, progress_bars, words
+from .base import DATA, app, err, kept_in, out, progress_bars, words
 from .options import (
     ClassOption,
     ColumnOption,
@@ -24,7 +24,7 @@ from .options import (
 )
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def stats(
     data: Annotated[
         str, typer.Argument(help="Folder, file or shards of pictures, arrays or tables, a name, or hf:NAME.")
@@ -110,7 +110,7 @@ def stats(
             out.print(f"Mean and first components: {picture}", highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=DATA)
 def convert(
     source: Annotated[Path, typer.Argument(help="An EDM snapshot of NVIDIA's (network-snapshot-*.pkl).")],
     place: Annotated[Path | None, typer.Option("--out", "-o", help="Default: the same name, .safetensors.")] = None,

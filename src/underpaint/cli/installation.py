@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from .base import app, out, words
+from .base import LOOK, app, out, words
 from .options import JsonOption, QuietOption
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def models(as_json: JsonOption = False) -> None:
     """List the models in the box, with what their cards say."""
     from ..recipes.inventory import inventory
@@ -27,7 +27,7 @@ def models(as_json: JsonOption = False) -> None:
                 out.print(f"  {key:<18}{words(value)}", highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def doctor(as_json: JsonOption = False) -> None:
     """Print versions, devices, extras, data and caches, and what is missing.
 
@@ -49,7 +49,7 @@ def doctor(as_json: JsonOption = False) -> None:
             out.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
 
 
-@app.command()
+@app.command(rich_help_panel=LOOK)
 def explore(
     models: Annotated[
         list[str] | None,

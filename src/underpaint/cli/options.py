@@ -36,11 +36,18 @@ StepsOption = Annotated[int, typer.Option("--steps", help="Steps of the sampling
 SolverOption = Annotated[str, typer.Option("--solver", help="ddim, euler, heun, dpmpp-2m or dpmpp-3m.")]
 FullOption = Annotated[
     bool,
-    typer.Option("--full", help="5,000 samples for Fréchet distances, in both accountings (over an hour on 2 cores)."),
+    typer.Option(
+        "--full",
+        help="5,000 samples for Fréchet distances, also with saved calls spent on finer steps (an hour on 2 cores).",
+    ),
 ]
 TeleportOption = Annotated[
     float | None,
-    typer.Option("--teleport", metavar="SIGMA", help="Skip to this ratio σ/α in closed form (accounting: saved)."),
+    typer.Option(
+        "--teleport",
+        metavar="SIGMA",
+        help="Replace the steps above this ratio σ/α by one in closed form. It saves their calls.",
+    ),
 ]
 ClassOption = Annotated[int | None, typer.Option("--class", help="Class label, for models that know classes.")]
 PromptOption = Annotated[str | None, typer.Option("--prompt", help="What to paint, for models that take prompts.")]

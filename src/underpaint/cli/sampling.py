@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..files import check_targets
-from .base import app, err, kept_in, out, parse_seeds, progress_bars, say_check
+from .base import SAMPLE, app, err, kept_in, out, parse_seeds, progress_bars, say_check
 from .options import (
     CalibrationOption,
     ClassesOption,
@@ -34,7 +34,7 @@ from .options import (
 )
 
 
-@app.command()
+@app.command(rich_help_panel=SAMPLE)
 def sample(
     model: ModelOption = "fashion-mnist",
     seeds: SeedsOption = "0-15",
@@ -82,7 +82,7 @@ def sample(
             out.print(f"Left off: {result.summary['left_off']}", highlight=False, soft_wrap=True)
 
 
-@app.command()
+@app.command(rich_help_panel=SAMPLE)
 def calibrate(
     model: ModelArgument,
     calls: Annotated[str, typer.Option("--calls", help="Numbers of calls to plan for.")] = "5,6,8,10,14,20",

@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 from ..files import check_targets
-from .base import app, out, parse_numbers, parse_seeds, progress_bars
+from .base import SAMPLE, app, out, parse_numbers, parse_seeds, progress_bars
 from .options import FolderOption, JsonOption, QuietOption
 
 
-@app.command()
+@app.command(rich_help_panel=SAMPLE)
 def spectrum(
     scheduler: Annotated[
         str | None, typer.Option("--scheduler", help="A scheduler of diffusers, such as DDIM or DPMSolverMultistep.")

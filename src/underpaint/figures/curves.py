@@ -51,7 +51,7 @@ def trajectory_geometry(report: Report) -> Figure:
     for summary, name, colour in (
         (part.plane_residual, "outside span($x_0$, $x_T$)", COLOURS["network"]),
         (part.rotation_error, "from α$x_0$ + σ$x_T$", COLOURS["Gaussian"]),
-        (part.rotation_error_squared, "the same with α² for α", QUIET),
+        (part.rotation_error_squared, "from α²$x_0$ + σ$x_T$ (authors' script)", QUIET),
     ):
         band(axes[1, 0], ratio, summary[:-1], colour, name)
     axes[1, 0].set(title="residual, share of $|x_t|^2$", yscale="log", ylim=(1e-6, 1))
@@ -68,7 +68,10 @@ def trajectory_geometry(report: Report) -> Figure:
         torch.acos(torch.nn.functional.cosine_similarity(report.trajectory.x[0], report.trajectory.final))
     )
     axes[1, 2].hist(angles.numpy(), bins=16, color=COLOURS["network"], alpha=0.8)
-    axes[1, 2].axvline(90, color=ACCENT, linewidth=1)
+    axes[1, 2].axvline(90, color=ACCENT, linewidth=1, label="90°: orthogonal")
+    expected = float(report.agreement.gaussian_angle.mean)
+    axes[1, 2].axvline(expected, color=COLOURS["Gaussian"], linestyle="--", label="Gaussian's own flow, mean")
+    axes[1, 2].legend()
     axes[1, 2].set(title="angle between $x_0$ and $x_T$", xlabel="degrees", ylabel="seeds")
     return figure
 
@@ -103,7 +106,10 @@ def mode_geometry(report: Report, seeds: int = 4) -> Figure:
         panel.set(
             title=f"component {index + 1}, λ = {float(part.eigenvalues[k]):.3g}", xlabel="state  u·($x_t$ − αμ)/√λ"
         )
-        inset = panel.inset_axes((0.02, 0.72, 0.26, 0.26))
+        panel.plot(
+            part.state[0, :seeds, k] / scale, part.estimate[0, :seeds, k] / scale, "o", color="black", markersize=3
+        )
+        inset = panel.inset_axes((0.37, 1.12, 0.26, 0.26))
         show(inset, subject.directions(part.basis[k : k + 1], 2 * part.eigenvalues[k].sqrt())[None])
     axes[0].set_ylabel("estimate  u·($\\hat{x}_0$ − μ)/√λ")
     axes[0].legend(loc="lower right")
@@ -145,7 +151,7 @@ def emergence(report: Report) -> Figure:
         colour = MODES[i % len(MODES)]
         axes[0].plot(part.level.ratio, part.measured[:, k], color=colour, label=f"u{k + 1}")
         axes[0].plot(part.level.ratio, part.predicted[:, k], "--", color=colour, linewidth=1)
-    axes[0].set(title="share of a component's variance in $\\hat{x}_0$ (dashed: theory)", ylim=(-0.03, 1.6))
+    axes[0].set(title="share of a component's variance in $\\hat{x}_0$ (dashed: theory)", ylim=(-0.03, 1.05))
     axes[0].axhline(0.5, color=QUIET, linewidth=0.8)
     noise_axis(axes[0])
     axes[0].legend()

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from ..files import replacing_in
 from ..recipes.report.build import Report
+from ..recipes.report.claims import HIGH_NOISE, count_verdicts, pooled
 from ..recipes.shared.results import to_json
 from .folder import LAST
 from .report import REPORT_FIGURES
@@ -49,9 +50,29 @@ def write_report(
         environment = Environment(
             loader=PackageLoader("underpaint.figures", "."), autoescape=select_autoescape(default=True)
         )
-        page = environment.get_template("report.html.j2").render(report=report, plates=shown, setup=report.setup)
+        page = environment.get_template("report.html.j2").render(
+            report=report,
+            plates=shown,
+            setup=report.setup,
+            verdicts=count_verdicts(report.claims),
+            numbers=_numbers(report),
+        )
         (draft / "index.html").write_text(page, encoding="utf-8")
     return results
+
+
+def _numbers(report: Report) -> str:
+    """The findings in one line."""
+    two = 100 * float(report.geometry.shares["x"].mean[1])
+    words = [f"two principal components hold {two:.4g} % of the variance of a trajectory"]
+    part, high = report.agreement, report.agreement.level.ratio[:-1] >= HIGH_NOISE
+    if bool(high.any()):
+        share = 100 * float(pooled(part.shares["Gaussian"], part.signal, high).mean())
+        words.append(f"the Gaussian explains {share:.3g} % of the denoised image at σ/α ≥ {HIGH_NOISE:g}")
+    emerged = float((report.emergence.measured_half / report.emergence.predicted_half).nanmedian())
+    words.append(f"features appear at {emerged:.2g} times the predicted σ/α (median)")
+    sentence = "; ".join(words)
+    return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def _save(figure: Figure, stem: Path) -> bytes:

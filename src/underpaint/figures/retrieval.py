@@ -39,12 +39,12 @@ def way(result: Retrieval) -> Figure:
     part, ratio = result.way, result.level.ratio
     figure, axes = new_figure(10.5, 3.2, 3)
     band(axes[0], ratio, part.distance, COLOURS["network"])
-    axes[0].set(title="distance to the nearest, per number", ylim=(0, None))
+    axes[0].set(title="distance to the nearest image, a number", ylim=(0, None))
     band(axes[1], ratio, part.rank, COLOURS["exact"])
-    axes[1].set(title="place of the last nearest among all", yscale="log")
+    axes[1].set(title="rank of the image that is nearest in the end", yscale="log")
     axes[1].invert_yaxis()
     axes[2].plot(ratio, part.final, color=ACCENT)
-    axes[2].set(title="share of seeds at their last nearest", ylim=(-0.03, 1.03))
+    axes[2].set(title="share of seeds whose nearest image is final", ylim=(-0.03, 1.03))
     for panel in axes:
         noise_axis(panel, label=False)
         panel.set_xlabel("σ/α  (→ sampling)")

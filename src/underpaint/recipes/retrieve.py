@@ -220,12 +220,12 @@ def verdict(result: Retrieval) -> str:
     shares = ", ".join(f"{100 * share:.3g} % of {name}" for name, share in memory.copies.items())
     seeds = f" (seeds {', '.join(map(str, memory.copied))})" if memory.copied else ""
     return (
-        f"Copies of training images, nearest within {COPY:.3g} of the second nearest that differs: {shares}{seeds}.\n"
-        f"{_duplicates(result)}"
-        f"A sample is closer to the data than an image of the data is to the others with probability "
-        f"{memory.closer:.2f} (0.5 ± {memory.closer_error:.2f} if alike).\n"
-        f"The nearest image changes {float(way.distinct.mean) - 1:.1f} times on the way, for the last time at σ/α "
-        f"{float(way.settled.mean):.3g}; the last one's place among all is at first {float(way.rank.mean[0]):,.0f}."
+        f"Copies of training images: {shares}{seeds}. (An image counts as a copy if the nearest training image is at "
+        f"most {COPY:.3g} times as far as the nearest one that differs from it.)\n{_duplicates(result)}A sample is "
+        f"closer to the data than an image of the data is to the others with probability {memory.closer:.2f} (0.5 ± "
+        f"{memory.closer_error:.2f} if alike).\nOn the way from noise to image, the nearest training image changes "
+        f"{float(way.distinct.mean) - 1:.1f} times on average, for the last time at σ/α {float(way.settled.mean):.3g}. "
+        f"The image that is nearest in the end ranked number {float(way.rank.mean[0]):,.0f} at the start."
     )
 
 

@@ -24,6 +24,8 @@ from ...noise import NoiseLevel
 HIGH_NOISE = 10.0
 #: The verdict where the interval crosses the bound.
 TOO_FEW = "too few to say"
+#: A value that misses its bound by less than this share of it just misses.
+NEAR = 0.05
 _ABOVE_0, _BELOW_1 = math.nextafter(0, 1), math.nextafter(1, 0)
 
 
@@ -37,6 +39,11 @@ class Bound:
 
     def holds(self, value: float) -> bool:
         return self.low <= value <= self.high
+
+    def misses(self, value: float) -> float:
+        """By how much the value misses the bound, as a share of the bound; 0 where it holds."""
+        bound = self.low if value < self.low else self.high if value > self.high else value
+        return abs(value - bound) / max(abs(bound), 1e-300)
 
     def crossed_by(self, interval: tuple[float, float]) -> bool:
         """Whether some of the interval lies within and some without."""
@@ -54,7 +61,8 @@ class Claim:
         interval: where the value lies, to 95 %, by how much it differs among seeds or samples; None where it does not
             depend on these, or cannot be told.
         holds: whether the value keeps the bound.
-        verdict: holds, does not hold, or "too few to say" where the interval crosses the bound, and of how many.
+        verdict: holds, does not hold ("just misses" if by less than 5 % of the bound), or "too few to say" where the
+            interval crosses the bound, and of how many.
     """
 
     statement: str
@@ -82,7 +90,7 @@ def _claim(
     spread: tuple[float, float] | None = None,
 ) -> Claim:
     holds = bound.holds(value)
-    verdict = "holds" if holds else "does not hold"
+    verdict = "holds" if holds else "does not hold (just misses)" if bound.misses(value) < NEAR else "does not hold"
     if interval is not None and bound.crossed_by(interval):
         verdict = f"{TOO_FEW} ({of})"
     return Claim(statement, measure, value, spread, bound.words, holds, interval, verdict)

@@ -64,8 +64,8 @@ def _jumped(result: Hybrids) -> list[str]:
 def _advice(result: Hybrids) -> list[str]:
     k = result.skip.index(result.advised)
     return [
-        f"The jump is one exact step of the {result.setup['jump by']}; the rest of the grid is the network's "
-        "(accounting: saved). Errors are root mean squares over the picture, the mean of the seeds.",
+        f"The jump is one exact step of the {result.setup['jump by']}; the network takes the other "
+        "steps. Errors are root mean squares over the picture, the mean of the seeds.",
         f"By its predicted error, the longest of these jumps within {result.tolerance:g} skips {result.advised} of "
         f"{result.setup['steps']} steps; measured, it costs {float(result.measured.mean[k]):.2g}. The prediction is of "
         "first order: it does not see that a small change may tip a picture into another, nor that the network makes "
