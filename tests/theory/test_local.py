@@ -15,9 +15,10 @@ from torch.testing import assert_close
 
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel
 from underpaint.sampling.trajectory import sample
+from underpaint.theory import local as local_module
 from underpaint.theory.cloud import PointCloud
 from underpaint.theory.gaussian import Gaussian
-from underpaint.theory.local import LocalCloud, Smoothed, patch_views
+from underpaint.theory.local import LocalCloud, Smoothed, _banded, _gathered, patch_views
 
 SHAPE = (2, 5, 6)
 TWO = Gaussian.isotropic(torch.zeros(2), 1.0)
@@ -59,6 +60,20 @@ def test_patches_are_weighed_one_by_one(size: int, level: NoiseLevel, equivarian
     local = LocalCloud(points, lambda _: patch_views(SHAPE, size, equivariant), budget=budget)
     expected = patch_by_patch(points, x, level, size, equivariant)
     assert_close(local(x, level), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 9])
+def test_bands_weigh_as_gathered_windows_do(size: int, normal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images wider than high, of two channels, in parts of the data and of the states."""
+    points, x, level = images(normal, 9), images(normal, 5, 1), Flow()(0.4)
+    (banded,) = patch_views(SHAPE, size, False)
+    ways = [(_banded, 12), (_gathered, banded.windows.shape[1])]
+    for budget in (700, 1 << 22):
+        found = []
+        for way in ways:
+            monkeypatch.setattr(local_module, "_cheapest", lambda *_, way=way: way)
+            found.append(LocalCloud(points, lambda _: (banded,), budget=budget)(x, level))
+        assert_close(*found, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("equivariant", [False, True])

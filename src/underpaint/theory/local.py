@@ -63,11 +63,14 @@ class Views:
         centres: coordinates that each place estimates, [L, C].
         windows: coordinates that it looks at, [L, S]; the number D stands for none.
         shared: whether a place compares its window with those of all L places in the data, or with its own only.
+        squares: of an image (C, H, W) and half an edge, where the places are its pixels in order, and the windows all
+            entries of the squares about them: then they need not be gathered.
     """
 
     centres: Tensor
     windows: Tensor
     shared: bool = False
+    squares: tuple[tuple[int, int, int], int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,16 +173,18 @@ class LocalCloud:
     def _look(self, x: Tensor, level: NoiseLevel, views: Views) -> Tensor:
         """Posterior means of the centres, [B, L, C]."""
         (places, size), dimension = views.windows.shape, x.shape[1]
-        dense = not views.shared and 6 * size > dimension
+        weigh, width = _cheapest(views, dimension)
         pairs = places * (places if views.shared else 1)
-        batch = max(1, min(len(x), self.budget // max(pairs, places * (dimension if dense else size))))
-        chunk = max(1, self.budget // max(batch * pairs, places * (1 if dense else size), dimension))
+        batch = max(1, min(len(x), self.budget // max(pairs, places * width)))
+        gathered = places * size if weigh is _gathered else places
+        chunk = max(1, self.budget // max(batch * pairs, gathered, dimension))
+        if weigh is _banded and x.device.type == "cpu":
+            chunk = max(1, chunk // 4)  # stays in the cache
         alpha, sigma = float(level.alpha), self.temperature**0.5 * max(float(level.sigma), 1e-9)
         scale, square, means = alpha / sigma**2, (alpha / sigma) ** 2, []
         for rows in x.split(batch):
             scaled = scale * rows.double()
             dtype = self._dtype(scaled, square, size)
-            weigh = _dense if dense else _gathered
             logits_of, sums = weigh(scaled.to(dtype), views, square), SoftmaxMean()
             for part in self.points.split(chunk):
                 stored = as_rows(part, dtype)
@@ -221,7 +226,7 @@ def patch_views(shape: tuple[int, int, int], size: int, equivariant: bool) -> tu
     windows = torch.where(inside, (channel * height + rows) * width + columns, everything.numel())
     centres = everything.view(channels, -1).T
     if not equivariant:
-        return (Views(centres, windows),)
+        return (Views(centres, windows, squares=(shape, half)),)
     _, kind = inside.unique(dim=0, return_inverse=True)
     alike = [(kind == k).nonzero().squeeze(1) for k in kind.unique()]
     return tuple(Views(centres[places], windows[places][:, inside[places[0]]], shared=True) for places in alike)
@@ -239,6 +244,22 @@ def mask_views(seen: Tensor, batch: int = 64) -> tuple[Views, ...]:
             index = torch.where(seen[places], coordinates, len(seen)).sort(1).values
             views.append(Views(places.unsqueeze(1), index[:, : int(sizes[places].max())]))
     return tuple(views)
+
+
+#: Log-weights of data rows, of states [B, D], views and (alpha/sigma)^2.
+_Weigh = Callable[[Tensor, Views, float], Callable[[Tensor], Tensor]]
+
+
+def _cheapest(views: Views, dimension: int) -> tuple[_Weigh, int]:
+    """Of three ways to weigh windows the quickest, and how many numbers of a state it holds for each place."""
+    size = views.windows.shape[1]
+    if views.squares is not None:
+        channels, height, width = views.squares[0]
+        if 2 * size > channels * width + height:
+            return _banded, channels * width
+    if not views.shared and 6 * size > dimension:
+        return _dense, dimension
+    return _gathered, size
 
 
 def _gathered(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Tensor]:
@@ -263,6 +284,31 @@ def _dense(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Te
         return (queries @ stored.T).sub_(half_norms.unsqueeze(1), alpha=square)
 
     return logits
+
+
+def _banded(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Tensor]:
+    """The same for squares about all pixels, [H W, B, n]: sums along rows and then columns are products with banded
+    matrices of ones. The first product weighs each row of the image with the band, the second adds rows up."""
+    assert views.squares is not None
+    (channels, height, width), half = views.squares
+    down, right = (_band(edge, half, scaled) for edge in (height, width))
+    parts = scaled.view(-1, channels, height, width).permute(2, 0, 1, 3)  # row by row
+    queries = (parts.unsqueeze(1) * right[:, None, None, :]).reshape(height, -1, channels * width)
+
+    def logits(stored: Tensor) -> Tensor:
+        images = stored.view(-1, channels, height, width)
+        rows = torch.bmm(queries, images.permute(2, 0, 1, 3).reshape(height, -1, channels * width).mT)
+        squares = (images.square().sum(1) @ right).permute(1, 2, 0).unsqueeze(2)
+        rows.view(height, width, -1, len(images)).sub_(squares, alpha=square / 2)
+        return (down @ rows.flatten(1)).view(height * width, -1, len(images))
+
+    return logits
+
+
+def _band(edge: int, half: int, like: Tensor) -> Tensor:
+    """Ones where two places of ``edge`` are at most ``half`` apart, [edge, edge]."""
+    place = torch.arange(edge, device=like.device)
+    return ((place.unsqueeze(1) - place).abs() <= half).to(like)
 
 
 def _picked(rows: Tensor, index: Tensor, shared: bool) -> Tensor:
