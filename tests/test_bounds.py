@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from underpaint.bounds import MOST_STEPS, SEEDS, check_seeds, integer, number, shown
+from underpaint.bounds import MOST_STEPS, SEEDS, a, check_seeds, integer, number, shown
 from underpaint.cli import parse_seeds
 from underpaint.cli.base import sentence
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, spaced_ratios
@@ -20,6 +20,14 @@ from underpaint.theory.denoiser import guide
 from underpaint.theory.gaussian import Gaussian
 
 LEVEL = EDM().grid(4)
+
+
+def test_nouns_have_the_article_that_is_said():
+    """As the names of classes and types in messages: by how they are spoken, not by their first letter alone."""
+    for noun in ("int", "EDMEulerScheduler", "LCMScheduler", "ndarray", "object", "AutoencoderKL", "SDEScheduler"):
+        assert a(noun) == f"an {noun}"
+    for noun in ("list", "UNet2DModel", "UniPCMultistepScheduler", "FluxPipeline", "LlamaModel", "NoneType", "str"):
+        assert a(noun) == f"a {noun}"
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 11, -1, True, None, "3", 10**400])

@@ -177,7 +177,8 @@ def test_ddpm_grids_keep_to_whole_times(steps: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "betas", [torch.tensor([0.1]), torch.tensor([0.1, 1.0]), torch.tensor([0.0, 0.1]), torch.ones(2, 2) / 3]
+    "betas",
+    [torch.tensor([0.1]), torch.tensor([0.1, 1.0]), torch.tensor([0.0, 0.1]), torch.ones(2, 2) / 3, torch.tensor(0.5)],
 )
 def test_betas_must_be_a_list_of_shares(betas: torch.Tensor) -> None:
     with pytest.raises(ValueError, match=r"at least two numbers inside \(0, 1\)"):

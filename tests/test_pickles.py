@@ -241,7 +241,9 @@ def test_other_files_get_a_sentence(network, tmp_path: Path):
         read_network(tmp_path)
 
 
-def test_a_state_dict_is_read_as_torch_reads_it(tmp_path: Path):
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_state_dict_is_read_as_torch_reads_it(tmp_path: Path, zipped: bool):
+    """Also as torch wrote it before 1.6: weights that are fetched are often as old."""
     module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).double()
     base = torch.randn(5, 6).half()
     tensors = module.state_dict()  # carries a _metadata attribute
@@ -252,7 +254,7 @@ def test_a_state_dict_is_read_as_torch_reads_it(tmp_path: Path):
         "empty": torch.empty(0, 2),
     }
     tensors["flags"] = torch.tensor([True, False])
-    torch.save(tensors, tmp_path / "net.pt")
+    torch.save(tensors, tmp_path / "net.pt", _use_new_zipfile_serialization=zipped)
     read, expected = read_state_dict(tmp_path / "net.pt"), torch.load(tmp_path / "net.pt", weights_only=True)
     assert list(read) == list(expected)
     for name, tensor in read.items():
@@ -273,9 +275,21 @@ def test_a_hostile_or_foreign_state_dict_gets_a_sentence(tmp_path: Path):
         with pytest.raises(ValueError, match=sentence):
             read_state_dict(file)
     torch.save({"weight": run}, file, _use_new_zipfile_serialization=False)
-    with pytest.raises(ValueError, match="not a complete checkpoint"):
+    with pytest.raises(ValueError, match=rf"asks for {os.name}\.system, .* nothing of it was run"):
         read_state_dict(file)
     assert not marker.exists()
+
+
+def test_a_damaged_state_dict_of_the_old_format_gets_a_sentence(tmp_path: Path):
+    file = tmp_path / "net.pt"
+    torch.save({"a": torch.ones(5), "b": torch.zeros(3)}, file, _use_new_zipfile_serialization=False)
+    whole = file.read_bytes()
+    count = whole.rindex((3).to_bytes(8, "little"))
+    huge = whole[:count] + b"\xff" * 8 + whole[count + 8 :]
+    for raw in (*(whole[:end] for end in range(0, len(whole) - 1, 13)), huge):
+        file.write_bytes(raw)
+        with pytest.raises(ValueError, match=r"is not a complete checkpoint of this kind \(.*; nothing of it was run"):
+            read_state_dict(file)
 
 
 def test_a_compressed_state_dict_is_refused(tmp_path: Path):

@@ -4,6 +4,7 @@ memory or an endless run."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,6 +62,11 @@ def check_seeds(seeds: Sequence[int], what: str = "Seeds") -> None:
     for seed in (seeds[0], seeds[-1]) if isinstance(seeds, range) else seeds:
         if isinstance(seed, bool) or not hasattr(seed, "__index__") or not 0 <= seed < SEEDS:
             raise ValueError(f"{what} are whole numbers from 0 to {SEEDS - 1:,}, got {shown(seed)}.")
+
+
+def a(noun: str) -> str:
+    """A noun, such as the name of a class, with its article: a list, an int, an EDM network, a UNet."""
+    return f"{'an' if re.match(r'[AEIOaeio]|ndarray|[FHLMNRSX][A-Z]', noun) else 'a'} {noun}"
 
 
 def shown(value: Any, most: int = 60) -> str:

@@ -19,7 +19,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from .bounds import MOST_STEPS, integer
+from .bounds import MOST_STEPS, integer, shown
 
 Time = float | Tensor
 Betas = Literal["linear", "scaled-linear", "cosine"]
@@ -183,7 +183,7 @@ class DDPM:
         given = self.betas
         beta = make_betas(given, self.steps, self.first, self.last) if isinstance(given, str) else float64(given)
         if beta.ndim != 1 or len(beta) < 2 or not bool(((beta > 0) & (beta < 1)).all()):
-            raise ValueError(f"Betas must be at least two numbers inside (0, 1), got {beta.tolist()[:5]}...")
+            raise ValueError(f"Betas must be at least two numbers inside (0, 1), got {shown(beta.tolist())}.")
         log_bar = torch.log1p(-beta).cumsum(0)
         return 0.5 * (torch.log(-torch.expm1(log_bar)) - log_bar)
 

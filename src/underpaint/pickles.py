@@ -136,28 +136,72 @@ def read_network(path: str | Path, key: str = "ema") -> SavedNetwork:
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The tensors by name of a file of ``torch.save(module.state_dict(), path)``, on the CPU; zip format only.
+    """The tensors by name of a file of ``torch.save(module.state_dict(), path)``, on the CPU: a zip file, or as torch
+    wrote it before 1.6.
 
     Raises:
         ValueError: no such file, another format, anything but tensors by name, or a call for something else; then
         nothing of it was run.
     """
-    with _sentences(path), zipfile.ZipFile(path) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise ValueError("torch does not compress its files, this one is")
-        (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-        root = index.removesuffix("data.pkl")
-        if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
-            raise ValueError("its numbers are big-endian")
+    with _sentences(path), Path(path).open("rb") as file:
+        zipped = file.read(4) == b"PK\x03\x04"
+        file.seek(0)
+        if not zipped:
+            return _old_state(file)
+        with zipfile.ZipFile(file) as archive:
+            return _zipped_state(archive)
 
-        def stored(reference: tuple[Any, ...]) -> Tensor:
-            _, kind, name, _, count = reference
-            return _numbers(archive.read(f"{root}data/{name}"), kind, count)
 
-        content, storage = _load(io.BytesIO(archive.read(index)), references=True), cache(stored)
-        if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-            raise ValueError("it holds no tensors by name; save the network's state_dict() alone")
-        return {name: _tensor(record, storage) for name, record in content.items()}
+def _zipped_state(archive: zipfile.ZipFile) -> dict[str, Tensor]:
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+        raise ValueError("torch does not compress its files, this one is")
+    (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+    root = index.removesuffix("data.pkl")
+    if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
+        raise ValueError("its numbers are big-endian")
+
+    def stored(reference: tuple[Any, ...]) -> Tensor:
+        _, kind, name, _, count = reference
+        return _numbers(archive.read(f"{root}data/{name}"), kind, count)
+
+    return _state(_load(io.BytesIO(archive.read(index)), references=True), cache(stored))
+
+
+def _old_state(file: IO[bytes]) -> dict[str, Tensor]:
+    """Five small pickles (magic number, version, machine, the tensors with storages by reference, names of storages),
+    and for each storage a count of 8 bytes and its numbers."""
+    content, names = _old_pickles(file)
+    stored = {}
+    for _, kind, name, _, count, view in (_rebuilt(record).arguments[0] for record in _named(content).values()):
+        if view is not None:
+            raise ValueError("a storage is a view of another")
+        stored[name] = kind, count
+    rest = io.BytesIO(file.read())  # so that no more is made room for than there is
+    storages = {}
+    for name in names:
+        kind, count = stored[name]
+        if int.from_bytes(rest.read(8), "little") != count:
+            raise ValueError("a storage whose parts disagree")
+        storages[name] = _numbers(rest.read(count * _STORAGES[kind.kind].itemsize), kind, count)
+    return _state(content, lambda reference: storages[reference[2]])
+
+
+def _state(content: Any, storage: Callable[[Any], Tensor]) -> dict[str, Tensor]:
+    return {name: _tensor(record, storage) for name, record in _named(content).items()}
+
+
+def _named(content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise ValueError("it holds no tensors by name; save the network's state_dict() alone")
+    return content
+
+
+def _old_pickles(file: IO[bytes]) -> tuple[Any, Any]:
+    """The last two of the five pickles with which torch's old format begins."""
+    magic, version, machine, content, names = (_load(file, references=True) for _ in range(5))
+    if (magic, version, machine["little_endian"]) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL, True):
+        raise ValueError("it is in an unknown format")
+    return content, names
 
 
 @contextmanager
@@ -232,10 +276,7 @@ def _tensors(
 
 def _tensor(record: Any, storage: Callable[[Any], Tensor]) -> Tensor:
     """A tensor as a view of its storage, never larger than it."""
-    if isinstance(record, Record) and record.kind == _PARAMETER:
-        record = record.arguments[0]
-    if not isinstance(record, Record) or record.kind != _TENSOR:
-        raise ValueError("there is no tensor where one is expected")
+    record = _rebuilt(record)
     flat, (offset, size, stride) = storage(record.arguments[0]), record.arguments[1:4]
     reach = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if min((offset, *size, *stride)) < 0 or math.prod(size) > len(flat) or reach >= max(len(flat), 1):
@@ -243,15 +284,21 @@ def _tensor(record: Any, storage: Callable[[Any], Tensor]) -> Tensor:
     return flat.as_strided(size, stride, offset)
 
 
+def _rebuilt(record: Any) -> Record:
+    """The call that makes a tensor, that of a parameter unwrapped."""
+    if isinstance(record, Record) and record.kind == _PARAMETER:
+        record = record.arguments[0]
+    if not isinstance(record, Record) or record.kind != _TENSOR:
+        raise ValueError("there is no tensor where one is expected")
+    return record
+
+
 def _embedded_storage(record: Record) -> Tensor:
-    """The numbers of a storage that was pickled on its own: five small pickles of torch's old format (magic number,
-    version, machine, the storage by reference, keys), a count of 8 bytes, and the numbers."""
+    """The numbers of a storage that was pickled on its own, in torch's old format."""
     if record.kind != _BYTES:
         raise ValueError("a tensor's numbers are not in the file")
     file = io.BytesIO(record.arguments[0])
-    magic, version, machine, reference, _ = (_load(file, references=True) for _ in range(5))
-    if (magic, version, machine["little_endian"]) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL, True):
-        raise ValueError("a storage in an unknown format")
+    reference, _ = _old_pickles(file)
     _, kind, _, _, count, view = reference
     if view is not None or int.from_bytes(file.read(8), "little") != count:
         raise ValueError("a storage whose parts disagree")

@@ -48,6 +48,24 @@ def asks(path):
 def other():
     return network
 
+def broken():
+    return {}["weights"]
+
+def bad_shape():
+    return up.wrap(network, shape=(0,), schedule=up.Flow(), prediction="flow")
+
+def leaves():
+    raise SystemExit
+
+def unfit():
+    return up.wrap(torch.nn.Linear(3, 3), shape=(1, 8, 8), schedule=up.Flow(), prediction="flow")
+
+def failing(x, t):
+    raise AssertionError
+
+def fails():
+    return up.wrap(failing, shape=(1, 8, 8), schedule=up.Flow(), prediction="flow")
+
 constant = 3
 """
 
@@ -55,6 +73,7 @@ constant = 3
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "own_networks.py").write_text(CODE)
+    (tmp_path / "own_mistake.py").write_text("1 / 0")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "own_networks", raising=False)
     return tmp_path
@@ -132,9 +151,15 @@ def test_commands_take_a_function_for_a_model(here: Path) -> None:
     [
         ("own_networks:nothing", "The model 'own_networks:nothing' cannot be imported"),
         ("nowhere_at_all:model", "The model 'nowhere_at_all:model' cannot be imported"),
-        ("own_networks:constant", "The model 'own_networks:constant' is a int; expected a function."),
+        ("own_networks:constant", "The model 'own_networks:constant' is an int; expected a function."),
         ("own_networks:other", "The function own_networks:other returned a function; expected a Model"),
         ("own_networks:asks", "The function own_networks:asks is called without arguments (missing a required"),
+        ("own_networks:broken", "underpaint: The function own_networks:broken raised KeyError: 'weights'"),
+        ("own_networks:bad_shape", "The function own_networks:bad_shape raised ValueError: A state has a shape of"),
+        ("own_networks:leaves", "The function own_networks:leaves asked to end the program ()."),
+        ("own_networks:unfit", "underpaint: The network Linear raised TypeError: Linear.forward() takes 2 positional"),
+        ("own_networks:fails", "underpaint: The network failing raised AssertionError"),
+        ("own_mistake:model", "cannot be imported; its module own_mistake raised ZeroDivisionError: division by zero."),
     ],
 )
 def test_what_is_no_model_gets_a_sentence(here: Path, monkeypatch, capsys, text: str, words: str) -> None:

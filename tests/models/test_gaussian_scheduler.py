@@ -498,7 +498,7 @@ def test_what_a_step_cannot_take_is_refused(normal: Any) -> None:
     state, scheduler = normal(2, 6), ours(diffusers.EDMEulerScheduler().config, Gaussian.isotropic(torch.zeros(6), 1.0))
     with pytest.raises(ValueError, match="Call set_timesteps before the first step"):
         scheduler.step(state, scheduler.timesteps[0], state)
-    with pytest.raises(ValueError, match="laid by a EDMEulerScheduler take no timesteps"):
+    with pytest.raises(ValueError, match="laid by an EDMEulerScheduler take no timesteps"):
         scheduler.set_timesteps(timesteps=[3.0, 1.0])
     scheduler.set_timesteps(3)
     with pytest.raises(ValueError, match=r"strength eta .* got -0\.5"):

@@ -254,6 +254,16 @@ def test_converted_edm_networks_have_their_own_loader(tmp_path: Path, monkeypatc
         load_model(file)
 
 
+@pytest.mark.parametrize(("name", "value"), [("mid_block_scale_factor", None), ("upsample_type", [None])])
+def test_a_config_of_which_a_network_can_be_built_that_does_not_run(tmp_path: Path, name: str, value: object):
+    tiny_ddpm(tmp_path)
+    config = tmp_path / "unet" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {name: value}))
+    model = load_model(tmp_path)
+    with pytest.raises(ValueError, match=r"does not run on states of the shape \(3, 8, 8\): a setting in its config"):
+        model(torch.zeros(2, 192), model.schedule.grid(3)[0])
+
+
 def test_schedules_of_scheduler_configs():
     """Against the tables of the schedulers themselves; the prediction as they name it."""
     betas = np.linspace(1e-3, 0.05, 50).tolist()

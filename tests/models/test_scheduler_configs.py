@@ -119,7 +119,7 @@ def test_configs_of_the_first_versions_are_read() -> None:
 
 
 def test_a_config_of_no_class_is_taken_by_its_settings() -> None:
-    with pytest.raises(ValueError, match="is of a EDMEulerScheduler that is not made from betas"):
+    with pytest.raises(ValueError, match="is of an EDMEulerScheduler that is not made from betas"):
         read_scheduler(diffusers.EDMEulerScheduler().config)
     assert read_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0).config) == (Flow(3.0), "flow")
     assert read_scheduler(diffusers.EulerDiscreteScheduler(prediction_type="v_prediction").config)[1] == "v"

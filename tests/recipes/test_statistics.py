@@ -415,6 +415,32 @@ def test_shrinkage_is_that_of_the_theory(tmp_path: Path) -> None:
         take(source_of(rows[:11]), shrinkage="ledoit-wolf")
 
 
+@pytest.mark.parametrize(
+    ("fewest", "settings", "words"),
+    [
+        (13, {"shrinkage": "ledoit-wolf"}, "Shrinkage needs at least 13 items; rows has 40, of which 28 or more"),
+        (2, {}, "Statistics need at least 2 items; rows has 40, of which 39 or more"),
+    ],
+)
+def test_too_few_that_can_be_read_end_the_pass_as_soon_as_that_is_known(
+    fewest: int, settings: dict[str, str], words: str
+) -> None:
+    """The first can be read, and of the last only so many that with it there is one too few."""
+    whole, seen = source_of(rows_like(40).float(), step=4), list[int]()
+
+    def read(start: int, stop: int, rest: int = fewest - 2) -> Chunk:
+        seen.append(start)
+        good = [i == 0 or i >= 40 - rest for i in range(start, stop)]
+        bad = tuple(f"{i}: is no picture" for i, fine in enumerate(good, start) if not fine)
+        return Chunk(whole.read(start, stop).data[torch.tensor(good)], None, bad)
+
+    with pytest.raises(ValueError, match=words + r" cannot be used \(the first: 1: is no picture\)"):
+        take(replace(whole, read=read), **settings)
+    assert max(seen) == (28 if settings else 36)  # the 28th that cannot be read is item 28
+    enough = replace(whole, read=lambda start, stop: read(start, stop, fewest - 1))
+    assert take(enough, **settings).notes["count"] == fewest
+
+
 def test_the_command_prints_and_draws_a_summary(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (40, 6, 5), dtype=np.uint8))
     place = tmp_path / "out.safetensors"

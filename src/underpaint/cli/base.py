@@ -73,7 +73,9 @@ def kept_in(parts: Path) -> Iterator[None]:
     """Where the work is interrupted, say what is kept and how to go on."""
     try:
         yield
-    except (KeyboardInterrupt, OSError, RuntimeError, MemoryError):
+    except (KeyboardInterrupt, Exception) as error:
+        if isinstance(error, ValueError) and not hasattr(error, "raised_by"):
+            raise  # of what was asked, not of the work
         if parts.exists() and os.environ.get("RANK", "0") == "0":
             words = f"What was found so far is kept in {parts}; the same command goes on from there."
             err.print(words, highlight=False, soft_wrap=True, markup=False)
@@ -134,7 +136,7 @@ def main() -> None:
         with warnings.catch_warnings():
             warnings.showwarning = _warned
             app(prog_name="underpaint")
-    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         message = sentence(error)
         if message is None:
             raise
@@ -144,12 +146,15 @@ def main() -> None:
 
 def sentence(error: Exception) -> str | None:
     """What a user is told of an error, in one line of printable text; None for an error that is ours."""
-    if isinstance(error, MemoryError | RuntimeError):
-        if not isinstance(error, MemoryError) and not re.search("allocate memory|out of memory", str(error)):
-            return None
+    full = isinstance(error, RuntimeError) and re.search("allocate memory|out of memory", str(error))
+    if isinstance(error, MemoryError) or full:
         return "There is not enough memory for this; ask for fewer images, seeds or steps at a time."
     text = str(error)
-    if isinstance(error, OSError) and error.strerror:
+    if hasattr(error, "raised_by"):
+        text = f"{error.raised_by} raised {type(error).__name__}{': ' if text else ''}{text}"
+    elif not isinstance(error, ValueError | OSError | ImportError):
+        return None
+    elif isinstance(error, OSError) and error.strerror:
         text = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
     words = " ".join(text.split())
     words = re.sub(r"\S{161,}", lambda long: f"{long[0][:80]}...{long[0][-40:]}", words)

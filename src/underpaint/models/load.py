@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .. import assets
+from ..bounds import a
 from ..extras import names_function
 from ..files import read_json, read_tensor_metadata, read_tensor_names
 from .model import Model
@@ -192,7 +193,7 @@ def _load_index(
     """A model from a folder with ``model_index.json``."""
     kind = _kind(folder)
     if kind in PIXEL:
-        _check_no_call(f"{folder.name}, a {kind},", call)
+        _check_no_call(f"{folder.name}, {a(kind)},", call)
         return load_pixel_model(folder, dtype, size, variant)
     notes = read_notes(folder)
     if kind in LATENT and not call:

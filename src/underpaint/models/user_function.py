@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from inspect import signature
 
-from ..extras import user_function
+from ..bounds import a
+from ..extras import code_of, user_function
 from .model import Model
 
 #: What to do with weights of a kind that is not known here.
@@ -25,9 +26,10 @@ def load_function(text: str) -> Model:
         signature(function).bind()
     except TypeError as error:
         raise ValueError(f"The function {text} is called without arguments ({error}).") from None
-    model = function()
+    with code_of(f"The function {text}"):
+        model = function()
     if not isinstance(model, Model):
         raise ValueError(
-            f"The function {text} returned a {type(model).__name__}; expected a Model, as underpaint.wrap makes it."
+            f"The function {text} returned {a(type(model).__name__)}; expected a Model, as underpaint.wrap makes it."
         )
     return model

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..bounds import integer
+from ..extras import code_of
 from ..noise import NoiseLevel, Schedule
 from ..prediction import PREDICTIONS, Prediction
 from .model import Model
@@ -140,7 +141,8 @@ class Wrapped(torch.nn.Module):
 
     def forward(self, states: Tensor, times: Tensor, condition: Tensor | None = None) -> Tensor:
         told = self._told(times)
-        output = self.network(states, told) if condition is None else self.network(states, told, condition)
+        with code_of(f"The network {getattr(self.network, '__name__', type(self.network).__name__)}"):
+            output = self.network(states, told) if condition is None else self.network(states, told, condition)
         output = getattr(output, "sample", output)
         output = output[0] if isinstance(output, tuple | list) else output
         output = output[:, : states.shape[1]]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...bounds import integer
+from ...bounds import a, integer
 from ...files import read_json
 from ..model import Model
 from ..pipelines.parts import load_part
@@ -39,8 +41,23 @@ class Adapter(torch.nn.Module):
     def forward(self, states: Tensor, times: Tensor, condition: Any = None) -> Tensor:
         given = {"class_labels": condition} if isinstance(condition, Tensor) else condition or {}
         states = states.contiguous(memory_format=torch.channels_last)
-        output: Tensor = self.network(states, timestep=self.unit * times, **given).sample
+        with running(states):
+            output: Tensor = self.network(states, timestep=self.unit * times, **given).sample
         return output[:, : states.shape[1]]
+
+
+@contextmanager
+def running(states: Tensor) -> Iterator[None]:
+    """One sentence where a network could be built of a config, but does not run when it is asked."""
+    try:
+        yield
+    except (TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not re.search(r"\b(sizes?|shapes?|dimensions?|channels)\b", str(error)):
+            raise  # of the memory or the device
+        raise ValueError(
+            f"The network does not run on states of the shape {tuple(states.shape[1:])}: a setting in its config is "
+            "not of the kind or size that it should be. Copy or download it again."
+        ) from error
 
 
 def batch_of(pixels: int) -> int:
@@ -64,7 +81,7 @@ def load_pixel_model(
     home = folder / "unet" if nested else folder
     kind = read_json(home / "config.json").get("_class_name", "model of no stated class")
     if kind != "UNet2DModel":
-        raise ValueError(f"{home} holds a {kind}; expected a UNet2DModel of diffusers.")
+        raise ValueError(f"{home} holds {a(kind)}; expected a UNet2DModel of diffusers.")
     path = folder / "scheduler" / "scheduler_config.json" if nested else folder / "scheduler_config.json"
     scheduler = read_json(path)
     read_scheduler(scheduler, path)  # a mistake in a small file shows before a large one is read

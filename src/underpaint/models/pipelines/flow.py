@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..model import Model
-from ..networks.diffusers import Size
+from ..networks.diffusers import Size, running
 from .latent import Prompts, latent_model
 
 
@@ -65,14 +65,15 @@ class FluxAdapter(torch.nn.Module):
 
     def forward(self, states: Tensor, times: Tensor, prompt: Mapping[str, Tensor], guidance: float = 1.0) -> Tensor:
         rows, channels, height, width = states.shape
-        output: Tensor = self.network(
-            states.flatten(2).transpose(1, 2),
-            timestep=times,
-            guidance=times.new_full((rows,), guidance) if self.network.config.guidance_embeds else None,
-            img_ids=_places(height, width).to(states),
-            txt_ids=states.new_zeros(prompt["encoder_hidden_states"].shape[1], 3),
-            **prompt,
-        ).sample
+        with running(states):
+            output: Tensor = self.network(
+                states.flatten(2).transpose(1, 2),
+                timestep=times,
+                guidance=times.new_full((rows,), guidance) if self.network.config.guidance_embeds else None,
+                img_ids=_places(height, width).to(states),
+                txt_ids=states.new_zeros(prompt["encoder_hidden_states"].shape[1], 3),
+                **prompt,
+            ).sample
         return output.transpose(1, 2).reshape(rows, channels, height, width)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ...bounds import a
 from ...noise import NoiseLevel
 from ...sampling.response import NormalDraws
 from ...sampling.solvers import ddim_step
@@ -157,7 +158,7 @@ def record(
     scheduler = getattr(pipe, "scheduler", None)
     if not callable(getattr(scheduler, "step", None)):
         raise ValueError(
-            f"The scheduler of a {type(pipe).__name__}, {type(scheduler).__name__}, has no step to record."
+            f"The scheduler of {a(type(pipe).__name__)}, {type(scheduler).__name__}, has no step to record."
         )
     tape = _Tape(Call.of(pipe, args, kwargs), every, dtype, torch.device(device))
     with encoding_alone(pipe), _watching(pipe, tape):

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...bounds import a
 from ...noise import DDPM, EDM, Flow, NoiseLevel, Schedule
 from ..model import Model
 from ..networks.diffusers import batch_of, pair
@@ -66,13 +67,15 @@ def replayed_model(pipe: Any, size: Any = None, **given: Any) -> Model:
 
 def _call(pipe: Any, size: Any, given: Mapping[str, Any]) -> Call:
     if not callable(getattr(getattr(pipe, "scheduler", None), "step", None)):
-        raise ValueError(f"A {type(pipe).__name__} has no scheduler to step, so it cannot be asked for a denoiser.")
+        raise ValueError(f"The {type(pipe).__name__} has no scheduler to step, so it cannot be asked for a denoiser.")
     call = Call.of(pipe, (), given)
     named = dict(call.given)
     unknown = named.keys() - set(call.known)
     if unknown:
         names = [name for name in call.known if name != "kwargs"]
-        raise ValueError(f"A {type(pipe).__name__} takes no {', '.join(sorted(unknown))}; it takes {', '.join(names)}.")
+        raise ValueError(
+            f"The {type(pipe).__name__} takes no {', '.join(sorted(unknown))}; it takes {', '.join(names)}."
+        )
     if isinstance(named.get("prompt"), list | tuple):
         raise ValueError(f"A model has one condition; give one prompt, got {len(named['prompt'])}.")
     if "prompt" in call.known and not any("prompt" in name for name in named):
@@ -150,7 +153,7 @@ def live_schedule(scheduler: Any) -> Schedule:
     if prediction_of(scheduler) == "flow":
         return Flow(_shift(laid))
     if not hasattr(scheduler, "alphas_cumprod") or hasattr(scheduler, "initial_alpha_cumprod"):
-        raise ValueError(f"The levels of a {type(scheduler).__name__} come from no table, and from no known formula.")
+        raise ValueError(f"The levels of {a(type(scheduler).__name__)} come from no table, and from no known formula.")
     bar = scheduler.alphas_cumprod.to("cpu", torch.float64).clamp(min=1e-12)
     return DDPM(torch.cat([1 - bar[:1], 1 - bar[1:] / bar[:-1]]))
 
@@ -271,7 +274,7 @@ class Replay(torch.nn.Module):
         if guidance is not None:
             name = next((name for name in ("guidance_scale", "true_cfg_scale") if name in self._call.known), None)
             if name is None and guidance != 1:
-                raise ValueError(f"A {type(self._call.pipe).__name__} takes no guidance scale, got {guidance}.")
+                raise ValueError(f"The {type(self._call.pipe).__name__} takes no guidance scale, got {guidance}.")
             given.update({} if name is None else {name: guidance})
         return replace(self._call, given=given)
 

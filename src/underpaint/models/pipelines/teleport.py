@@ -18,6 +18,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
+from ...bounds import a
 from ...noise import NoiseLevel
 from ...sampling.auto import SkipChoice, choose_skip
 from ...sampling.teleport import steps_above
@@ -106,7 +107,7 @@ def _choose(pipe: Any, gaussian: Gaussian, condition: Condition | None, guidance
     model = load_model(pipe)
     if model.blocks > 1:
         raise ValueError(
-            f"'auto' is not offered for the packed states of a {type(pipe).__name__}: its Gaussian is packed, its "
+            f"'auto' is not offered for the packed states of {a(type(pipe).__name__)}: its Gaussian is packed, its "
             "denoiser is not. Give the ratio that choose_skip finds with a Gaussian of unpacked rows."
         )
     denoise = model if condition is None else model.conditional(condition, guidance)

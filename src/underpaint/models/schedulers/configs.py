@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...bounds import a
 from ...noise import DDPM, Flow, Schedule, make_betas
 from ...prediction import Prediction
 from .families import NO_LEVELS, Trained, families, names_of, trained_on
@@ -95,7 +96,7 @@ def read_scheduler(
     """
     name, kind, settings = read_settings(config, where)
     if kind == "edm":
-        raise ValueError(f"{where} is of a {name}Scheduler that is not made from betas.")
+        raise ValueError(f"{where} is of {a(name)}Scheduler that is not made from betas.")
     if kind == "flow":
         return Flow(_shift(config, settings, "shift", tokens)), "flow"
     prediction = prediction_in(settings, where)
@@ -156,7 +157,7 @@ def read_settings(
     kind = trained_on(name)
     if name in NO_LEVELS or not kind:
         why = NO_LEVELS.get(name, "it is not made from betas, nor a flow or EDM's")
-        raise ValueError(f"{where} is of a {name}Scheduler, which is not handled: {why}.")
+        raise ValueError(f"{where} is of {a(name)}Scheduler, which is not handled: {why}.")
     settings = {**_defaults(name), **{key: config[key] for key in _keys(name, config) if key in config}}
     _check_settings(name, kind, settings, config, where)
     return name, kind, settings
@@ -175,7 +176,7 @@ def _inferred(config: Mapping[str, Any], where: str | Path) -> str:
         )
     if len({_meaning(name, config) for name in largest}) > 1:
         raise ValueError(
-            f"{where} states no _class_name, and may be of a {' or '.join(f'{name}Scheduler' for name in largest)}, "
+            f"{where} states no _class_name, and may be of {' or '.join(f'{a(name)}Scheduler' for name in largest)}, "
             "which differ; give the scheduler itself, or a config that states its class."
         )
     return largest[0]
@@ -196,7 +197,7 @@ def _check_settings(
     unknown = _unknown_settings(name, kind, settings, config)
     if unknown:
         raise ValueError(
-            f"{where} sets {unknown[0]} = {config[unknown[0]]!r} for a {name}Scheduler, a setting that is not known "
+            f"{where} sets {unknown[0]} = {config[unknown[0]]!r} for {a(name)}Scheduler, a setting that is not known "
             "here and may change its noise levels; leave it out if it does not."
         )
     for key, (plain, why) in _REFUSED.items():
@@ -213,7 +214,7 @@ def _check_settings(
     for key in ("num_train_timesteps", "beta_schedule"):
         if key not in settings:
             raise ValueError(
-                f"{where} leaves out {key} of a {name}Scheduler, whose default is not known, for the class needs a "
+                f"{where} leaves out {key} of {a(name)}Scheduler, whose default is not known, for the class needs a "
                 "package that is not installed."
             )
 

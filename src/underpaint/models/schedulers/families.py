@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ...bounds import a
 from ...noise import NoiseLevel
 from ...prediction import Prediction
 
@@ -98,7 +99,7 @@ def _has(scheduler: Any, family: Family) -> bool:
 
 def unknown(scheduler: Any) -> ValueError:
     return ValueError(
-        f"The noise levels of a {type(scheduler).__name__} are not known; use a scheduler of one of these families: "
+        f"The noise levels of {a(type(scheduler).__name__)} are not known; use a scheduler of one of these families: "
         f"{'; '.join(dict.fromkeys(family.known for family in _FAMILIES))}."
     )
 
@@ -127,7 +128,7 @@ def _as_told(scheduler: Any) -> NoiseLevel:
         off = (scheduler.timesteps.to("cpu", torch.float64) / count - sigmas[:-1]).abs().max()
         if off > 1.5 / count:  # more than rounding
             raise ValueError(
-                f"A {type(scheduler).__name__} with use_flow_sigmas has a grid of other sigmas than its timesteps; "
+                f"The {type(scheduler).__name__} with use_flow_sigmas has a grid of other sigmas than its timesteps; "
                 "leave out use_karras_sigmas, use_exponential_sigmas and the like."
             )
     return NoiseLevel(*scheduler._sigma_to_alpha_sigma_t(sigmas))
@@ -137,8 +138,8 @@ def flow_levels(scheduler: Any) -> NoiseLevel:
     for name, plain in (("scale_factors", None), ("s_noise", 1.0)):  # of FlowMatchLCM, LTXEulerAncestralRF
         if scheduler.config.get(name, plain) not in (plain, None):
             raise ValueError(
-                f"A {type(scheduler).__name__} with {name} = {scheduler.config[name]!r} has states of other sizes, or "
-                "more or less noise, than its levels say."
+                f"The {type(scheduler).__name__} with {name} = {scheduler.config[name]!r} has states of other sizes, "
+                "or more or less noise, than its levels say."
             )
     sigmas = _sigmas(scheduler)
     if not bool(((sigmas >= 0) & (sigmas <= 1)).all()) or hasattr(scheduler, "sigmas_per_stage"):
@@ -187,7 +188,7 @@ def _strided_or_not(scheduler: Any) -> NoiseLevel:
     """Those of a stride, if it meets the timesteps; steps that add noise cannot be followed where it does not."""
     if misses(scheduler):
         raise ValueError(
-            f"A {type(scheduler).__name__} steps by {_stride(scheduler)} timesteps, which are not so far apart, and "
+            f"The {type(scheduler).__name__} steps by {_stride(scheduler)} timesteps, which are not so far apart, and "
             "its states are not where the network is told; use timestep_spacing='trailing' and a number of steps that "
             f"divides {len(scheduler.alphas_cumprod)}."
         )

@@ -21,6 +21,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from ...bounds import a
 from ...noise import NoiseLevel
 from ...sampling.exponential import Ending, gaussian_exponential
 from ...sampling.fitted import Calibration, Plan, read_calibration, write_calibration
@@ -233,7 +234,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         given = {name: value for name, value in given.items() if value is not None}
         unknown = given.keys() - inspect.signature(layout.set_timesteps).parameters
         if unknown:
-            raise ValueError(f"Levels laid by a {type(layout).__name__} take no {', '.join(sorted(unknown))}.")
+            raise ValueError(f"Levels laid by {a(type(layout).__name__)} take no {', '.join(sorted(unknown))}.")
         layout.set_timesteps(num_inference_steps, device=device, **given)
         if sigmas is not None:
             self._tell(self._shifted(torch.as_tensor(sigmas, dtype=torch.float32)), device)

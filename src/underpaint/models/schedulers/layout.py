@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...bounds import a
 from .configs import LEVELS, betas_of, read_scheduler, read_settings
 from .families import Trained
 
@@ -32,7 +33,7 @@ def make_layout(config: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
     known = {*inspect.signature(kind.__init__).parameters, "_use_default_values"} - {"algorithm_type", "solver_type"}
     if changes.keys() - known:
         unknown = ", ".join(sorted(changes.keys() - known))
-        raise ValueError(f"The levels are laid by a {kind.__name__}, which has no setting {unknown}.")
+        raise ValueError(f"The levels are laid by {a(kind.__name__)}, which has no setting {unknown}.")
     levels = {name: settings[name] for name in LEVELS[trained] if name in settings and name in known}
     if settings.get("snr_shift_scale", 1.0) != 1.0:
         levels["trained_betas"] = betas_of(settings).float().tolist()

@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from ...bounds import a
 from ...noise import NoiseLevel
 from ...prediction import Prediction, to_denoised
 from .configs import prediction_in
@@ -102,7 +103,7 @@ def scheduler_denoised(scheduler: Any, output: Tensor, x: Tensor, level: NoiseLe
     family = family_of(scheduler)
     if family.mean:
         raise ValueError(
-            f"The network of a {type(scheduler).__name__} predicts the mean velocity to the next level, which says "
+            f"The network of {a(type(scheduler).__name__)} predicts the mean velocity to the next level, which says "
             "nothing of a denoised image."
         )
     if family.preconditioned:
@@ -122,7 +123,7 @@ def prediction_of(scheduler: Any) -> Prediction:
     if name is None or not family.told:
         return family.prediction
     flows = family.flows and scheduler.config.get("use_flow_sigmas", False)
-    return prediction_in({"prediction_type": name, "use_flow_sigmas": flows}, f"A {type(scheduler).__name__}")
+    return prediction_in({"prediction_type": name, "use_flow_sigmas": flows}, f"The {type(scheduler).__name__}")
 
 
 def initial_scale(scheduler: Any) -> float:

@@ -39,7 +39,7 @@ def _packed(value: Any, way: tuple[Any, ...], tensors: dict[str, Tensor]) -> Any
             "type": type(value).__name__,
             "fields": {name: _packed(getattr(value, name), (*way, name), tensors) for name in names},
         }
-    raise TypeError(f"A {type(value).__name__} cannot be kept in a file.")
+    raise TypeError(f"The {type(value).__name__} cannot be kept in a file.")
 
 
 def unpack(tensors: Mapping[str, Tensor], structure: Any, types: Sequence[type] = ()) -> Any:

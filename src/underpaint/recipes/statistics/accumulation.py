@@ -30,7 +30,7 @@ from ...theory.sums import Sums, column_sums
 from ...version import __version__
 from ..shared.checkpoints import read_part, write_part
 from ..shared.processes import Message, Processes, join_processes
-from .memory_plan import StatisticsPlan
+from .memory_plan import StatisticsPlan, check_enough
 
 #: The label under which items without labels are summed.
 _ALL = -1
@@ -57,6 +57,7 @@ class Tally:
                 raise ValueError(f"{chunk.bad[0]} (without --strict such items are left out).")
             self.bad += len(chunk.bad)
             self.named = (self.named + list(chunk.bad))[:_NAMED]
+            self.check_enough()
             digest.update(chunk.data.contiguous().numpy().data)
             if len(chunk.data):
                 self._add(chunk)
@@ -90,6 +91,11 @@ class Tally:
         self.low, self.high = min(self.low, other.low), max(self.high, other.high)
         self.bad, self.named = self.bad + other.bad, (self.named + other.named)[:_NAMED]
         self.hashes += other.hashes
+        self.check_enough()
+
+    def check_enough(self) -> None:
+        """End the pass by a ValueError where too few items can be left, as soon as that is known."""
+        check_enough(self.plan.source, self.plan.settings, self.bad, next(iter(self.named), ""))
 
     def pack(self) -> Message:
         tensors = {"centre": self.centre}

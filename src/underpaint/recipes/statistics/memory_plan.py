@@ -95,11 +95,8 @@ def plan_statistics(source: Source, settings: Settings | None = None) -> Statist
             raise ValueError("Statistics of features are full; leave out --kind and --rank.")
         settings = replace(settings, kind="full", classes=False, precise=True)
     if settings.shrinkage:
-        if source.count < FEWEST:
-            raise ValueError(f"Shrinkage needs at least {FEWEST} items; {source.name} has {source.count}.")
         settings = replace(settings, kind="full")
-    if source.count < 2:
-        raise ValueError(f"Statistics need at least 2 items; {source.name} has {source.count}.")
+    check_enough(source, settings)
     chunk = 2 ** int(math.log2(min(max(2**24 / source.dimension, 1), source.step, source.count)))
     group = math.ceil(math.ceil(source.count / chunk) / settings.groups)
     options = _options(source, settings)
@@ -126,6 +123,19 @@ def plan_statistics(source: Source, settings: Settings | None = None) -> Statist
             words += f", without its {number:,} classes ({cost(sketch, number)})"
     words += f"; at most {cost(sketch, classes)} of {settings.memory / 1e9:g} GB"
     return StatisticsPlan(source, settings, sketch, classes > 1, chunk, group, words)
+
+
+def check_enough(source: Source, settings: Settings, bad: int = 0, first: str = "") -> None:
+    """Refuse data of which too few items are left, once ``bad`` of them were found that cannot be used, the ``first``
+    of these for a reason in words.
+
+    Raises:
+        ValueError: they are.
+    """
+    what, fewest = ("Shrinkage needs", FEWEST) if settings.shrinkage else ("Statistics need", 2)
+    if source.count - bad < fewest:
+        of = f", of which {bad:,} or more cannot be used (the first: {first})" if bad else ""
+        raise ValueError(f"{what} at least {fewest} items; {source.name} has {source.count:,}{of}.")
 
 
 def _options(source: Source, settings: Settings) -> list[Sketch]:
