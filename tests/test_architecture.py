@@ -15,6 +15,7 @@ FLOORS = {
     "version": 0,
     "moved": 0,
     "bounds": 0,
+    "damage": 0,
     "noise": 0,
     "prediction": 0,
     "schedules": 0,

@@ -255,7 +255,7 @@ def _open_tensors(path: str | Path, read: Any) -> Any:
         with safe_open(path, framework="pt") as opened:
             return read(opened)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a complete safetensors file ({error}); copy or download it again.") from error
+        raise ValueError(f"{path} is not a complete safetensors file; copy or download it again.") from error
 
 
 def read_json(path: str | Path) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from .damage import Unfit
+
 _STORAGES = {
     "torch.DoubleStorage": torch.float64,
     "torch.FloatStorage": torch.float32,
@@ -124,14 +126,14 @@ def read_network(path: str | Path, key: str = "ema") -> SavedNetwork:
         content = _load(file)
         if isinstance(content, dict):
             if key not in content:
-                raise ValueError(f"it holds {', '.join(map(str, content)) or 'nothing'}, not {key!r}")
+                raise Unfit(f"it holds {', '.join(map(str, content)) or 'nothing'}, not {key!r}")
             content = content[key]
         if not isinstance(content, Record) or content.kind != _MODULE:
-            raise ValueError("it holds no network of torch_utils.persistence")
+            raise Unfit("it holds no network of torch_utils.persistence")
         state, name = _module_state(content), content.arguments[0]["class_name"]
         arguments = _plain(state.get("_init_kwargs"))
         if state.get("_init_args") or not isinstance(arguments, dict) or not isinstance(name, str):
-            raise ValueError("it does not name the arguments that its network was made with")
+            raise Unfit("it does not name the arguments that its network was made with")
         return SavedNetwork(name, arguments, dict(_tensors(content, cache(_embedded_storage), set())))
 
 
@@ -154,11 +156,11 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 def _zipped_state(archive: zipfile.ZipFile) -> dict[str, Tensor]:
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-        raise ValueError("torch does not compress its files, this one is")
+        raise Unfit("torch does not compress its files, this one is")
     (index,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
     root = index.removesuffix("data.pkl")
     if f"{root}byteorder" in archive.namelist() and archive.read(f"{root}byteorder") != b"little":
-        raise ValueError("its numbers are big-endian")
+        raise Unfit("its numbers are big-endian")
 
     def stored(reference: tuple[Any, ...]) -> Tensor:
         _, kind, name, _, count = reference
@@ -174,14 +176,14 @@ def _old_state(file: IO[bytes]) -> dict[str, Tensor]:
     stored = {}
     for _, kind, name, _, count, view in (_rebuilt(record).arguments[0] for record in _named(content).values()):
         if view is not None:
-            raise ValueError("a storage is a view of another")
+            raise Unfit("a storage is a view of another")
         stored[name] = kind, count
     rest = io.BytesIO(file.read())  # so that no more is made room for than there is
     storages = {}
     for name in names:
         kind, count = stored[name]
         if int.from_bytes(rest.read(8), "little") != count:
-            raise ValueError("a storage whose parts disagree")
+            raise Unfit("a storage whose parts disagree")
         storages[name] = _numbers(rest.read(count * _STORAGES[kind.kind].itemsize), kind, count)
     return _state(content, lambda reference: storages[reference[2]])
 
@@ -192,7 +194,7 @@ def _state(content: Any, storage: Callable[[Any], Tensor]) -> dict[str, Tensor]:
 
 def _named(content: Any) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise ValueError("it holds no tensors by name; save the network's state_dict() alone")
+        raise Unfit("it holds no tensors by name; save the network's state_dict() alone")
     return content
 
 
@@ -200,7 +202,7 @@ def _old_pickles(file: IO[bytes]) -> tuple[Any, Any]:
     """The last two of the five pickles with which torch's old format begins."""
     magic, version, machine, content, names = (_load(file, references=True) for _ in range(5))
     if (magic, version, machine["little_endian"]) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL, True):
-        raise ValueError("it is in an unknown format")
+        raise Unfit("it is in an unknown format")
     return content, names
 
 
@@ -217,7 +219,7 @@ def _sentences(path: str | Path) -> Iterator[None]:
             f"from a source that you trust, or have its owner save the network's state_dict() with torch.save."
         ) from None
     except Exception as error:  # a damaged or forged stream can break the machine of pickle in any way
-        why = str(error) or type(error).__name__
+        why = str(error) if isinstance(error, Unfit) else "it is damaged, or of another kind"
         raise ValueError(
             f"{path} is not a complete checkpoint of this kind ({why}); nothing of it was run. Copy or download it "
             "again."
@@ -234,7 +236,7 @@ def _load(file: IO[bytes], references: bool = False) -> Any:
     except (_Refused, MemoryError):
         raise
     except Exception as error:  # of the machine of pickle, in words of its own
-        raise ValueError("its instructions are not those of a checkpoint") from error
+        raise Unfit("its instructions are not those of a checkpoint") from error
 
 
 def _survey(file: IO[bytes]) -> None:
@@ -244,16 +246,16 @@ def _survey(file: IO[bytes]) -> None:
         tuples += instruction.name.startswith("TUPLE")
         beyond = instruction.name in {"PUT", "BINPUT", "LONG_BINPUT"} and int(argument or 0) > count
         if count > _MOST_INSTRUCTIONS or tuples > _MOST_TUPLES or beyond:
-            raise ValueError("its instructions are not those of a checkpoint")
+            raise Unfit("its instructions are not those of a checkpoint")
 
 
 def _module_state(module: Any) -> dict[str, Any]:
     """The attributes of a saved module, whether of torch_utils.persistence or one of torch's containers."""
     if not isinstance(module, Record) or module.kind not in {_MODULE, *_CONTAINERS}:
-        raise ValueError("a part of its network is not a module")
+        raise Unfit("a part of its network is not a module")
     state = module.arguments[0]["state"] if module.kind == _MODULE else module.state
     if not isinstance(state, dict):
-        raise ValueError("a module without content")
+        raise Unfit("a module without content")
     return state
 
 
@@ -263,7 +265,7 @@ def _tensors(
     """Parameters and buffers by the names of torch's state_dict; each module is visited once, so that a file of
     references to itself comes to an end."""
     if module in seen:
-        raise ValueError(f"the module {prefix!r} stands in it twice")
+        raise Unfit(f"the module {prefix!r} stands in it twice")
     seen.add(module)
     state = _module_state(module)
     for name, record in [*state["_parameters"].items(), *state["_buffers"].items()]:
@@ -280,7 +282,7 @@ def _tensor(record: Any, storage: Callable[[Any], Tensor]) -> Tensor:
     flat, (offset, size, stride) = storage(record.arguments[0]), record.arguments[1:4]
     reach = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if min((offset, *size, *stride)) < 0 or math.prod(size) > len(flat) or reach >= max(len(flat), 1):
-        raise ValueError("a tensor reaches beyond its numbers")
+        raise Unfit("a tensor reaches beyond its numbers")
     return flat.as_strided(size, stride, offset)
 
 
@@ -289,19 +291,19 @@ def _rebuilt(record: Any) -> Record:
     if isinstance(record, Record) and record.kind == _PARAMETER:
         record = record.arguments[0]
     if not isinstance(record, Record) or record.kind != _TENSOR:
-        raise ValueError("there is no tensor where one is expected")
+        raise Unfit("there is no tensor where one is expected")
     return record
 
 
 def _embedded_storage(record: Record) -> Tensor:
     """The numbers of a storage that was pickled on its own, in torch's old format."""
     if record.kind != _BYTES:
-        raise ValueError("a tensor's numbers are not in the file")
+        raise Unfit("a tensor's numbers are not in the file")
     file = io.BytesIO(record.arguments[0])
     reference, _ = _old_pickles(file)
     _, kind, _, _, count, view = reference
     if view is not None or int.from_bytes(file.read(8), "little") != count:
-        raise ValueError("a storage whose parts disagree")
+        raise Unfit("a storage whose parts disagree")
     return _numbers(file.read(), kind, count)
 
 
@@ -309,7 +311,7 @@ def _numbers(raw: bytes, kind: type[Record], count: int) -> Tensor:
     """A flat tensor [count] of a storage's bytes."""
     dtype = _STORAGES[kind.kind]
     if len(raw) != count * dtype.itemsize:
-        raise ValueError(f"a storage of {len(raw)} bytes for {count} numbers")
+        raise Unfit(f"a storage of {len(raw)} bytes for {count} numbers")
     # a copy, since the bytes of a file are read-only and a tensor's are not
     return torch.frombuffer(bytearray(raw), dtype=dtype) if count else torch.empty(0, dtype=dtype)
 
@@ -322,4 +324,4 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise ValueError("an argument of its network is neither number nor text")
+    raise Unfit("an argument of its network is neither number nor text")

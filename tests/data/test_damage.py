@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import re
 import struct
 import tarfile
 import zipfile
@@ -18,6 +19,11 @@ from PIL import Image
 from underpaint.data.datasets import load_data
 from underpaint.data.sources import open_source
 
+#: Words of Pillow, pyarrow, zlib, zipfile, tarfile, numpy and Python for what is damaged.
+LIBRARIES = re.compile(
+    r"[Ee]rror|[Mm]agic|CRC|truncat|[Tt]hrift|snappy|decompress|deserializ|chunk|stream|decoder|b'|invalid|Corrupt|"
+    r"unpack requires|codec|checksum|EOF|Exception|bytes not|expected \d|buffer|processed|identify"
+)
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 6, 5), dtype=np.uint8)
 
 
@@ -99,4 +105,6 @@ def test_damage_is_read_alike_or_refused_in_one_sentence(tmp_path: Path, name: s
         assert torch.equal(data.images, chunk.data)
         assert data.left_out == chunk.bad
         assert len(data) + len(data.left_out) == source.count
+        sentences += data.left_out
     assert not any("\n" in sentence for sentence in sentences)
+    assert [sentence for sentence in sentences if LIBRARIES.search(sentence)] == []

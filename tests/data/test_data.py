@@ -109,9 +109,9 @@ def test_picture_errors(tmp_path: Path):
     assert (len(data), data.left_out) == (1, ("b.png: is 4x5, others 4x4; give a size",))
     assert "not read: 1 .txt); 1 left out (the first: b.png: is 4x5" in data.source
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:30])
-    assert "b.png: cannot identify image file" in load_data(tmp_path).left_out[0]
+    assert "b.png: is damaged, or no picture of a kind that is read" in load_data(tmp_path).left_out[0]
     (tmp_path / "a.png").unlink()
-    with pytest.raises(ValueError, match=r"no pictures that can be read .* \(b\.png: cannot identify image file\)"):
+    with pytest.raises(ValueError, match=r"no pictures that can be read .* \(b\.png: is damaged, or no picture of a kind that is read\)"):
         load_data(tmp_path)
 
 

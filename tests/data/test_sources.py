@@ -321,7 +321,7 @@ def test_nothing_there_or_nothing_readable_is_one_sentence(tmp_path: Path) -> No
     for name, words in (
         ("nowhere", "There are no data called"),
         ("empty", "no pictures that can be read"),
-        ("broken", r"no pictures that can be read in the folder .* \(a.png: cannot identify"),
+        ("broken", r"no pictures that can be read in the folder .* \(a.png: is damaged, or no picture"),
         ("a.npy", "without pickles"),
         ("b.npy", "without pickles"),
         ("c.npz", "Python objects"),
@@ -329,7 +329,7 @@ def test_nothing_there_or_nothing_readable_is_one_sentence(tmp_path: Path) -> No
         ("e.npz", "without pickles"),
         ("f.npz", "holds one, two; expected an array called 'images'"),
         ("g.tgz", "unpack compressed tar"),
-        ("h.zip", "not a zip file"),
+        ("h.zip", "is damaged, or not what its name says"),
     ):
         with pytest.raises(ValueError, match=words):
             open_source(tmp_path / name)

@@ -5,7 +5,6 @@ What is read, what is converted and how, and what is refused is written down in 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import PurePosixPath
@@ -13,6 +12,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from ..damage import Unfit
 
 #: Endings of pictures. Files with these endings are read by the decoders of these formats alone, whatever they hold:
 #: Pillow knows some that run other programs.
@@ -59,7 +60,7 @@ class Geometry:
         It is turned as its EXIF tag says; what is transparent is laid on white; of an animation the first frame is
         taken; colour profiles are not applied.
 
-        Raises whatever Pillow does, and ValueError for more than 8 bits a channel, and for colours that would be lost.
+        Raises whatever Pillow does, and `Unfit` for more than 8 bits a channel, and for colours that would be lost.
         """
         import numpy
         from PIL import Image, ImageOps
@@ -70,7 +71,7 @@ class Geometry:
             if upright.mode in _CLEAR or "transparency" in upright.info:
                 upright = _on_white(upright)
             if self.mode == "L" and not grey and not self.lossy:
-                raise ValueError("is in colour, the others looked at are grey; give a mode, L or RGB")
+                raise Unfit("is in colour, the others looked at are grey; give a mode, L or RGB")
             picture = upright.convert(self.mode or ("L" if grey else "RGB"))
         if self.size and picture.size != self.size[::-1]:
             picture = ImageOps.fit(picture, self.size[::-1], Image.Resampling.LANCZOS)
@@ -91,12 +92,6 @@ def is_picture(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in PICTURES
 
 
-def reason(error: Exception) -> str:
-    """Why a picture cannot be read, in a few words of one line, the same in every run."""
-    text = re.sub(r" ?<.* at 0x[0-9a-fA-F]+>", "", " ".join(str(error).split()))
-    return text[:200] or type(error).__name__
-
-
 def _opened(raw: bytes) -> Any:
     from PIL import Image
 
@@ -105,7 +100,7 @@ def _opened(raw: bytes) -> Any:
     stored = " ".join(str(tile[3]) for tile in getattr(opened, "tile", ()))
     if opened.mode in ("I", "F") or opened.mode.startswith("I;") or ";16" in stored:
         kind = f"mode {opened.mode}" if ";16" not in stored else "16 bits a channel"
-        raise ValueError(f"{kind} is not 8 bits a channel; convert it first")
+        raise Unfit(f"{kind} is not 8 bits a channel; convert it first")
     return opened
 
 

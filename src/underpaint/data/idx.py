@@ -32,7 +32,7 @@ def read_idx(path: str | Path) -> torch.Tensor:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             return _read(path, file)  # type: ignore[arg-type]
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is not a complete gzip file ({error}); fetch it again.") from error
+        raise ValueError(f"{path} is not a complete gzip file; fetch it again.") from error
 
 
 def _read(path: Path, file: IO[bytes]) -> torch.Tensor:

@@ -12,7 +12,8 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from .decode import is_picture, reason
+from ..damage import Unfit, reason
+from .decode import is_picture
 
 #: A member of an archive that claims more bytes than this is not read: no picture, or one that was made to fill memory.
 _LARGEST = 256 * 2**20
@@ -40,9 +41,9 @@ class Entry(NamedTuple):
 
     def bytes(self) -> bytes:
         if self.problem:
-            raise ValueError(self.problem)
+            raise Unfit(self.problem)
         if self.size > _LARGEST:
-            raise ValueError(f"claims to be {self.size / 2**20:.0f} MiB large")
+            raise Unfit(f"claims to be {self.size / 2**20:.0f} MiB large")
         if not self.name:
             return self.place.read_bytes()
         if self.place.suffix.lower() == ".zip":
@@ -108,7 +109,7 @@ def listed_labels(home: Path) -> dict[str, Any] | None:
     except (OSError, KeyError):
         return None
     except Exception as error:  # damaged archives raise almost anything
-        raise ValueError(f"The dataset.json of {home} cannot be read ({reason(error)}); mend or remove it.") from error
+        raise ValueError(f"The dataset.json of {home} {reason(error)}; mend or remove it.") from error
     try:
         listed = json.loads(raw)["labels"] or {}
         pairs = listed.items() if isinstance(listed, dict) else [(name, label) for name, label in listed]

@@ -16,6 +16,8 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
+from ..damage import Unfit
+
 
 def read_npy(path: Path) -> Any:
     """The array of an .npy file, memory-mapped.
@@ -28,7 +30,7 @@ def read_npy(path: Path) -> Any:
     with _sentences(path), path.open("rb") as file:
         shape, fortran, dtype = _header(file, "it")
         if file.tell() + dtype.itemsize * math.prod(shape) != path.stat().st_size:
-            raise _Damaged(f"it is not as long as its header says, {dtype} {shape}")
+            raise Unfit(f"it is not as long as its header says, {dtype} {shape}")
         if not math.prod(shape):
             return numpy.empty(shape, dtype)
         return numpy.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
@@ -53,10 +55,6 @@ def float64_of(array: Any, name: str) -> Tensor:
     return torch.from_numpy(array.astype("float64"))
 
 
-class _Damaged(ValueError):
-    """What is wrong with a file, in words of ours."""
-
-
 @contextmanager
 def _sentences(path: Path) -> Iterator[None]:
     """One sentence for whatever a damaged file can lead to."""
@@ -65,7 +63,7 @@ def _sentences(path: Path) -> Iterator[None]:
     except Exception as error:  # of numpy, zipfile and zlib, which raise many kinds for damaged files
         if isinstance(error, FileNotFoundError):
             raise
-        why = str(error).rstrip(".") if isinstance(error, _Damaged) else "it is damaged, or of another kind"
+        why = str(error).rstrip(".") if isinstance(error, Unfit) else "it is damaged, or of another kind"
         raise ValueError(f"{path} cannot be read as an array without pickles: {why}.") from error
 
 
@@ -76,9 +74,9 @@ def _header(file: IO[bytes], what: str) -> tuple[tuple[int, ...], bool, Any]:
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read(file)
     if dtype.hasobject:
-        raise _Damaged(f"{what} holds Python objects")
+        raise Unfit(f"{what} holds Python objects")
     if len(shape) > 32 or min(shape, default=0) < 0:
-        raise _Damaged(f"{what} is of the impossible shape {str(shape)[:60]}")
+        raise Unfit(f"{what} is of the impossible shape {str(shape)[:60]}")
     return shape, fortran, dtype
 
 
@@ -89,7 +87,7 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
         shape, fortran, dtype = _header(file, info.filename)
         header = file.tell()
     if dtype.itemsize * math.prod(shape) + header != info.file_size:
-        raise _Damaged(f"{info.filename} is not as long as its header says")
+        raise Unfit(f"{info.filename} is not as long as its header says")
     if info.compress_type != zipfile.ZIP_STORED or not shape or not math.prod(shape):
         check_room(info.file_size, f"{info.filename}, unpacked,")
         with archive.open(info) as file:
@@ -108,4 +106,4 @@ def check_room(size: int, what: str) -> None:
     except (AttributeError, ValueError, OSError):  # not on this system
         room = 2**36
     if size > room:
-        raise _Damaged(f"{what} would take {size / 1e9:,.0f} GB of memory; this machine has {room / 1e9:,.0f} GB.")
+        raise Unfit(f"{what} would take {size / 1e9:,.0f} GB of memory; this machine has {room / 1e9:,.0f} GB.")

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..damage import reason
 from .choice import Choice
-from .decode import Geometry, Look, look, reason
+from .decode import Geometry, Look, look
 from .labels import number_labels
 from .members import Entry, choose_column, folder_entries, label_by_folder, listed_labels, tar_entries, zip_entries
 from .splits import check_file, choose_files, choose_folders, folder_split

@@ -137,7 +137,9 @@ def _unpack(path: Path, tensors: dict[str, Tensor], notes: Mapping[str, Any], pr
             part["mean"].float(), Covariance(part["eigenvalues"], basis, number(notes["residual"], "residual variance"))
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); take the statistics again.") from error
+        why = f"it has no {error}" if isinstance(error, KeyError) else error
+        why = "a part of it is of another type" if isinstance(error, TypeError) else why
+        raise ValueError(f"{path} is damaged ({why}); take the statistics again.") from error
     return _checked(gaussian, path)
 
 
@@ -180,4 +182,5 @@ def _mu_and_sigma(path: Path) -> Gaussian:
         mean, matrix = (float64_of(arrays[name], name) for name in ("mu", "sigma"))
         return _checked(Gaussian(mean.float(), Covariance.of(matrix)), path)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"{path} cannot be read as mu [D] and sigma [D, D] ({error}).") from error
+        why = "sigma has no eigenvalues" if isinstance(error, RuntimeError) else error
+        raise ValueError(f"{path} cannot be read as mu [D] and sigma [D, D] ({why}).") from error

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..damage import Unfit, reason
 from ..extras import library
 from .choice import Choice
 from .decode import Geometry
@@ -60,7 +61,7 @@ def parquet_source(path: Path, shards: Sequence[Path], choice: Choice) -> Source
     try:
         files = [parquet.ParquetFile(shard, memory_map=True) for shard in shards]
     except Exception as error:  # damaged files raise almost anything
-        raise ValueError(f"{path} cannot be read as Parquet ({_line(error)}); copy or download it again.") from error
+        raise ValueError(f"{path}, read as Parquet, {reason(error)}; copy or download it again.") from error
     for shard, file in zip(shards, files, strict=True):
         if not file.schema_arrow.equals(files[0].schema_arrow):
             raise ValueError(f"{shard} has other columns than {shards[0]}; give files of one kind.")
@@ -73,7 +74,7 @@ def parquet_source(path: Path, shards: Sequence[Path], choice: Choice) -> Source
         try:
             return file.read_row_group(k, columns=list(columns))
         except Exception as error:  # damaged files raise almost anything
-            return f"row group {k} is damaged ({_line(error)})"
+            return f"row group {k} {reason(error)}"
 
     def fetch(start: int, stop: int, columns: tuple[str, ...]) -> Iterator[Stretch]:
         while start < stop:
@@ -103,7 +104,7 @@ def saved_source(path: Path, choice: Choice) -> Source:
     try:
         found = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as a saved data set ({_line(error)}); save it again.") from error
+        raise ValueError(f"{path}, read as a saved data set, {reason(error)}; save it again.") from error
     split = choice.split
     if not hasattr(found, "keys"):
         check_split(path, split, [plain_split(str(found.split or "train")), "train"])
@@ -125,7 +126,8 @@ def hub_source(name: str, choice: Choice) -> Source:
     try:
         found = datasets.load_dataset(name, split=choice.split)
     except Exception as error:  # the hub, the network and the readers of many formats each have errors of their own
-        raise ValueError(f"The data set {name!r} cannot be had ({type(error).__name__}: {_line(error)}).") from error
+        line = " ".join(str(error).split())[:200]
+        raise ValueError(f"The data set {name!r} cannot be had ({type(error).__name__}: {line}).") from error
     return _dataset_source(found, name.replace("/", "-"), choice).noted(f"split {choice.split}")
 
 
@@ -280,19 +282,15 @@ def _rows(part: Stretch, labels: list[int], column: str, shape: tuple[int, ...])
 
 def _cell_bytes(cell: Any) -> bytes:
     if isinstance(cell, str):
-        raise ValueError(cell)
+        raise Unfit(cell)
     if isinstance(cell, dict):
         file = Path(cell.get("path") or "")
         cell = cell.get("bytes") or (file.read_bytes() if file.is_file() else None)
     if not isinstance(cell, bytes) or not cell:
-        raise ValueError("holds no picture")
+        raise Unfit("holds no picture")
     return cell
 
 
 def _is_bytes(kind: Any) -> bool:
     text = str(getattr(kind, "storage_type", kind))
     return text in ("binary", "large_binary") or (text.startswith("struct<") and "bytes: binary" in text)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -108,7 +108,7 @@ def load_classifier(folder: str | Path = FASHION) -> SmallClassifier:
         network = SmallClassifier(**config["architecture"])
         network.load_state_dict(weights)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"The weights in {folder} do not fit its config.json ({error}); fetch both again.") from error
+        raise ValueError(f"The weights in {folder} do not fit its config.json; fetch both again.") from error
     return network.eval()
 
 

@@ -111,7 +111,7 @@ def load_reader(folder: str | Path) -> Reader:
         network = SceneReader(len(objects), **config["architecture"])
         network.load_state_dict(weights)
     except (KeyError, RuntimeError, TypeError) as error:
-        raise ValueError(f"The weights in {folder} do not fit its config.json ({error}); fetch both again.") from error
+        raise ValueError(f"The weights in {folder} do not fit its config.json; fetch both again.") from error
     shape = tuple(config.get("shape", (3, 48, 48)))
     return Reader(network.eval(), objects, config.get("name", "scene-reader"), shape)
 
