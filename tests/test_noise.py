@@ -185,6 +185,12 @@ def test_betas_must_be_a_list_of_shares(betas: torch.Tensor) -> None:
         DDPM(betas)(0)
 
 
+def test_a_grid_has_no_more_steps_than_the_schedule() -> None:
+    assert len(DDPM(steps=50).grid(50)) == 51
+    with pytest.raises(ValueError, match="A schedule of 50 steps has no grid of 51; take 50 at most"):
+        DDPM(steps=50).grid(51)
+
+
 def test_unknown_betas_are_named() -> None:
     with pytest.raises(
         ValueError, match="Unknown beta schedule 'sigmoid'; choose 'linear', 'scaled-linear' or 'cosine'"

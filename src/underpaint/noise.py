@@ -207,6 +207,9 @@ class DDPM:
     def grid(self, steps: int, start: float | None = None) -> NoiseLevel:
         """Whole times, evenly spaced from the start down to 0, then sigma = 0."""
         check_steps(steps, start)
+        if start is None and steps > len(self.log_ratios):
+            most = len(self.log_ratios)
+            raise ValueError(f"A schedule of {most:,} steps has no grid of {steps:,}; take {most:,} at most.")
         first = float(len(self.log_ratios) - 1 if start is None else self.time(self.level(start)))
         times = torch.linspace(first, 0, steps, dtype=torch.float64)
         if start is None:

@@ -111,7 +111,10 @@ def test_picture_errors(tmp_path: Path):
     (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:30])
     assert "b.png: is damaged, or no picture of a kind that is read" in load_data(tmp_path).left_out[0]
     (tmp_path / "a.png").unlink()
-    with pytest.raises(ValueError, match=r"no pictures that can be read .* \(b\.png: is damaged, or no picture of a kind that is read\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"no pictures that can be read .* \(b\.png: is damaged, or no picture of a kind that is read\)",
+    ):
         load_data(tmp_path)
 
 

@@ -167,7 +167,7 @@ def test_tables_of_numbers(tmp_path: Path) -> None:
     np.testing.assert_array_equal(chunk.values.numpy(), rows[[3, 5]].reshape(2, 6))
     assert chunk.bad == ("row 4: largest value nan",)
     parquet.write_table(pa.table({"name": ["x"] * 10}), tmp_path / "b.parquet")
-    with pytest.raises(ValueError, match="holds 10 rows of name; none is of pictures or numbers"):
+    with pytest.raises(ValueError, match=r"holds 10 rows of name \(string\); expected a column of pictures"):
         open_source(tmp_path / "b.parquet")
 
 
@@ -327,7 +327,7 @@ def test_nothing_there_or_nothing_readable_is_one_sentence(tmp_path: Path) -> No
         ("c.npz", "Python objects"),
         ("d.npy", "holds int32, expected bytes or floating-point"),
         ("e.npz", "without pickles"),
-        ("f.npz", "holds one, two; expected an array called 'images'"),
+        ("f.npz", "holds the arrays one, two; give one with --column"),
         ("g.tgz", "unpack compressed tar"),
         ("h.zip", "is damaged, or not what its name says"),
     ):
@@ -362,3 +362,32 @@ def test_images_in_memory_keep_their_labels() -> None:
     assert torch.equal(data.images, images)
     assert data.labels is not None
     assert data.labels.tolist() == [1, 0, 1]
+
+
+def test_an_array_of_several_is_chosen_by_its_name(tmp_path: Path) -> None:
+    """As in the .npz files of Keras, x_train beside x_test."""
+    made = np.random.default_rng(0)
+    arrays = {name: made.integers(0, 256, (count, 4, 5), dtype=np.uint8) for name, count in (("train", 6), ("test", 3))}
+    np.savez(tmp_path / "a.npz", **arrays)
+    for name, array in arrays.items():
+        chunk = open_source(tmp_path / "a.npz", column=name).read(0, len(array))
+        assert torch.equal(chunk.data, torch.from_numpy(array)[:, None])
+    with pytest.raises(ValueError, match="holds the arrays train, test; give one with --column"):
+        open_source(tmp_path / "a.npz", column="valid")
+    np.save(tmp_path / "b.npy", arrays["test"])
+    with pytest.raises(ValueError, match="has no columns"):
+        open_source(tmp_path / "b.npy", column="test")
+
+
+def test_one_picture_is_no_stack_of_grey_ones(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros((16, 12, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"\(16, 12, 3\), which looks like one picture \[H, W, C\]"):
+        open_source(tmp_path / "a.npy")
+
+
+def test_tables_without_pictures_or_numbers_show_their_types(tmp_path: Path) -> None:
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pa.table({"v": pa.array([[1, 2]] * 3, pa.list_(pa.int64())), "s": ["x"] * 3})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=r"holds 3 rows of v \(list<.*: int64>\), s \(string\); expected a column of"):
+        open_source(tmp_path / "a.parquet")

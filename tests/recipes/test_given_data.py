@@ -64,6 +64,16 @@ def test_what_is_left_out_is_in_the_results(tmp_path: Path) -> None:
     assert "39 images of a.npy; 1 left out (the first: row 3" in what.data.source
 
 
+def test_a_class_of_one_image_is_named_before_the_work(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 28, 28), dtype=np.uint8)
+    np.savez(tmp_path / "a.npz", images=pixels, labels=np.array(["cat"] * 6 + ["dog"]))
+    with pytest.raises(ValueError, match=r"One image alone is of the class dog \(7 images of a.npz.*--no-labels"):
+        load_model_and_data("fashion-mnist", tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", images=pixels, labels=np.array([0, 0, 0, 1, 1, 1, -1]))
+    with pytest.raises(ValueError, match="One image alone is of the class without a label"):
+        load_model_and_data("fashion-mnist", tmp_path / "a.npz")
+
+
 def test_a_split_is_taken(images: Path) -> None:
     what = load_model_and_data("fashion-mnist", images, split="test")
     assert float(what.rows.mean()) == pytest.approx(0.5, abs=0.02)

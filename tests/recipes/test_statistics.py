@@ -441,6 +441,17 @@ def test_too_few_that_can_be_read_end_the_pass_as_soon_as_that_is_known(
     assert take(enough, **settings).notes["count"] == fewest
 
 
+def test_data_that_do_not_vary_have_no_directions(tmp_path: Path) -> None:
+    source, part = source_of(torch.ones(20, D)), tmp_path / "s.part"
+    summary = take(source).notes["summary"]
+    assert [summary[name] for name in ("rank", "effective rank", "components for 90 %")] == [0, 0, 0]
+    with pytest.raises(ValueError, match=r"got 20 with 0 directions\. The sums are kept in .*s\.part: take others"):
+        take_statistics(plan_statistics(source, Settings(shrinkage="ledoit-wolf")), part)
+    result = take_statistics(plan_statistics(source), part)
+    assert result is not None
+    assert result.notes["count"] == 20
+
+
 def test_the_command_prints_and_draws_a_summary(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.random.default_rng(0).integers(0, 256, (40, 6, 5), dtype=np.uint8))
     place = tmp_path / "out.safetensors"

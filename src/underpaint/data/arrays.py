@@ -37,7 +37,7 @@ def array_source(path: Path, shards: Sequence[Path], choice: Choice | None = Non
         shards, word = choose_files(shards, path, choice.split)
     else:
         check_file(path, choice.split)
-    arrays = [_load(shard) for shard in shards]
+    arrays = [_load(shard, choice.column) for shard in shards]
     parts = [channels_first(array["images"], shard) for array, shard in zip(arrays, shards, strict=True)]
     shape, kind = parts[0].shape[1:], parts[0].dtype
     for part, shard in zip(parts, shards, strict=True):
@@ -108,9 +108,17 @@ def channels_first(array: Any, path: object) -> Any:
     if array.ndim not in (2, 3, 4) or not array.size:
         raise ValueError(f"{path} holds an array of shape {array.shape}; expected {_KINDS}.")
     if not (array.dtype == "uint8" or (array.dtype.kind == "f" and array.dtype.itemsize <= 8)):
-        raise ValueError(f"{path} holds {array.dtype}, expected bytes or floating-point values.")
+        raise ValueError(
+            f"{path} holds {array.dtype}, expected bytes or floating-point values; save images as uint8 or as floats "
+            "in [-1, 1], rows as floats."
+        )
     if not array.dtype.isnative:
         raise ValueError(f"{path} holds {array.dtype.str}, numbers of another byte order; save them anew.")
+    if array.dtype == "uint8" and array.ndim == 3 and array.shape[2] in (3, 4) and min(array.shape[:2]) >= 8:
+        raise ValueError(
+            f"{path} holds an array of shape {array.shape}, which looks like one picture [H, W, C]; pictures are "
+            "[N, H, W, C], those of one channel [N, H, W], and anything else rows [N, D]."
+        )
     if array.ndim < 4:
         return array if array.ndim == 2 else array[:, None]
     _, second, third, last = array.shape
@@ -129,8 +137,9 @@ def channels_first(array: Any, path: object) -> Any:
     return array
 
 
-def _load(path: Path) -> Mapping[str, Any]:
-    """ "images" and perhaps "labels", memory-mapped where they can be; no pickle is opened."""
+def _load(path: Path, column: str | None = None) -> Mapping[str, Any]:
+    """ "images", in an .npz file those that ``column`` names, and perhaps "labels", memory-mapped where they can be; no
+    pickle is opened."""
     if is_idx(path):
         plain = path.name.removesuffix(".gz").replace("images-idx3", "labels-idx1")
         beside = [path.with_name(plain), path.with_name(f"{plain}.gz")]
@@ -139,7 +148,10 @@ def _load(path: Path) -> Mapping[str, Any]:
     if path.suffix.lower() == ".npy":
         return {"images": read_npy(path)}
     arrays = read_npz(path)
-    images = [name for name in arrays if name == "images"] or [name for name in arrays if name != "labels"]
+    images = [name for name in arrays if name == (column or "images")]
+    if column is None and not images:
+        images = [name for name in arrays if name != "labels"]
     if len(images) != 1:
-        raise ValueError(f"{path} holds {', '.join(arrays) or 'nothing'}; expected an array called 'images'.")
+        choose = "give one with --column" if arrays else "expected an array called 'images'"
+        raise ValueError(f"{path} holds the arrays {', '.join(arrays) or 'of nothing'}; {choose}.")
     return {"images": arrays[images[0]]} | ({"labels": arrays["labels"]} if "labels" in arrays else {})

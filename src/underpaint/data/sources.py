@@ -78,7 +78,7 @@ def _opened(name: str, path: Path, choice: Choice) -> Source:
         return parquet_source(path, files, choice)
     if kind in ("tar", "zip"):
         return shard_source(path, files, choice, aside)
-    if choice.column is not None:
+    if choice.column is not None and not (kind == "array" and all(file.suffix.lower() == ".npz" for file in files)):
         raise ValueError(f"{name} has no columns; leave out {choice.column!r}.")
     if named is not None:
         return named if choice.labels else _unlabelled(named)

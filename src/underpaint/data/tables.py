@@ -190,7 +190,11 @@ def _choose(where: Any, count: int, schema: Any, asked: str | None) -> tuple[str
     pictures = [field.name for field in schema if _is_bytes(field.type)]
     numbers = [field.name for field in schema if is_list_of_numbers(field.type)]
     if not count or not (pictures or numbers):
-        raise ValueError(f"{where} holds {count} rows of {', '.join(schema.names)}; none is of pictures or numbers.")
+        listed = ", ".join(f"{field.name} ({field.type})" for field in schema)
+        raise ValueError(
+            f"{where} holds {count} rows of {listed}; expected a column of pictures, or of lists of bytes or "
+            "floating-point numbers."
+        )
     usable_ones = pictures + numbers
     if asked is not None and asked not in usable_ones:
         raise ValueError(f"{where} has the columns {', '.join(usable_ones)} of pictures or numbers, not {asked!r}.")

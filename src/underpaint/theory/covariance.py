@@ -184,15 +184,20 @@ class Covariance:
 
     @property
     def effective_rank(self) -> float:
-        """exp(-sum_k p_k log p_k), p_k the shares of the eigenvalues in the trace: D if all are equal, 1 if one is all.
+        """exp(-sum_k p_k log p_k), p_k the shares of the eigenvalues in the trace: D if all are equal, 1 if one is all,
+        0 where nothing varies.
 
         Source: Roy & Vetterli 2007, "The effective rank: a measure of effective dimensionality".
         """
-        shares = self.spectrum / max(self.total, 1e-300)
+        if not self.total > 0:
+            return 0.0
+        shares = self.spectrum / self.total
         return float(torch.special.entr(shares).sum().exp())
 
     def components_for(self, share: float) -> int:
-        """How many of the largest eigenvalues make up this share of the total variance."""
+        """How many of the largest eigenvalues make up this share of the total variance; none where nothing varies."""
+        if not self.total > 0:
+            return 0
         sums = self.spectrum.sort(descending=True).values.cumsum(0)
         return min(int((sums < share * sums[-1]).sum()) + 1, self.dimension)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ... import assets
 from ...data.datasets import ImageData, load_data
+from ...data.labels import LEAVE_OUT
 from ...data.splits import plain_split
 from ...data.store import gaussian_provenance, load_gaussian
 from ...files import read_json
@@ -201,6 +202,7 @@ def load_model_and_data(
         held_out,
         split,
     )
+    _check_classes(images)
     rows = encode(loaded, images, progress)
     held = None if apart is None else HeldOut(encode(loaded, apart), apart.labels, whence)
     advance()
@@ -234,6 +236,18 @@ def load_model_and_data(
         case,
         held,
     )
+
+
+def _check_classes(images: ImageData) -> None:
+    """Refuse labelled images of which a class has one alone: there is no Gaussian of it."""
+    if images.labels is not None:
+        labels, counts = with_labels(images).unique(return_counts=True)
+        single = [images.classes.get(label, "without a label") for label in labels[counts < 2].tolist()]
+        if single:
+            raise ValueError(
+                f"One image alone is of the class {single[0]} ({images.source}); a Gaussian of a class needs two at "
+                f"least. Give more of it, or none. {LEAVE_OUT}"
+            )
 
 
 def hold_out(

@@ -190,7 +190,11 @@ def take_statistics(plan: StatisticsPlan, checkpoint: Path | None = None, progre
         return None
     if checkpoint and (missing or not checkpoint.is_file()):
         _keep(checkpoint, tally)
-    return replace(_finish(tally, progress), checkpoint=checkpoint)
+    try:
+        return replace(_finish(tally, progress), checkpoint=checkpoint)
+    except ValueError as error:  # no statistics of the sums: those stay, for others can be taken of them
+        kept = f" The sums are kept in {checkpoint}: take others of them, or remove it." if checkpoint else ""
+        raise ValueError(f"{error}{kept}") from error
 
 
 def summarise(gaussian: Gaussian, count: int) -> dict[str, Any]:
