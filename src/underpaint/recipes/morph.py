@@ -14,7 +14,8 @@ from ..analysis.density import flow_log_prob, flow_to_noise
 from ..analysis.manifold import denoise_around
 from ..analysis.paths import KINDS, ImagePath, arc_lengths, below, morph as morph_rows
 from ..bounds import SEEDS, check_seeds, integer, number, shown
-from ..data.decode import Geometry, is_picture, reason
+from ..damage import reason
+from ..data.decode import Geometry, is_picture
 from ..models.load import load_model
 from ..models.model import Condition
 from ..noise import NoiseLevel
