@@ -74,6 +74,22 @@ def test_gaussian_data_lose_nothing_and_long_steps_are_not_made() -> None:
     assert float(other[made].max()) > 1e-4
 
 
+@pytest.mark.parametrize("rank", [None, 40], ids=["full", "low rank"])
+def test_some_coordinates_tell_of_all(rank: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The widest half of them, and a random half of the others, which stand for the rest."""
+    data = mixture(160, seed=3, apart=0.5)
+    rows = data.sample(600, torch.Generator().manual_seed(1))
+    gaussian = Gaussian.fit(rows, rank=rank)
+    fine = solve_finely(data, gaussian, EDM(), range(6), 24)
+    whole = step_losses(fine, gaussian.covariance, 6)
+    monkeypatch.setattr("underpaint.calibration.levels._COORDINATES", 80)
+    some = step_losses(fine, gaussian.covariance, 6)
+    made = torch.isfinite(whole)
+    assert torch.equal(made, torch.isfinite(some))
+    assert not torch.equal(whole[made], some[made])
+    assert_close(some[made].log(), whole[made].log(), rtol=0, atol=0.25)
+
+
 @settings(max_examples=30, deadline=None)
 @given(strategies.integers(3, 7), strategies.integers(0, 10_000), strategies.data())
 def test_the_path_is_the_shortest_of_all(size: int, seed: int, data: strategies.DataObject) -> None:

@@ -7,7 +7,6 @@ does better, the plan is that solver.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -29,8 +28,6 @@ from .search import guesses, most_calls, search
 from .selection import PlanSelector
 from .solution import FINEST, FineSolution, Precision, fine_enough, precision, solve_finely
 
-#: Seeds whose fine solutions say what a step loses.
-_DRAWN = 32
 #: With fewer calls the search, which moves levels alone, may take all of the effort, and the last phase what that has
 #: left; from so many on, the most of an effort that is left to it, and trials beyond its first.
 _FEW, _REFINING, _TRIALS = 6, 2 / 3, 3
@@ -84,7 +81,7 @@ def calibrate(
     unseen = keep(f"held-out solution of {steps}", partial(solve_finely, told, gaussian, schedule, held_out, steps))
     whole.reach(2 * steps)
     losses = keep(
-        f"losses from {wanted[0]} calls", lambda: step_losses(_some(solution), gaussian.covariance, wanted[0])
+        f"losses from {wanted[0]} calls", lambda: step_losses(solution, gaussian.covariance, wanted[0])
     )
     fit = Fit(told, gaussian, solution)
     judge = PlanSelector(told, gaussian, schedule, solution, unseen, known.error, rivals or {})
@@ -184,8 +181,3 @@ def _plan(run: Run, start: NoiseLevel) -> Plan:
     for step, fitted in zip(coefficients, run.coefficients, strict=True):
         step.view(-1)[: len(fitted)] = fitted
     return Plan(NoiseLevel.join(start, run.level, NoiseLevel.clean()), coefficients)
-
-
-def _some(solution: FineSolution) -> FineSolution:
-    states, seen = solution.states[:, :_DRAWN], solution.seen[:, :_DRAWN]
-    return replace(solution, states=states, seen=seen, seeds=solution.seeds[:_DRAWN])

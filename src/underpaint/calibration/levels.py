@@ -21,6 +21,8 @@ from .solution import FineSolution
 
 #: Lengths of step whose errors are computed; between them log(error) is interpolated in log(length).
 _LENGTHS = 24
+#: Coordinates, and seeds, that say what a step loses.
+_COORDINATES, _DRAWN = 2048, 32
 #: The longest step, in units of the mean step of the fewest calls.
 _LONGEST = 2.2
 
@@ -31,32 +33,54 @@ def step_losses(fine: FineSolution, covariance: Covariance, calls: int) -> Tenso
     The step is of third order and corrected, from the fine solution's own states, with calls before it that are as far
     apart. A geometric mean, because a few seeds on the border between two images would decide a plain one.
 
+    Every number of a coordinate goes its own way, so that some of them tell: of more than 2,048, the widest half of so
+    many, and a random half of the others, each for several.
+
     Args:
-        fine: solution of B seeds; memory beside it is O(B K).
+        fine: solution of B seeds; of the first 32 of them.
         covariance: in whose coordinates it is.
         calls: fewest of a path that is to be found.
     """
-    count = len(fine.level)
+    count, (fine, covariance, weights) = len(fine.level), _thinned(fine, covariance)
     longest = min(count - 1, max(2, round(_LONGEST * count / calls)))
     lengths = np.unique(np.geomspace(1, longest, _LENGTHS).round().astype(int)).tolist()
     losses = torch.full((count, count), float("inf"), dtype=torch.float64)
+    means = [local_mean(*each, covariance, level) for *each, level in zip(fine.seen, fine.states, fine.level)]
     for i in range(count - 1):
         most = min(longest, count - 1 - i)
         tried = [length for length in lengths if length < most] + [most]
-        lost = [_loss(fine, covariance, i, length) for length in tried]
+        lost = [_loss(fine, means, covariance, weights, i, length) for length in tried]
         between = np.interp(np.log(np.arange(1, most + 1)), np.log(tried), np.log(np.maximum(lost, 1e-12)))
         losses[i, i + 1 : i + 1 + most] = torch.from_numpy(between).exp()
     return losses
 
 
-def _loss(fine: FineSolution, covariance: Covariance, i: int, length: int) -> float:
+def _thinned(fine: FineSolution, covariance: Covariance) -> tuple[FineSolution, Covariance, Tensor]:
+    """A solution in some of its coordinates, as a covariance of no other ones has them; and what each stands for."""
+    variances = covariance.variances
+    if len(variances) > _COORDINATES:
+        order, widest = variances.argsort(descending=True, stable=True), _COORDINATES // 2
+        drawn = torch.randperm(len(order) - widest, generator=torch.Generator().manual_seed(0))[:widest].sort().values
+        kept = torch.cat([order[:widest], order[widest:][drawn]])
+        weights = torch.ones(len(kept), dtype=torch.float64)
+        weights[widest:] = (len(order) - widest) / widest
+    else:
+        kept, weights = torch.arange(len(variances)), torch.ones(len(variances), dtype=torch.float64)
+    place = kept.to(fine.states.device)
+    states, seen = (rows[:, :_DRAWN].index_select(2, place) for rows in (fine.states, fine.seen))
+    whole = Covariance(variances[kept], torch.eye(len(kept), dtype=states.dtype, device=states.device))
+    return FineSolution(fine.level, states, seen, fine.seeds[:_DRAWN]), whole, weights.to(states.device)
+
+
+def _loss(
+    fine: FineSolution, means: Sequence[Tensor], covariance: Covariance, weights: Tensor, i: int, length: int
+) -> float:
     """Of one step, with the nodes i + length, i, i - length and i - 2 length as far as there are such."""
-    indices = range(i + length, max(i - 2 * length, 0) - 1, -length)
-    past = [(fine.level[k], local_mean(fine.seen[k], fine.states[k], covariance, fine.level[k])) for k in indices]
+    past = [(fine.level[k], means[k]) for k in range(i + length, max(i - 2 * length, 0) - 1, -length)]
     there = fine.level[i + length]
     led = advance(fine.states[i], past, fine.level[i], there, covariance)
     left = covariance.gains(lambda values: modes.psi(values, there, NoiseLevel.clean()), led)
-    error = ((led - fine.states[i + length]) * left).double().square().mean(1).sqrt()
+    error = (((led - fine.states[i + length]) * left).double().square() @ weights / weights.sum()).sqrt()
     return float(error.clamp(min=1e-12).log().mean().exp())
 
 
