@@ -6,6 +6,7 @@ does better, the plan is that solver.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -23,11 +24,13 @@ from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .fit import Fit, Run
 from .levels import shortest_path, step_losses
-from .refine import affordable, refine, refining_calls
+from .refine import affordable, checks, refine, refining_calls
 from .search import guesses, most_calls, search
 from .selection import PlanSelector
-from .solution import FINEST, FineSolution, Precision, fine_enough, precision, solve_finely
+from .solution import FINEST, Precision, fine_enough, precision, solve_finely
 
+#: Seeds that levels are searched for on: coefficients need more.
+_SEARCHED = 8
 #: With fewer calls the search, which moves levels alone, may take all of the effort, and the last phase what that has
 #: left; from so many on, the most of an effort that is left to it, and trials beyond its first.
 _FEW, _REFINING, _TRIALS = 6, 2 / 3, 3
@@ -57,7 +60,8 @@ def calibrate(
         seeds: noise of the trajectories that plans are fitted to.
         held_out: seeds of others, on which they are judged.
         fine: steps of the fine solution; unless given, as many as make its error small beside what plans may leave.
-        effort: calls on each seed that the search for a plan may take, once it has tried its guesses.
+        effort: calls on each seed that the search for a plan may take, once it has tried its guesses. Levels are
+            searched for on the first few seeds, with as many more calls; coefficients are fitted to all.
         refined: whether a part of them goes to a last phase that moves levels and coefficients together.
         rivals: further solvers that the plans are held against, by name; a plan is none of them.
         progress: told of the calls of the denoiser, each on a batch of all seeds, and of how many there may be.
@@ -67,36 +71,37 @@ def calibrate(
         ValueError: no seeds, seeds in both sets, or numbers of calls that are no plan.
     """
     wanted = check_options(seeds, calls, held_out, fine, effort)
-    known = keep(
-        f"precision for {wanted[-1]} calls",
-        partial(_precision, denoise, gaussian, schedule, seeds, wanted[-1], fine, progress),
-    )
-    steps = known.steps
-    most = PlanSelector.most_calls(len(rivals or ()))
-    budgets = [most_calls(count, effort) + most * count for count in wanted]
-    whole = Whole(progress, "calls of the network at most", 2 * steps + sum(budgets))
+    steps, known = fine, None
+    if steps is None:
+        finding = partial(_found_precision, denoise, gaussian, schedule, seeds, wanted[-1], progress)
+        known = keep(f"precision for {wanted[-1]} calls", finding)
+        steps = known.steps
+    most, share = PlanSelector.most_calls(len(rivals or ())), len(seeds) / min(_SEARCHED, len(seeds))
+    budgets = [most_calls(count, math.ceil(effort * share)) + checks(count) + most * count for count in wanted]
+    whole = Whole(progress, "calls of the network at most", 3 * steps + sum(budgets))
     told = _telling(denoise, whole.advance)
     solution = keep(f"fine solution of {steps}", partial(solve_finely, told, gaussian, schedule, seeds, steps))
     whole.reach(steps)
-    unseen = keep(f"held-out solution of {steps}", partial(solve_finely, told, gaussian, schedule, held_out, steps))
-    whole.reach(2 * steps)
-    losses = keep(
-        f"losses from {wanted[0]} calls", lambda: step_losses(solution, gaussian.covariance, wanted[0])
-    )
-    fit = Fit(told, gaussian, solution)
+    held = partial(solve_finely, told, gaussian, schedule, held_out, steps, whole=False)
+    unseen = keep(f"held-out end of {steps}", held)
+    if known is None:
+        known = keep(f"precision of {steps}", partial(precision, told, gaussian, schedule, solution))
+    whole.reach(3 * steps)
+    losses = keep(f"losses from {wanted[0]} calls", lambda: step_losses(solution, gaussian.covariance, wanted[0]))
+    fit, few = Fit(told, gaussian, solution), Fit(told, gaussian, solution.first(_SEARCHED))
     judge = PlanSelector(told, gaussian, schedule, solution, unseen, known.error, rivals or {})
     path: tuple[int, ...] | None = None
     plans = list[Plan]()
 
     def find(count: int, fewer: tuple[int, ...] | None) -> tuple[tuple[int, ...], Plan]:
-        shortest, begun = shortest_path(losses, count), fit.calls
+        shortest, begun, searched = shortest_path(losses, count), fit.calls, few.calls
         paths = guesses(solution.level, gaussian, count, fewer, shortest)
-        whole = effort + sum(map(len, paths))
-        found = search(fit, paths, effort - (_for_refining(count, effort) if refined else 0))
-        best = found
+        most, kept = effort + sum(map(len, paths)), _for_refining(count, effort) if refined else 0
+        found = search(few, paths, int((effort - kept) * share))
+        best = fit.run(found.path)
         if refined:
-            left = whole - (fit.calls - begun)
-            best = refine(fit, schedule, found, left, lambda run: judge.error(_plan(run, solution.level[0])))
+            left = most - math.ceil((few.calls - searched) / share) - (fit.calls - begun)
+            best = refine(fit, schedule, best, left, lambda run: judge.error(_plan(run, solution.level[0])))
         return found.path, judge.choose(_plan(best, solution.level[0]), shortest, best.loss)
 
     for i, count in enumerate(wanted):
@@ -105,28 +110,18 @@ def calibrate(
         name += ", refined" if refined else ""
         path, plan = keep(name, partial(find, count, path))
         plans.append(plan)
-        whole.reach(2 * steps + sum(budgets[: i + 1]))
+        whole.reach(3 * steps + sum(budgets[: i + 1]))
     about = {"seeds": list(seeds), "held_out": list(held_out), "fine": steps, "effort": effort, "refined": refined}
     return Calibration(tuple(plans), about | {"reference_error": known.error, "gaussian": fingerprint(gaussian)})
 
 
-def _precision(
-    denoise: Denoiser,
-    gaussian: Gaussian,
-    schedule: Schedule,
-    seeds: Sequence[int],
-    calls: int,
-    fine: int | None,
-    progress: Progress,
+def _found_precision(
+    denoise: Denoiser, gaussian: Gaussian, schedule: Schedule, seeds: Sequence[int], calls: int, progress: Progress
 ) -> Precision:
-    """Of a fine solution of so many steps, or of as many as it needs to have for plans of so many calls."""
-    usual = 15 * max(8, calls) if fine is None else 7 * fine // 4
+    """The steps that a fine solution needs to have for plans of so many calls."""
+    usual = 15 * max(8, calls)
     whole = Whole(progress, "calls of the network that say how fine a solution is, about", usual)
-    told = _telling(denoise, whole.advance)
-    if fine is None:
-        found = fine_enough(told, gaussian, schedule, seeds, calls)
-    else:
-        found = precision(told, gaussian, schedule, seeds, fine)
+    found = fine_enough(_telling(denoise, whole.advance), gaussian, schedule, seeds, calls)
     whole.reach(usual)
     return found
 

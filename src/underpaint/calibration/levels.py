@@ -45,7 +45,8 @@ def step_losses(fine: FineSolution, covariance: Covariance, calls: int) -> Tenso
     longest = min(count - 1, max(2, round(_LONGEST * count / calls)))
     lengths = np.unique(np.geomspace(1, longest, _LENGTHS).round().astype(int)).tolist()
     losses = torch.full((count, count), float("inf"), dtype=torch.float64)
-    means = [local_mean(*each, covariance, level) for *each, level in zip(fine.seen, fine.states, fine.level)]
+    parts = zip(fine.seen, fine.states, fine.level, strict=True)
+    means = [local_mean(seen, state, covariance, level) for seen, state, level in parts]
     for i in range(count - 1):
         most = min(longest, count - 1 - i)
         tried = [length for length in lengths if length < most] + [most]

@@ -41,6 +41,11 @@ def refining_calls(count: int, directions: int = DIRECTIONS) -> int:
     return count * (count + 1) // 2 + directions * count * (count - 1) // 2 + count
 
 
+def checks(count: int) -> int:
+    """Calls that the held-out seeds of a run of so many calls are usually asked for."""
+    return 3 * count
+
+
 def affordable(count: int, effort: int) -> int:
     """The most directions of each step that an effort allows; -1 if it does not even allow to move the levels."""
     return next((most for most in range(DIRECTIONS, -1, -1) if refining_calls(count, most) <= effort), -1)

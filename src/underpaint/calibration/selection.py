@@ -19,8 +19,8 @@ from ..theory.gaussian import Gaussian
 from .levels import smoothed
 from .solution import FineSolution, distances, span
 
-#: The plain solvers that a plan has to beat on every grid: DDIM, what the most use, and ours of low and high order.
-_FIRST = ("euler", "dpmpp-2m", "exponential-1c", "exponential-3c")
+#: The plain solvers that a plan is held against first: what the most use, DDIM, and ours of low and high order.
+_FIRST = ("dpmpp-2m", "euler", "exponential-1c", "exponential-3c")
 #: All that a plan can be; those with one call a step.
 PLAIN = ("euler", "dpmpp-2m", "dpmpp-3m", *EXPONENTIALS)
 #: Rho of their grids besides levels even in log(sigma/alpha).
@@ -54,9 +54,27 @@ class PlanSelector:
 
     @staticmethod
     def most_calls(rivals: int = 0) -> int:
-        """The most that `choose` calls the denoiser, for each call of the plan."""
-        first, all_of = len(_FIRST) * (len(_RHO) + 3), _GRIDS * (len(PLAIN) + rivals)
-        return 2 + first + all_of + 2 * _FINALISTS
+        """The most that `choose` calls the denoiser, on few seeds or all, for each call of the plan."""
+        return 2 + PlanSelector._most_tried(rivals) + 2 * _FINALISTS
+
+    @staticmethod
+    def most_rows(fitted: int, held_out: int, rivals: int = 0) -> int:
+        """The same on all seeds together, of so many to fit to and held out."""
+        few, all_of = min(_TRIED, held_out), 2 + _FINALISTS
+        return PlanSelector._most_tried(rivals) * few + all_of * held_out + _FINALISTS * fitted
+
+    @staticmethod
+    def usual_rows(held_out: int) -> int:
+        """The same where the plan is clearly nearer than the first plain solvers."""
+        return PlanSelector._first_tried() * min(_TRIED, held_out) + 2 * held_out
+
+    @staticmethod
+    def _first_tried() -> int:
+        return len(_RHO) + 3 + _GRIDS * (len(_FIRST) - 1)
+
+    @staticmethod
+    def _most_tried(rivals: int) -> int:
+        return PlanSelector._first_tried() + _GRIDS * (len(PLAIN) - len(_FIRST) + rivals)
 
     def errors(self, plan: Plan, fine: FineSolution, most: int | None = None) -> Tensor:
         """The distances to the ends of fine solutions that a plan leaves, of the first ``most`` of their seeds [B]."""
@@ -101,21 +119,22 @@ class PlanSelector:
         return replace(plan, errors=found | ({} if mine < _CLEAR * theirs else self._rival(plain)))
 
     def _finalists(self, grids: Sequence[NoiseLevel], mine: float) -> list[Plan]:
-        """The best plain solvers on a few held-out seeds, the best first."""
-        tried = {(name, i): self._tried(Plan(grids[i], solver=name)) for i in range(len(grids)) for name in _FIRST}
-        if mine > _CLEAR * min(tried.values()):
-            for i in self._best_grids(tried):
-                others = [(name, i) for name in PLAIN if (name, i) not in tried]
-                tried |= {(name, i): self._tried(Plan(grids[i], solver=name)) for name, i in others}
-        return [Plan(grids[i], solver=name) for name, i in sorted(tried, key=lambda one: tried[one])[:_FINALISTS]]
+        """The best plain solvers on a few held-out seeds, the best first: only that where the plan is clearly nearer.
+
+        The first one tells the best grids, on which the others are tried.
+        """
+        tried = {(_FIRST[0], i): self._tried(Plan(grids[i], solver=_FIRST[0])) for i in range(len(grids))}
+        best = [i for _, i in sorted(tried, key=lambda one: tried[one])[:_GRIDS]]
+        tried |= {(name, i): self._tried(Plan(grids[i], solver=name)) for name in _FIRST[1:] for i in best}
+        clear = mine <= _CLEAR * min(tried.values())
+        if not clear:
+            others = [name for name in PLAIN if name not in _FIRST]
+            tried |= {(name, i): self._tried(Plan(grids[i], solver=name)) for name in others for i in best}
+        listed = sorted(tried, key=lambda one: tried[one])[: 1 if clear else _FINALISTS]
+        return [Plan(grids[i], solver=name) for name, i in listed]
 
     def _tried(self, plan: Plan) -> float:
         return float(self.errors(plan, self.unseen, _TRIED).mean())
-
-    @staticmethod
-    def _best_grids(tried: Mapping[tuple[str, int], float]) -> list[int]:
-        """The grids on which some solver is best, the best first."""
-        return list(dict.fromkeys(i for _, i in sorted(tried, key=lambda one: tried[one])))[:_GRIDS]
 
     def _rival(self, plain: Sequence[Plan]) -> dict[str, float]:
         """The error of the best rival on held-out seeds, on the grids of the best plain solvers."""

@@ -21,7 +21,7 @@ _TRIED = 4
 #: Steps of a schedule's own grid, whose first and last level above 0 all others lie between.
 _WHOLE = 1000
 #: The fewest and the most steps of a solution that is as fine as it needs to be.
-_FEWEST, FINEST = 60, 1000
+FEWEST, FINEST = 60, 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +41,10 @@ class FineSolution:
     seen: Tensor
     seeds: tuple[int, ...]
 
+    def first(self, count: int) -> FineSolution:
+        """That of the first seeds."""
+        return FineSolution(self.level, self.states[:, :count], self.seen[:, :count], self.seeds[:count])
+
     @property
     def final(self) -> Tensor:
         """The denoised image at the last level, where samplers end."""
@@ -53,24 +57,28 @@ def solve_finely(
     schedule: Schedule,
     seeds: Sequence[int],
     steps: int = 250,
+    whole: bool = True,
 ) -> FineSolution:
-    """Solve at levels even in log(sigma/alpha), down to the schedule's last above 0; memory O(steps B D).
+    """Solve at levels even in log(sigma/alpha), down to the schedule's last above 0; memory 2 steps B K numbers, or 2 B
+    K if all but the last level is let go of (``whole`` is false).
 
     The denoised image there is the end of the solution: below it, the denoiser has not been trained.
     """
     level = span(schedule, steps)
     covariance, mean = gaussian.covariance, gaussian.mean
     x = initial_noise(seeds, gaussian.dimension, level[0], mean.dtype).to(mean.device)
-    states, seen = [covariance.analyse(x - level.alpha[0].to(x) * mean)], []
+    first = covariance.analyse(x - level.alpha[0].to(x) * mean)
+    states, seen = first.new_empty(2, len(level) if whole else 1, *first.shape)
+    states[0] = first
 
     def keep(index: int, x: Tensor, denoised: Tensor) -> None:
-        states.append(covariance.analyse(x - level.alpha[index + 1].to(x) * mean))
-        seen.append(covariance.analyse(denoised - mean))
+        states[index + 1 if whole else 0] = covariance.analyse(x - level.alpha[index + 1].to(x) * mean)
+        seen[index if whole else 0] = covariance.analyse(denoised - mean)
 
     final = sample(denoise, x, level, _finely(gaussian), keep, every=len(level)).final
     with torch.no_grad():
-        seen.append(covariance.analyse(denoise(final, level[-1]) - mean))
-    return FineSolution(level, torch.stack(states), torch.stack(seen), tuple(seeds))
+        seen[-1] = covariance.analyse(denoise(final, level[-1]) - mean)
+    return FineSolution(level if whole else level[-1:], states, seen, tuple(seeds))
 
 
 @dataclass(frozen=True)
@@ -81,15 +89,21 @@ class Precision:
     error: float
 
 
-def precision(denoise: Denoiser, gaussian: Gaussian, schedule: Schedule, seeds: Sequence[int], steps: int) -> Precision:
-    """The error of `solve_finely`, from solutions of some seeds with a half and a quarter of its steps, too.
+def precision(denoise: Denoiser, gaussian: Gaussian, schedule: Schedule, fine: FineSolution) -> Precision:
+    """The error of a fine solution, from solutions of some of its seeds with a half and a quarter of its steps.
 
     By Richardson's extrapolation: if halving the steps moves the end by d, and did so by q d before, d/(q - 1) is left.
-    q is taken for 2 at least, 8 at most: what does not converge is not called fine. Calls: 7/4 of the steps, on at most
+    q is taken for 2 at least, 8 at most: what does not converge is not called fine. Calls: 3/4 of the steps, on at most
     four seeds.
     """
-    ends = [_end(denoise, gaussian, schedule, seeds, max(4, count)) for count in (steps // 4, steps // 2, steps)]
-    return Precision(steps, _left(gaussian.dimension, *ends))
+    steps = len(fine.level)
+    quarter, half = (_end(denoise, gaussian, schedule, fine.seeds, max(4, steps // part)) for part in (4, 2))
+    return Precision(steps, _left(gaussian.dimension, quarter, half, fine.final[:_TRIED]))
+
+
+def ends_for_precision(steps: int) -> int:
+    """Calls of `precision`, on all of its seeds together."""
+    return _TRIED * (steps // 4 + steps // 2)
 
 
 def fine_enough(
@@ -109,7 +123,7 @@ def fine_enough(
         found = Precision(steps, _left(gaussian.dimension, *ends[-3:]))
         small = share * float(distances(ends[0], ends[-1], gaussian.dimension).mean())
         rounding = 1e-6 * (gaussian.covariance.total / gaussian.dimension) ** 0.5
-        if (found.error <= max(small, rounding) and steps >= _FEWEST) or 2 * steps > FINEST:
+        if (found.error <= max(small, rounding) and steps >= FEWEST) or 2 * steps > FINEST:
             return found
 
 

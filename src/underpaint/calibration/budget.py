@@ -1,0 +1,89 @@
+"""What a fit does with a number of calls, said before it begins: seeds, steps of the fine solution, effort, memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..bounds import MOST_ITEMS, integer
+from .refine import checks
+from .search import most_calls
+from .selection import PlanSelector
+from .solution import FEWEST, FINEST, ends_for_precision
+
+#: Numbers of seeds to fit to, the most first, and the first seed of those to judge on, half as many.
+_SEEDS, _HELD_OUT = (64, 32, 16, 8, 4), 1000
+#: Steps of the fine solution, for each call of the longest plan.
+_STEPS = 8
+#: Calls of the search on each seed, for each call of a plan: fewer seeds are taken before it gets less; the most.
+_LEAST, _MOST = 4, 40
+
+
+@dataclass(frozen=True)
+class Spending:
+    """How a fit of plans spends calls of the denoiser; a call on a batch of B seeds counts B.
+
+    Attributes:
+        calls: of the plans.
+        seeds, held_out: how many, to fit to and to judge on.
+        fine: steps of the fine solution.
+        effort: calls on each seed for the search of a plan.
+    """
+
+    calls: tuple[int, ...]
+    seeds: int
+    held_out: int
+    fine: int
+    effort: int
+
+    @property
+    def usual(self) -> int:
+        """Calls of the denoiser, if the plans are clearly nearer than plain solvers."""
+        return self._rows(PlanSelector.usual_rows(self.held_out))
+
+    def most(self, rivals: int = 0) -> int:
+        """Calls of the denoiser at most: plans that are not clearly nearer are held against every solver there is."""
+        return self._rows(PlanSelector.most_rows(self.seeds, self.held_out, rivals))
+
+    def memory(self, coordinates: int, size: int = 4) -> int:
+        """Bytes of the fine solutions: states and images of each seed to fit to at each step, and the held-out ends."""
+        return (2 * self.fine * self.seeds + 2 * self.held_out) * coordinates * size
+
+    def options(self) -> dict[str, object]:
+        """Of `calibrate`."""
+        held_out = range(_HELD_OUT, _HELD_OUT + self.held_out)
+        return {"calls": self.calls, "held_out": held_out, "fine": self.fine, "effort": self.effort}
+
+    def _rows(self, judged: int) -> int:
+        solutions = self.fine * (self.seeds + self.held_out) + ends_for_precision(self.fine)
+        fits = sum(most_calls(count, self.effort) * self.seeds + checks(count) * self.held_out for count in self.calls)
+        return solutions + fits + judged * sum(self.calls)
+
+    def __str__(self) -> str:
+        return (
+            f"About {self.usual:,} calls of the denoiser: fine solutions of {self.fine} steps for {self.seeds} seeds "
+            f"to fit to and {self.held_out} to judge on, and a search of {self.effort} calls on each seed for a plan"
+        )
+
+
+def spend(budget: int, calls: Sequence[int]) -> Spending:
+    """What to do with so many calls of the denoiser: as many seeds as leave the search its least, and all that is left
+    for the search.
+
+    Raises:
+        ValueError: they are too few for any plan.
+    """
+    integer(budget, "number of calls to spend", 1, MOST_ITEMS)
+    wanted = tuple(sorted({*calls}))
+    fine = min(max(FEWEST, _STEPS * wanted[-1]), FINEST)
+    least, most = (share * wanted[-1] for share in (_LEAST, _MOST))
+    for seeds in _SEEDS:
+        bare = Spending(wanted, seeds, max(4, seeds // 2), fine, 0)
+        effort = (budget - bare.usual) // (seeds * len(wanted))
+        if effort >= least:
+            return Spending(wanted, seeds, bare.held_out, fine, min(effort, most))
+    needed = bare.usual + least * seeds * len(wanted)
+    raise ValueError(
+        f"Plans of {', '.join(map(str, wanted))} calls take {needed:,} calls of the denoiser or more, got a budget of "
+        f"{budget:,}; give more, or ask for fewer plans."
+    )
