@@ -57,6 +57,22 @@ def known() -> tuple[Mixture, Gaussian, Calibration]:
     return data, gaussian, calibrate(data, gaussian, DDPM(), (5, 8), SEEDS, HELD, fine=150, effort=80)
 
 
+def test_plans_of_four_terms_are_what_they_were(tmp_path: Path) -> None:
+    """A file of before S^2: the terms that it does not have count nothing."""
+    gaussian, data, level = gaussian_of(mixture()), mixture(), EDM().grid(3)
+    former = torch.randn(2, LOOK_BACK, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    plan = {"calls": 2, "solver": "fitted", "errors": {}, "coefficients": former.tolist()}
+    plan |= {"alpha": level.alpha.tolist(), "sigma": level.sigma.tolist()}
+    (tmp_path / "x.json").write_text(json.dumps({"kind": "calibration", "about": {}, "plans": [plan]}))
+    read = read_calibration(tmp_path / "x.json").plan(2)
+    assert read.coefficients is not None
+    assert torch.equal(read.coefficients[..., :4], former)
+    assert not bool(read.coefficients[..., 4:].any())
+    x = initial_noise(range(3), data.dimension, level[0], torch.float64)
+    runs = [sample(data, x, level[1:], fitted_exponential(gaussian, one)) for one in (former, read.coefficients)]
+    assert_close(runs[0].final, runs[1].final)
+
+
 def test_without_anything_to_add_it_is_the_flow_of_the_gaussian() -> None:
     gaussian = gaussian_of(mixture())
     level = EDM().grid(6)
@@ -67,7 +83,7 @@ def test_without_anything_to_add_it_is_the_flow_of_the_gaussian() -> None:
 
 @pytest.mark.parametrize("term", range(TERMS))
 def test_each_coefficient_multiplies_what_the_formula_says(term: int) -> None:
-    """a, b, c, d of the call before the newest, in dense matrices: S = alpha^2 Sigma / (alpha^2 Sigma + sigma^2)."""
+    """a to f of the call before the newest, in dense matrices: S = alpha^2 Sigma / (alpha^2 Sigma + sigma^2)."""
     data, gaussian = mixture(), gaussian_of(mixture())
     level = NoiseLevel(torch.tensor([0.4, 0.7, 0.9]).double(), torch.tensor([0.9, 0.6, 0.3]).double())
     coefficients = torch.zeros(2, LOOK_BACK, TERMS, dtype=torch.float64)
@@ -79,8 +95,9 @@ def test_each_coefficient_multiplies_what_the_formula_says(term: int) -> None:
     eye = torch.eye(data.dimension, dtype=torch.float64)
     share = torch.linalg.solve(now.alpha**2 * matrix + now.sigma**2 * eye, now.alpha**2 * matrix)
     first = data(x, level[0])
-    seen = (first - gaussian.denoise(x, level[0])) if term < 2 else first - mean
-    added = there.alpha * (seen @ share if term % 2 else seen)
+    seen = (first - gaussian.denoise(x, level[0])) if term in (0, 1, 4) else first - mean
+    power = (0, 1, 0, 1, 2, 2)[term]
+    added = there.alpha * (seen @ torch.linalg.matrix_power(share, power))
     flow = gaussian.flow(gaussian.flow(x, level[0], now), now, there)
     assert_close(run.final, flow + 0.37 * added, rtol=1e-5, atol=1e-5)
 
@@ -507,7 +524,7 @@ def test_calibrate_and_sample_with_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["full", "low-rank", "paper"])
 def test_a_fitted_step_is_the_sum_of_its_terms(kind: str) -> None:
-    """The step applies one gain to each image and state; the formula names four terms a call."""
+    """The step applies one gain to each image and state; the formula names six terms a call."""
     gaussian, generator = GAUSSIANS[kind], torch.Generator().manual_seed(0)
     covariance, level = gaussian.covariance, NoiseLevel.join(EDM()(torch.tensor([3.0, 1.0, 0.4])), NoiseLevel.clean())
     coefficients = torch.randn(3, LOOK_BACK, TERMS, generator=generator, dtype=torch.float64)

@@ -30,7 +30,7 @@ from .selection import PlanSelector
 from .solution import FINEST, Precision, fine_enough, precision, solve_finely
 
 #: Seeds that levels are searched for on: coefficients need more.
-_SEARCHED = 8
+_SEARCHED = 16
 #: With fewer calls the search, which moves levels alone, may take all of the effort, and the last phase what that has
 #: left; from so many on, the most of an effort that is left to it, and trials beyond its first.
 _FEW, _REFINING, _TRIALS = 6, 2 / 3, 3

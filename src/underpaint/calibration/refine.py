@@ -133,9 +133,10 @@ class _Linearised:
         """
         sketch = _Sketch(self.run.states[-1].shape[1])
         changed = sketch(trial.states[-1] - self.run.states[-1])
-        size = self.derivatives.double().square().sum((0, 2)) + 1e-300
+        size = self.derivatives.double().square().sum((0, 2))
+        size[-len(self.directions[-1]) :] = 0
         missed = changed - torch.einsum("p,bps->bs", step.to(changed), self.derivatives)
-        share = (step * size / (step.square() * size).sum()).to(changed)
+        share = (step * size / ((step.square() * size).sum() + 1e-300)).to(changed)
         derivatives = self.derivatives + share.view(1, -1, 1) * missed.unsqueeze(1)
         last = _last(self.fit, run, sketch)
         derivatives[:, -last.shape[1] :] = last

@@ -82,6 +82,10 @@ def sample(
             out.print(f"Left off: {result.summary['left_off']}", highlight=False, soft_wrap=True)
 
 
+def _tell(words: str) -> None:
+    err.print(words, highlight=False, soft_wrap=True)
+
+
 @app.command(rich_help_panel=SAMPLE)
 def calibrate(
     model: ModelArgument,
@@ -90,12 +94,24 @@ def calibrate(
     classes: ClassesOption = None,
     guidance: GuidanceOption = 1.0,
     negative: NegativeOption = None,
-    seeds: Annotated[str, typer.Option("--seeds", help="Seeds of the trajectories to fit to.")] = "0-31",
-    held_out: Annotated[str, typer.Option("--held-out", help="Seeds to judge on.")] = "1000-1015",
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            metavar="CALLS|TIME",
+            help="What to spend, in place of the next four: calls of the denoiser, such as 3000, or a time, as 15min.",
+        ),
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="Seeds of the trajectories to fit to. Default: 0-31.")
+    ] = None,
+    held_out: Annotated[str | None, typer.Option("--held-out", help="Seeds to judge on. Default: 1000-1015.")] = None,
     fine: Annotated[
         int | None, typer.Option("--fine", help="Steps of the fine solution. Default: as many as it needs.", min=20)
     ] = None,
-    effort: Annotated[int, typer.Option("--effort", help="Calls on each seed to search for a plan.")] = 150,
+    effort: Annotated[
+        int | None, typer.Option("--effort", help="Calls on each seed to search for a plan. Default: 150.")
+    ] = None,
     origin: Annotated[
         str, typer.Option("--from", help="Fit to the network, or to its data alone, without a call of the network.")
     ] = "network",
@@ -119,7 +135,15 @@ def calibrate(
 
     Example: underpaint calibrate fashion-mnist --calls 5,8,10 --out fashion-mnist.json
     """
-    chosen, numbers, unseen = parse_seeds(seeds), parse_seeds(calls, "Calls"), parse_seeds(held_out)
+    if budget is not None and any(given is not None for given in (seeds, held_out, fine, effort)):
+        raise ValueError(
+            "A --budget takes the place of --seeds, --held-out, --fine and --effort; give one or the others."
+        )
+    chosen, numbers, unseen = (
+        parse_seeds(seeds or "0-31"),
+        parse_seeds(calls, "Calls"),
+        parse_seeds(held_out or "1000-1015"),
+    )
     parts = place.with_name(f"{place.name}.part")
     check_targets(place, parts / "first.safetensors")
     from ..recipes.calibrate import calibrate_model
@@ -132,8 +156,9 @@ def calibrate(
     request = Request(
         model, conditions, (guidance,), negative, chosen, statistics=tuple(gaussian or ()), device=device, dtype=dtype
     )
-    how: dict[str, Any] = {"calls": numbers, "held_out": unseen, "fine": fine, "effort": effort}
-    how |= {"origin": origin, "data": DataModel(data, components, rank)}
+    how: dict[str, Any] = {"calls": numbers, "held_out": unseen, "fine": fine}
+    how |= {"effort": 150 if effort is None else effort, "origin": origin, "data": DataModel(data, components, rank)}
+    how |= {"budget": budget, "tell": None if quiet else _tell}
     with kept_in(parts), progress_bars(quiet) as progress:
         found = calibrate_model(request, parts, None if quiet else say_check, progress=progress, **how)
         write_calibration(place, found)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
+
 from ..bounds import shown
+from ..calibration.budget import spend
 from ..calibration.calibrate import calibrate, check_options
 from ..calibration.solution import FineSolution, Precision
 from ..models.checking.check import Check
@@ -15,6 +20,8 @@ from ..models.fingerprint import digest, fingerprint
 from ..models.schedulers.peers import FAMILIES, peer
 from ..noise import NoiseLevel
 from ..sampling.fitted import Calibration, Plan
+from ..sampling.trajectory import initial_noise
+from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .shared.check import check_case
 from .shared.checkpoints import Parts, gaussian_tensors
@@ -25,6 +32,8 @@ from .shared.request import Conditioning, Request, Sampler, cases, find_denoiser
 _RIVALS = tuple(name for family in ("UniPC", "DEIS") for name in FAMILIES[family])
 #: What a plan is fitted to: the network; or the data alone, without a call of the network.
 Origin = Literal["network", "data"]
+#: Rows of a batch by which a call is timed.
+_TIMED = 8
 
 
 def calibrate_model(
@@ -33,6 +42,8 @@ def calibrate_model(
     say: Callable[[Check], None] | None = None,
     origin: Origin = "network",
     data: DataModel | None = None,
+    budget: str | None = None,
+    tell: Callable[[str], None] | None = None,
     **how: Any,
 ) -> Calibration:
     """Fit plans to a model, for all that is asked of it together: row i is run in case i modulo their number.
@@ -43,6 +54,9 @@ def calibrate_model(
         say: told what `check` finds of the network, before it is called.
         origin: fit to the "network", or to a mixture of Gaussians of the "data", without a call of the network.
         data: which data that mixture is made of, and how.
+        budget: calls of the denoiser to spend, as "3000", or time, as "15min"; in place of seeds, ``held_out``,
+            ``fine`` and ``effort``.
+        tell: told in a sentence each what a budget is spent on and how much memory the fit takes, before it begins.
         how: ``calls``, ``held_out``, ``fine``, ``effort`` and ``progress`` of `calibrate`.
 
     Raises:
@@ -65,9 +79,15 @@ def calibrate_model(
         denoise, of = denoiser_from_data(sampler, listed, made, request.statistics or (request.model,))
         asked["from"] = {"data": of, "asked": asdict(made)}
     else:
-        if say is not None:
-            say(check_case(model, listed[0]))
         denoise = in_turn([find_denoiser(model, case) for case in listed])
+    if budget is not None:
+        spending = spend(_affordable(budget, denoise, sampler), how["calls"])
+        request, how = replace(request, seeds=tuple(range(spending.seeds))), how | spending.options()
+        _tell(tell, f"{spending}; {spending.most(len(_RIVALS)):,} at most.")
+    check_options(request.seeds, **how)
+    _tell(tell, _memory(gaussian, request, how.get("fine")))
+    if say is not None and origin != "data":
+        say(check_case(model, listed[0]))
     if parts is not None:
         weights = None if origin == "data" else fingerprint(model)  # which may call the network
         settings = {"weights": weights} | _settings(sampler, listed, gaussian, request, how)
@@ -77,6 +97,48 @@ def calibrate_model(
     found = calibrate(denoise, gaussian, model.schedule, seeds=request.seeds, **how)
     asked["statistics"] = dict(sampler.theory.about)
     return replace(found, about=asked | found.about)
+
+
+def _affordable(budget: str, denoise: Denoiser, sampler: Sampler) -> int:
+    """Calls of the denoiser that a budget is: a number of them, or those that fit into a time.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(|s|sec|min|m|h)", budget.strip())
+    if found is None or (not found[2] and "." in found[1]) or not float(found[1]) > 0:
+        words = "A budget is a number of calls of the denoiser, such as 3000, or a time, such as 15min"
+        raise ValueError(f"{words}; got {shown(budget)}.")
+    if not found[2]:
+        return int(found[1])
+    allowed = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2][0]]
+    return max(1, int(allowed / _seconds(denoise, sampler)))
+
+
+def _seconds(denoise: Denoiser, sampler: Sampler) -> float:
+    """Seconds of a call of the denoiser for one row of a small batch, once it is warm."""
+    model, took = sampler.model, list[float]()
+    level = model.schedule.grid(4)[2]
+    x = initial_noise(range(_TIMED), model.dimension, level)
+    with torch.no_grad():
+        for _ in range(2):
+            begun = time.perf_counter()
+            denoise(x, level).sum().item()
+            took.append(time.perf_counter() - begun)
+    return took[-1] / _TIMED
+
+
+def _memory(gaussian: Gaussian, request: Request, fine: int | None) -> str:
+    """A sentence on the memory that a fit takes beside the model."""
+    steps = 100 if fine is None else fine
+    like = gaussian.covariance.analyse(gaussian.mean.unsqueeze(0))
+    size = 2 * steps * len(request.seeds) * like.shape[1] * like.element_size() / 1e9
+    return f"The fine solution takes {size:.2g} GB of memory{' for each 100 steps' if fine is None else ''}."
+
+
+def _tell(tell: Callable[[str], None] | None, words: str) -> None:
+    if tell is not None:
+        tell(words)
 
 
 def _settings(

@@ -2,11 +2,11 @@
 
 Between two calls a step follows the Gaussian's flow, and adds what the latest calls said beyond it:
 
-    y' = psi y + alpha' sum_j [(a_j + b_j S) (D_j - G_j) + (c_j + d_j S) D_j],    y = x - alpha mu.
+    y' = psi y + alpha' sum_j [(a_j + b_j S + e_j S^2) (D_j - G_j) + (c_j + d_j S + f_j S^2) D_j],    y = x - alpha mu.
 
 D_j and G_j are the images that the denoiser and the Gaussian saw in state j, less mu; psi, and the newest level's
 S = alpha^2 Sigma / (alpha^2 Sigma + sigma^2), are functions of Sigma. For data of that Gaussian there is nothing to
-add; where S vanishes, a step is one of a linear multistep method. What a, b, c, d are is for `calibration`.
+add; where S vanishes, a step is one of a linear multistep method. What a to f are is for `calibration`.
 """
 
 from __future__ import annotations
@@ -34,20 +34,22 @@ from .exponential import EXPONENTIALS, named_exponential
 from .solvers import Solver, Step, find_solver
 from .trajectory import check_grid
 
-#: Calls that a step looks back on, and coefficients for each of them.
-LOOK_BACK, TERMS = 3, 4
+#: Calls that a step looks back on, and coefficients for each of them: a, b, c, d, e, f. Older plans have four.
+LOOK_BACK, TERMS = 3, 6
+_FORMER = 4
 
 #: A level, the centred state at it, and the centred image that the denoiser saw in it, both in coordinates [B, K].
 Seen = tuple[NoiseLevel, Tensor, Tensor]
 
 
 def fitted_exponential(gaussian: Gaussian, coefficients: Tensor) -> Solver:
-    """The solver with coefficients a, b, c, d [N, 3, 4] for each of N steps: of the newest call, and of two before it.
+    """The solver with coefficients a, b, c, d, e, f [N, 3, 6] for each of N steps: of the newest call, and of two
+    before it; or with a, b, c, d alone.
 
     Raises:
         ValueError: when it solves, the grid is of another number of steps.
     """
-    covariance = gaussian.covariance
+    covariance, coefficients = gaussian.covariance, _completed(coefficients)
 
     def solve(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
         if len(level) != len(coefficients) + 1:
@@ -65,8 +67,14 @@ def fitted_exponential(gaussian: Gaussian, coefficients: Tensor) -> Solver:
     return solve
 
 
+def _completed(coefficients: Tensor) -> Tensor:
+    """Coefficients with zeros for the terms that former plans do not have."""
+    former = coefficients.ndim == 3 and coefficients.shape[-1] == _FORMER
+    return torch.nn.functional.pad(coefficients, (0, TERMS - _FORMER)) if former else coefficients
+
+
 def _stepped(seen: Sequence[Seen] | deque[Seen], step: Tensor, there: NoiseLevel, covariance: Covariance) -> Tensor:
-    """The next state: psi y, and what coefficients [J, 4] make of each state and image that was seen.
+    """The next state: psi y, and what coefficients [J, 6] make of each state and image that was seen.
 
     With G = shrinkage y, the terms of a call are gains of its image and of its state alone: each is one product.
     """
@@ -76,9 +84,9 @@ def _stepped(seen: Sequence[Seen] | deque[Seen], step: Tensor, there: NoiseLevel
         """Of each state and image that was seen, the newest first: [2 J, M]."""
         known = newest.alpha * modes.shrinkage(variances, newest)
         rows = []
-        for (level, _, _), (a, b, c, d) in zip(seen, step.tolist(), strict=False):
-            beyond = there.alpha * (a + b * known)
-            rows += [-beyond * modes.shrinkage(variances, level), beyond + there.alpha * (c + d * known)]
+        for (level, _, _), (a, b, c, d, e, f) in zip(seen, step.tolist(), strict=False):
+            beyond = there.alpha * (a + (b + e * known) * known)
+            rows += [-beyond * modes.shrinkage(variances, level), beyond + there.alpha * (c + (d + f * known) * known)]
         rows[0] = rows[0] + modes.psi(variances, newest, there)
         return torch.stack(rows)
 
@@ -92,7 +100,8 @@ def flown(state: Tensor, here: NoiseLevel, there: NoiseLevel, covariance: Covari
 
 
 def step_terms(seen: Sequence[Seen] | deque[Seen], there: NoiseLevel, covariance: Covariance) -> Tensor:
-    """What a step's coefficients multiply: alpha' (D - G), S of it, alpha' D and S of it, for each call. [F, B, K]."""
+    """What a step's coefficients multiply, for each call: alpha' (D - G), S of it, alpha' D, S of it, and S^2 of both.
+    [F, B, K]."""
     newest, like, _ = seen[0]
     known = covariance.gains(lambda values: newest.alpha * modes.shrinkage(values, newest), like)
     terms = like.new_empty((TERMS * len(seen), *like.shape))
@@ -100,7 +109,8 @@ def step_terms(seen: Sequence[Seen] | deque[Seen], there: NoiseLevel, covariance
         shrinkage = covariance.gains(partial(modes.shrinkage, level=level), like)
         alpha = there.alpha.to(like)
         own[0], own[2] = alpha * (denoised - shrinkage * state), alpha * denoised
-        torch.mul(own[::2], known, out=own[1::2])
+        torch.mul(own[:4:2], known, out=own[1:4:2])
+        torch.mul(own[1:4:2], known, out=own[4:])
     return terms
 
 
@@ -126,7 +136,7 @@ class Plan:
 
     Attributes:
         level: the grid; sigma = 0 at its end. If there are coefficients, its first interval is a jump.
-        coefficients: [N, 3, 4] float64, of `fitted_exponential`; None where a plain solver did better.
+        coefficients: [N, 3, 6] float64, of `fitted_exponential`; None where a plain solver did better.
         solver: the name of that plain solver, one of `EXPONENTIALS` or of `SOLVERS`.
         errors: distances to the fine solution, means over seeds, in units of the data: what was fitted, on the seeds of
             the fit ("fit") and on held-out ones, and the best plain solver on these ("plain"); where it was measured,
@@ -141,6 +151,8 @@ class Plan:
 
     def __post_init__(self) -> None:
         check_grid(self.level)
+        if self.coefficients is not None:
+            object.__setattr__(self, "coefficients", _completed(self.coefficients))
         if self.coefficients is None:
             if self.solver not in EXPONENTIALS:
                 find_solver(self.solver)

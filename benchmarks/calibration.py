@@ -1,0 +1,110 @@
+"""What the phases of a fit are worth: plans of the same seeds and effort without and with them, in one run.
+
+    python benchmarks/calibration.py [MODEL] [--calls 3 4 5 8 10] [--seeds 32] [--effort 100] [--fine 100] [--threads 1]
+
+`before` searches on all seeds of the fit and ends there; `search` searches on the first 16 at most, with as many calls
+of the denoiser in all, and fits coefficients to all; `refined` leaves some of these to the last phase, which moves
+levels and coefficients together. All three begin from the same guesses. Errors are distances to the network's own fine
+solution on held-out seeds: root mean square and median over seeds. Calls count each seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from underpaint.calibration.calibrate import _SEARCHED, _for_refining
+from underpaint.calibration.fit import Fit, Run
+from underpaint.calibration.levels import shortest_path, step_losses
+from underpaint.calibration.refine import refine
+from underpaint.calibration.search import guesses, search
+from underpaint.calibration.solution import FineSolution, precision, solve_finely
+from underpaint.recipes.shared.request import Request, cases, find_denoiser, in_turn, prepare
+
+Row = tuple[str, int, Tensor]
+
+
+def fitted(
+    make: Callable[[FineSolution], Fit], fine: FineSolution, paths: Sequence[tuple[int, ...]], effort: int, seeds: int
+) -> tuple[Run, Fit, int]:
+    """A search on the first seeds with the calls that the effort on all of them is, fitted to all; calls taken."""
+    few, whole = make(fine.first(seeds)), make(fine)
+    share = len(fine.seeds) // seeds
+    run = whole.run(search(few, paths, effort * share).path)
+    return run, whole, few.calls * seeds + whole.calls * len(fine.seeds)
+
+
+def compared(
+    make: Callable[[FineSolution], Fit],
+    solutions: Sequence[FineSolution],
+    schedule: object,
+    paths: Sequence[tuple[int, ...]],
+    effort: int,
+) -> list[Row]:
+    """Of each variant: its name, calls, and errors of the held-out seeds [B]."""
+    fine, judge, test = solutions
+    count, all_of = len(paths[0]), len(fine.seeds)
+    few = min(_SEARCHED, all_of)
+
+    def measured(name: str, run: Run, calls: int) -> Row:
+        return name, calls, make(test).follow(run.level, run.coefficients).errors
+
+    def unseen(run: Run) -> float:
+        return make(judge).follow(run.level, run.coefficients).loss
+
+    before, _, calls = fitted(make, fine, paths, effort, all_of)
+    rows = [measured("before", before, calls)]
+    searched, _, calls = fitted(make, fine, paths, effort, few)
+    rows.append(measured("search", searched, calls))
+    run, fit, calls = fitted(make, fine, paths, effort - _for_refining(count, effort), few)
+    left = effort + count * len(paths) - calls // all_of
+    begun = fit.calls
+    run = refine(fit, schedule, run, left, unseen)
+    rows.append(measured("refined", run, calls + (fit.calls - begun) * all_of))
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default="fashion-mnist")
+    parser.add_argument("--calls", type=int, nargs="+", default=[3, 4, 5, 8, 10])
+    parser.add_argument("--seeds", type=int, default=32)
+    parser.add_argument("--held-out", type=int, default=48)
+    parser.add_argument("--effort", type=int, default=100)
+    parser.add_argument("--fine", type=int, default=100)
+    parser.add_argument("--prompt", action="append", default=[])
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    request = Request(args.model, tuple(args.prompt), (args.guidance,), seeds=tuple(range(args.seeds)))
+    sampler = prepare(request)
+    model, gaussian = sampler.model, sampler.theory.everything
+    denoise = in_turn([find_denoiser(model, case) for case in cases(request, model)])
+    sets = (range(args.seeds), range(1000, 1016), range(2000, 2000 + args.held_out))
+    solutions = [solve_finely(denoise, gaussian, model.schedule, seeds, args.fine) for seeds in sets]
+    known = precision(denoise, gaussian, model.schedule, solutions[0])
+    losses = step_losses(solutions[0], gaussian.covariance, min(args.calls))
+    print(f"{model.name}, {args.seeds} seeds to fit to, effort {args.effort}, {args.held_out} held-out seeds; fine")
+    print(f"solution of {args.fine} steps, about {known.error:.2g} from the limit\n")
+    print("| calls | variant | calls of the fit | RMS | median | RMS / before | median / before | seconds |")
+    print("|---|---|---|---|---|---|---|---|")
+    for count in args.calls:
+        begun = time.perf_counter()
+        paths = guesses(solutions[0].level, gaussian, count, None, shortest_path(losses, count))
+        rows = compared(lambda fine: Fit(denoise, gaussian, fine), solutions, model.schedule, paths, args.effort)
+        first = None
+        for name, calls, errors in rows:
+            found = float(errors.square().mean().sqrt()), float(errors.median())
+            first = first or found
+            ratios = " | ".join(f"{mine / theirs:.2f}" for mine, theirs in zip(found, first, strict=True))
+            took = f"{time.perf_counter() - begun:.0f}"
+            print(f"| {count} | {name} | {calls:,} | {found[0]:.4f} | {found[1]:.4f} | {ratios} | {took} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
