@@ -68,6 +68,11 @@ if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
     from .theory.gaussian import Gaussian as Gaussian, guided_gaussian as guided_gaussian
     from .theory.mixture import Mixture as Mixture
     from .theory.moments import Moments as Moments
+    from .theory.regimes import (
+        collapse_ratio as collapse_ratio,
+        information as information,
+        speciation_ratio as speciation_ratio,
+    )
     from .theory.stitched import Stitched as Stitched
 
 from . import moved
@@ -114,6 +119,7 @@ _PUBLIC = {
     "theory.gaussian": ("Gaussian", "guided_gaussian"),
     "theory.mixture": ("Mixture",),
     "theory.moments": ("Moments",),
+    "theory.regimes": ("collapse_ratio", "information", "speciation_ratio"),
     "theory.stitched": ("Stitched",),
 }
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
