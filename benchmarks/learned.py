@@ -211,7 +211,7 @@ class Weights:
             terms = torch.einsum("fk,kbd->fbd", free, parts).flatten(1)
             left = (wanted - torch.einsum("k,kbd->bd", given, parts)).flatten()
             gram = terms @ terms.T
-            gram += 1e-7 * torch.diag(gram.diagonal())
+            gram += 1e-9 * torch.diag(gram.diagonal())
             weights[i, : i + 1] = given
             if len(free):
                 weights[i, : i + 1] += torch.linalg.solve(gram, terms @ left) @ free

@@ -108,10 +108,11 @@ def test_the_fit_beats_adam_through_the_network() -> None:
 
     problem = posed(counted, seeds=range(16))
     plain = learned.plain_rules(problem, CALLS)
-    form, values, least = learned.begin(problem, "scalars", plain)
+    form = form_of("scalars", EDM(), plain[0].level)
+    values, least = form.parameters(plain[0].rule), plain[0].loss
     begun = learned.run(problem, learned.unit(problem, form.rule(values), form.told.first))
     calls = 0
-    ours = learned.levenberg_marquardt(problem, form, values, 6)
+    ours = learned.levenberg_marquardt(problem, form, values, 8)
     spent = calls
     assert ours.loss < 0.7 * least
 
@@ -125,11 +126,11 @@ def test_the_fit_beats_adam_through_the_network() -> None:
             best = min(best, float(loss))
             optimiser.zero_grad()
             loss.backward()
-            assert all(float(slope) for slope in moved.grad) or float(moved[:CALLS].min()) < form.told.low
             optimiser.step()
+        assert best < 0.8 * least  # it descends
         return best
 
-    assert ours.loss < min(adam(rate) for rate in (1e-3, 3e-3, 1e-2, 3e-2))
+    assert ours.loss < min(adam(rate) for rate in (3e-3, 1e-2, 3e-2, 1e-1))
 
 
 def solved(form: Any, problem: Any, values: Tensor) -> Tensor:
