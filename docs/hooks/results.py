@@ -2,9 +2,10 @@
 
 ``<!-- claims -->`` stands for the paper's claims, and ``<!-- teleport -->`` for Fréchet distances, from a MODEL.json
 for each model: what the book shows of the results of `underpaint report`. ``<!-- peers -->`` stands for solvers
-compared, from a bench-MODEL.md for each model, and a bench-MODEL-frechet.md where Fréchet distances were measured too:
-the table of `underpaint bench` under its command. ``<!-- compared -->`` stands for analytic denoisers compared, from a
-compare-MODEL.md for each model. All are stored by
+compared, from a bench-MODEL.md for each model, a bench-MODEL-frechet.md where Fréchet distances were measured too, and
+a bench-MODEL-from-data.md of plans that were made without the network: the table of `underpaint bench` under its
+command. ``<!-- compared -->`` stands for analytic denoisers compared, from a compare-MODEL.md for each model. All are
+stored by
 
     python docs/hooks/results.py report/results.json bench/results.json comparison/results.json
 """
@@ -58,7 +59,10 @@ def store(path: Path) -> Path:
     else:
         table = re.sub("^#", "###", path.with_name("table.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
         heading, _, rest = table.partition("\n")
-        place = STORED / f"bench-{name}{'-frechet' if results['setup']['samples'] else ''}.md"
+        made = (results["setup"]["calibration"] or {}).get("from")
+        kind = f"-from-{made['origin']}" if made else "-frechet" if results["setup"]["samples"] else ""
+        heading = heading.replace("Few calls", f"Few calls with plans from {made['origin']}") if made else heading
+        place = STORED / f"bench-{name}{kind}.md"
         commands = "\n".join(bench_commands(results["setup"]))
         text = f"{heading}\n\n```bash\n{commands}\n```\n{rest}"
     write_text(place, text)
@@ -213,7 +217,8 @@ def bench_commands(setup: dict[str, Any]) -> Iterator[str]:
     if plans:
         words = ["underpaint", "calibrate", *_placed(plans), *_asked(plans["cases"]), "--calls", _seeds(plans["calls"])]
         words += ["--seeds", _seeds(plans["seeds"]), "--held-out", _seeds(plans["held_out"])]
-        words += ["--fine", str(plans["fine"]), "--effort", str(plans["effort"]), "--out", "calibration.json"]
+        words += ["--fine", str(plans["fine"]), "--effort", str(plans["effort"]), *_origin(plans.get("from"))]
+        words += ["--out", "calibration.json"]
         yield shlex.join(words)
     learned = setup.get("learned")
     if learned:
@@ -232,6 +237,17 @@ def bench_commands(setup: dict[str, Any]) -> Iterator[str]:
     words += ["--calibration", "calibration.json"] if plans else []
     words += ["--learned", "learned.json"] if learned else []
     yield shlex.join(words)
+
+
+def _origin(made: dict[str, Any] | None) -> list[str]:
+    """What plans are fitted to, where that is not the network alone."""
+    if made is None:
+        return []
+    asked = made["asked"]
+    words = ["--from", made["origin"], *(["--data", asked["data"]] if asked["data"] else [])]
+    for name, usual in (("components", 30), ("rank", 64)):
+        words += [] if asked[name] == usual else [f"--{name}", str(asked[name])]
+    return words
 
 
 def _judged(setup: dict[str, Any]) -> list[str]:

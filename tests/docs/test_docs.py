@@ -367,6 +367,24 @@ def test_a_calibrated_benchmark_names_both_commands(hook: Any) -> None:
     assert "--grids karras,log" in lines[1]
 
 
+def test_plans_from_the_data_say_so_in_their_command(
+    hook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = hook("results")
+    monkeypatch.setattr(results, "STORED", tmp_path / "stored")
+    (tmp_path / "stored").mkdir()
+    made = {"origin": "data", "data": {}, "asked": {"data": "shoes", "components": 10, "rank": 64}}
+    plans = {**BENCH, "calls": [5, 8], "seeds": [0, 1], "fine": 90, "held_out": [10, 11], "effort": 40, "from": made}
+    line, _ = results.bench_commands(BENCH | {"calibration": plans})
+    assert "--from data --data shoes --components 10 --out" in line
+    assert {"--from", "--data", "--components"} <= {
+        flag for parameter in COMMANDS["calibrate"].params for flag in parameter.opts
+    }
+    (tmp_path / "table.md").write_text("# Few calls\n")
+    (tmp_path / "results.json").write_text(json.dumps({"setup": BENCH | {"calibration": plans}}))
+    assert results.store(tmp_path / "results.json").name.endswith("-from-data.md")
+
+
 def test_the_commands_of_a_benchmark_name_model_and_statistics_as_they_were_given(hook: Any) -> None:
     placed = {"model": "tiny", "place": "runs/tiny.safetensors", "statistics": {"all": "tiny stats.safetensors"}}
     setup = BENCH | placed | {"cases": ["unconditional"]}

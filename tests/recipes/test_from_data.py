@@ -148,5 +148,8 @@ def test_the_command_makes_plans_without_a_call_of_the_network(
 def test_plans_come_from_the_network_or_the_data() -> None:
     with pytest.raises(ValueError, match="made from network or data, got 'air'"):
         calibrate_model(Request(), origin="air")  # type: ignore[arg-type]
+    asked = Request("emoji-scenes", ("a fox",), (1.0, 3.0))
+    with pytest.raises(ValueError, match="Plans from the data alone are for a guidance of 1"):
+        calibrate_model(asked, origin="data")
     with pytest.raises(ValueError, match="number of Gaussians of a mixture"):
         DataModel(components=0)

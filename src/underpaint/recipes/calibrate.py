@@ -72,12 +72,17 @@ def calibrate_model(
             "stats` makes one, of a model's own samples if there is nothing else)."
         )
     listed = cases(request, model)
+    if origin == "data" and any(case.guidance != 1 for case in listed):
+        raise ValueError(
+            "Plans from the data alone are for a guidance of 1: a mixture that is guided goes other ways than a "
+            "network that is. Give --from network."
+        )
     check_options(request.seeds, **how)
     asked: dict[str, Any] = {"model": model.name, "place": request.model, "cases": [str(case) for case in listed]}
     if origin == "data":
         made = data or DataModel()
         denoise, of = denoiser_from_data(sampler, listed, made, request.statistics or (request.model,))
-        asked["from"] = {"data": of, "asked": asdict(made)}
+        asked["from"] = {"origin": origin, "data": of, "asked": asdict(made)}
     else:
         denoise = in_turn([find_denoiser(model, case) for case in listed])
     if budget is not None:
