@@ -18,7 +18,7 @@ from torch import Tensor
 
 from underpaint.analysis.summary import Summary
 from underpaint.calibration.calibrate import calibrate
-from underpaint.calibration.solution import FineSolution
+from underpaint.calibration.solution import FineSolution, Precision
 from underpaint.files import read_tensor_metadata, read_tensors, write_tensors
 from underpaint.noise import DDPM, NoiseLevel
 from underpaint.recipes.report import build
@@ -181,7 +181,7 @@ def test_an_interrupted_calibration_goes_on_and_gives_the_same_file(tmp_path: Pa
     data, gaussian = mixture(), gaussian_of(mixture())
 
     def fit(denoise: Denoiser, name: str | None) -> Calibration:
-        kept = {} if name is None else {"keep": Parts(tmp_path / name, {}, (FineSolution, NoiseLevel, Plan))}
+        kept = {} if name is None else {"keep": Parts(tmp_path / name, {}, (FineSolution, NoiseLevel, Plan, Precision))}
         return calibrate(denoise, gaussian, DDPM(), (4, 6), range(8), range(100, 104), fine=40, effort=30, **kept)
 
     whole = Interrupted(data)
