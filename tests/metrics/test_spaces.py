@@ -336,14 +336,14 @@ def test_networks_of_statistics_run_on_the_device(
     given: list[torch.device | None] = []
 
     def watched(load: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*asked: Any, device: torch.device | None = None) -> Any:
+        def call(*asked: Any, device: torch.device | None = None, dtype: None = None) -> Any:
             given.append(device)
             return load(*asked)
 
         return call
 
     np.save("images.npy", np.zeros((2, 48, 48, 3), np.uint8))
-    monkeypatch.setattr(sources, "load_model", watched(load_model))
+    monkeypatch.setattr("underpaint.recipes.shared.request.load_model", watched(load_model))
     monkeypatch.setattr(
         sources, "find_features", lambda name, shape, device: watched(find_features)(name, shape, device=device)
     )

@@ -24,6 +24,7 @@ from underpaint.noise import DDPM, NoiseLevel
 from underpaint.recipes.report import build
 from underpaint.recipes.report.settings import Settings
 from underpaint.recipes.shared.checkpoints import Parts, drop_parts, load_or_make, read_part, write_part
+from underpaint.recipes.shared.model_and_data import Sources
 from underpaint.recipes.shared.results import to_json
 from underpaint.sampling.fitted import Calibration, Plan, write_calibration
 from underpaint.theory.denoiser import Denoiser
@@ -144,7 +145,7 @@ def test_a_report_says_how_many_calls_it_makes(tmp_path: Path, monkeypatch: pyte
     tiny_ddpm(tmp_path / "model", classes=3)
     np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
     asked = {"conditions": (0, 1)}
-    settings = Settings(str(tmp_path / "model"), str(tmp_path / "images.npy"), tuple(range(8)), 12, **asked)
+    settings = Settings(Sources(str(tmp_path / "model"), str(tmp_path / "images.npy")), tuple(range(8)), 12, **asked)
     rows, said = [0], list[str]()
     network = UNet2DModel.forward
 
@@ -206,7 +207,7 @@ def test_an_interrupted_report_goes_on_and_finds_the_same(tmp_path: Path, monkey
     tiny_ddpm(tmp_path / "model")
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
-    settings = Settings(str(tmp_path / "model"), str(tmp_path / "images.npy"), tuple(range(8)), 12)
+    settings = Settings(Sources(str(tmp_path / "model"), str(tmp_path / "images.npy")), tuple(range(8)), 12)
 
     def found(parts: Path | None = None) -> dict[str, Any]:
         content = to_json(build.report(settings, parts=parts))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from underpaint.models.load import load_model
 from underpaint.recipes import retrieve as retrieval
 from underpaint.recipes.compare import comparison
 from underpaint.recipes.report import build
-from underpaint.recipes.shared.model_and_data import load_model_and_data
+from underpaint.recipes.shared.model_and_data import Sources, load_model_and_data
 from underpaint.recipes.shared.request import Request, load_theory
 from underpaint.theory.gaussian import Gaussian
 
@@ -45,12 +44,12 @@ def test_statistics_of_a_file_take_the_place_of_fitted_ones(images: Path) -> Non
     (images / "s").mkdir()
     Path(given).rename(images / "s" / "s.safetensors")
     given = str(images / "s" / "s.safetensors")
-    what = load_model_and_data("fashion-mnist", images / "train.npy", gaussian=given)
+    what = load_model_and_data(Sources(data=str(images / "train.npy"), gaussian=given))
     rows = torch.randn(30, 784, generator=torch.Generator().manual_seed(0))
     assert_close(what.gaussian.mean, rows.mean(0))
     assert what.about["Gaussian"] == f"rank-29 Gaussian of the statistics {given}"
     assert float(what.rows.mean()) == pytest.approx(-0.5, abs=0.02)
-    fitted = load_model_and_data("fashion-mnist", images / "train.npy")
+    fitted = load_model_and_data(Sources(data=str(images / "train.npy")))
     assert fitted.about["Gaussian"] == "rank-39 Gaussian of 40 images of train.npy"
 
 
@@ -58,7 +57,7 @@ def test_what_is_left_out_is_in_the_results(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).uniform(-1, 1, (40, 28, 28)).astype(np.float32)
     pixels[3, 0, 0] = np.nan
     np.save(tmp_path / "a.npy", pixels)
-    what = load_model_and_data("fashion-mnist", tmp_path / "a.npy")
+    what = load_model_and_data(Sources(data=str(tmp_path / "a.npy")))
     left = what.described("ddim", 3)["data_left_out"]
     assert left == {"count": 1, "items": ["row 3: largest value nan"]}
     assert "39 images of a.npy; 1 left out (the first: row 3" in what.data.source
@@ -68,14 +67,14 @@ def test_a_class_of_one_image_is_named_before_the_work(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (7, 28, 28), dtype=np.uint8)
     np.savez(tmp_path / "a.npz", images=pixels, labels=np.array(["cat"] * 6 + ["dog"]))
     with pytest.raises(ValueError, match=r"One image alone is of the class dog \(7 images of a.npz.*--no-labels"):
-        load_model_and_data("fashion-mnist", tmp_path / "a.npz")
+        load_model_and_data(Sources(data=str(tmp_path / "a.npz")))
     np.savez(tmp_path / "a.npz", images=pixels, labels=np.array([0, 0, 0, 1, 1, 1, -1]))
     with pytest.raises(ValueError, match="One image alone is of the class without a label"):
-        load_model_and_data("fashion-mnist", tmp_path / "a.npz")
+        load_model_and_data(Sources(data=str(tmp_path / "a.npz")))
 
 
 def test_a_split_is_taken(images: Path) -> None:
-    what = load_model_and_data("fashion-mnist", images, split="test")
+    what = load_model_and_data(Sources(data=str(images), split="test"))
     assert float(what.rows.mean()) == pytest.approx(0.5, abs=0.02)
     assert "split test of test, train" in what.data.source
 
@@ -92,7 +91,7 @@ def test_statistics_of_another_range_are_refused(images: Path, notes: dict[str, 
     """Wherever they are given."""
     given = file_of(images, **notes)
     with pytest.raises(ValueError, match=words):
-        load_model_and_data("fashion-mnist", images / "train.npy", gaussian=given)
+        load_model_and_data(Sources(data=str(images / "train.npy"), gaussian=given))
     with pytest.raises(ValueError, match=words):
         load_theory(Request("fashion-mnist", statistics=(given,)), load_model("fashion-mnist"))
 
@@ -125,10 +124,10 @@ def test_classes_of_a_file_are_joined_to_the_networks_by_name(tmp_path: Path) ->
 
 @pytest.mark.parametrize(("name", "module"), [("report", build), ("compare", comparison), ("retrieve", retrieval)])
 def test_the_commands_hand_on_what_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, module) -> None:
-    seen: dict[str, Any] = {}
+    seen: list[Sources] = []
 
-    def loader(*args: Any, **options: Any) -> Any:
-        seen.update(inspect.signature(load_model_and_data).bind(*args, **options).arguments)
+    def loader(sources: Sources, **_: Any) -> Any:
+        seen.append(sources)
         raise ValueError("enough")
 
     monkeypatch.setattr(module, "load_model_and_data", loader)
@@ -145,5 +144,4 @@ def test_the_commands_hand_on_what_is_given(monkeypatch: pytest.MonkeyPatch, tmp
         "--quiet",
     ]
     CliRunner().invoke(app, [name, *options, "--out", str(tmp_path)])
-    wanted = {"data": "d", "split": "test", "column": "depth", "gaussian": "g.safetensors", "labelled": False}
-    assert {key: seen.get(key) for key in wanted} == wanted
+    assert seen == [Sources("fashion-mnist", "d", "test", "depth", False, "g.safetensors")]

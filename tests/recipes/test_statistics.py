@@ -756,7 +756,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Model:
     """A latent model that believes in 0.5, whatever it sees; `load_model` gives it."""
     model = Model(lambda x, *_: torch.full_like(x, 0.5), EDM(), "x0", (1, 4, 3), "halves", autoencoder=Halves())
     found = {("halves", torch.device("cpu")): model}
-    monkeypatch.setattr("underpaint.recipes.statistics.sources.load_model", lambda name, device: found[name, device])
+    monkeypatch.setattr("underpaint.recipes.shared.request.load_model", lambda name, device, dtype: found[name, device])
     return model
 
 

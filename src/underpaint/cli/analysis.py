@@ -58,6 +58,8 @@ def report(
         Path, typer.Option("--out", "-o", help="Folder for index.html, figures/ and results.json.")
     ] = Path("report"),
     full: FullOption = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -75,11 +77,11 @@ def report(
     from ..recipes.report.claims import count_verdicts
     from ..recipes.report.settings import Settings
     from ..recipes.shared.checkpoints import drop_parts
+    from ..recipes.shared.model_and_data import Sources
 
     asked = ((*(prompts or ()), *(classes or ())), tuple(guidance or (1.0,)), negative)
-    settings = Settings(
-        model, data, chosen, steps, solver, 5000 if full else 300, full, *asked, split, column, gaussian, labelled
-    )
+    sources = Sources(model, data, split, column, labelled, gaussian, device, dtype)
+    settings = Settings(sources, chosen, steps, solver, 5000 if full else 300, full, *asked)
     with kept_in(folder / "parts"), progress_bars(quiet) as progress:
         computed = compute(settings, progress, folder / "parts")
         from ..figures.report_page import write_report
@@ -188,6 +190,8 @@ def compare(
     released: Annotated[
         int, typer.Option("--released", help="Images that released denoisers know. Default: as many as local ones.")
     ] = 0,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
     folder: FolderOption = Path("comparison"),
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -205,21 +209,11 @@ def compare(
     from ..figures.comparison import write_comparison
     from ..recipes.compare.comparison import Settings, compare as compute, tables
     from ..recipes.compare.families import Sweeps
+    from ..recipes.shared.model_and_data import Sources
 
-    settings = Settings(
-        model,
-        data,
-        label,
-        images,
-        chosen,
-        steps,
-        solver,
-        sweeps=Sweeps(local=local, released=released),
-        split=split,
-        column=column,
-        gaussian=gaussian,
-        labelled=labelled,
-    )
+    sources = Sources(model, data, split, column, labelled, gaussian, device, dtype)
+    sweeps = Sweeps(local=local, released=released)
+    settings = Settings(sources, label, images, chosen, steps, solver, sweeps=sweeps)
     with progress_bars(quiet) as progress:
         result = compute(settings, progress)
     written = write_comparison(result, folder)
@@ -244,6 +238,8 @@ def retrieve(
     solver: SolverOption = "dpmpp-2m",
     label: ClassOption = None,
     samples: Annotated[int, typer.Option("--samples", help="Final images to check for copies.")] = 128,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
     folder: FolderOption = Path("retrieval"),
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -256,20 +252,10 @@ def retrieve(
     check_targets(folder / "results.json")
     from ..figures.retrieval import write_retrieval
     from ..recipes.retrieve import Settings, retrieve as compute, verdict
+    from ..recipes.shared.model_and_data import Sources
 
-    settings = Settings(
-        model,
-        data,
-        label,
-        chosen,
-        steps,
-        solver,
-        samples,
-        split=split,
-        column=column,
-        gaussian=gaussian,
-        labelled=labelled,
-    )
+    sources = Sources(model, data, split, column, labelled, gaussian, device, dtype)
+    settings = Settings(sources, label, chosen, steps, solver, samples)
     with progress_bars(quiet) as progress:
         result = compute(settings, progress)
     written = write_retrieval(result, folder)

@@ -14,6 +14,7 @@ from .options import (
     ClassOption,
     ColumnOption,
     DeviceOption,
+    DtypeOption,
     FeaturesOption,
     GuidanceOption,
     JsonOption,
@@ -48,6 +49,7 @@ def stats(
     negative: NegativeOption = None,
     features: FeaturesOption = None,
     device: DeviceOption = None,
+    dtype: DtypeOption = None,
     kind: Annotated[str, typer.Option("--kind", help="auto, full, low-rank or stationary.")] = "auto",
     rank: Annotated[int | None, typer.Option("--rank", help="Directions to keep.")] = None,
     memory: Annotated[str, typer.Option("--memory", help="What it may take, such as 8GB or 500MB.")] = "8GB",
@@ -85,7 +87,8 @@ def stats(
     if prompt is not None and label is not None:
         raise ValueError("Give a --prompt or a --class, not both.")
     case = Conditioning(label if prompt is None else prompt, guidance, negative)
-    source = open_data(data, parse_size(size), mode, split, encoder, samples, features, device, column, case, classes)
+    asked = (parse_size(size), mode, split, encoder, samples, features, device, column, case, classes, dtype)
+    source = open_data(data, *asked)
     plan = plan_statistics(source, settings)
     with kept_in(part), progress_bars(quiet) as progress:
         if not quiet and is_first_process():

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .base import LOOK, app, out, words
-from .options import JsonOption, QuietOption
+from .options import DeviceOption, DtypeOption, JsonOption, QuietOption
 
 
 @app.command(rich_help_panel=LOOK)
@@ -62,6 +62,8 @@ def explore(
         int | None, typer.Option("--port", help="Default: the first free one from 7860.", min=1, max=65535)
     ] = None,
     share: Annotated[bool, typer.Option("--share", help="Also through a public tunnel of gradio's.")] = False,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """Open the explorer: a page on this machine where models and the theory are played with. Ctrl-C ends it.
@@ -77,4 +79,4 @@ def explore(
         if not quiet:
             out.print(f"The explorer is at {address}", highlight=False, soft_wrap=True)
 
-    serve(tuple(models or ()), tuple(gaussian or ()), port, share, say)
+    serve(tuple(models or ()), tuple(gaussian or ()), port, share, say, device, dtype)

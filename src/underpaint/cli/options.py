@@ -79,7 +79,9 @@ StatisticsOption = Annotated[
     ),
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="Where the network runs, such as cuda or cpu.")]
-DtypeOption = Annotated[str | None, typer.Option("--dtype", help="Of the network: float32, float16 or bfloat16.")]
+DtypeOption = Annotated[
+    str | None, typer.Option("--dtype", help="Of the network: float32, float16, bfloat16 or float64.")
+]
 FeaturesOption = Annotated[
     str | None,
     typer.Option(

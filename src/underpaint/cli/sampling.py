@@ -50,6 +50,8 @@ def sample(
     place: Annotated[
         Path, typer.Option("--out", "-o", help="A .png file for one grid, or a folder for one PNG a seed.")
     ] = Path("samples.png"),
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -65,9 +67,8 @@ def sample(
     if prompt is not None and label is not None:
         raise ValueError("Give a --prompt or a --class, not both.")
     condition = label if prompt is None else prompt
-    request = SampleRequest(
-        model, chosen, steps, solver, teleport, condition, guidance, gaussian, negative, calibration
-    )
+    how = (steps, solver, teleport, condition, guidance, gaussian, negative, calibration, device, dtype)
+    request = SampleRequest(model, chosen, *how)
     with progress_bars(quiet) as progress:
         result = generate(request, progress)
     written = write_images(result, place)

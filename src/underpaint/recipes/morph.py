@@ -16,7 +16,6 @@ from ..analysis.paths import KINDS, ImagePath, arc_lengths, below, morph as morp
 from ..bounds import SEEDS, check_seeds, integer, number, shown
 from ..damage import reason
 from ..data.decode import Geometry, is_picture
-from ..models.load import load_model
 from ..models.model import Condition
 from ..noise import NoiseLevel
 from ..progress import Progress, silent
@@ -28,9 +27,8 @@ from .shared.request import (
     as_condition,
     blend,
     describe,
-    dtype_named,
     find_denoiser,
-    find_device,
+    load_on,
     prepare,
 )
 from .shared.results import picture, quantity
@@ -118,7 +116,7 @@ def prepare_ends(request: Request, start: str, end: str) -> Sampler:
     Raises:
         ValueError: as `prepare`.
     """
-    model = load_model(request.model, device=find_device(request.device), dtype=dtype_named(request.dtype))
+    model = load_on(request.model, request.device, request.dtype)
     own = [text.partition("@")[2] for text in (start, end) if _SEED.fullmatch(text)]
     conditions = (*request.conditions, *(as_condition(text, model) for text in own if text))
     return prepare(replace(request, conditions=tuple(dict.fromkeys(conditions))), model)

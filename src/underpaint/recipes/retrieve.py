@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from ..noise import NoiseLevel
 from ..progress import Progress, silent
 from ..sampling.solvers import find_solver
 from ..sampling.trajectory import Trajectory
-from .shared.model_and_data import ModelAndData, load_model_and_data
+from .shared.model_and_data import ModelAndData, Sources, load_model_and_data
 from .shared.request import Conditioning
 from .shared.results import picture, quantity
 
@@ -31,21 +31,15 @@ class Settings:
 
     ``label`` is a class, for models that know classes. ``seeds`` are followed on their way, the first ``shown`` of them
     drawn; the memorisation check takes ``samples`` final images, the seeds' own among them, and as many of the data.
-    ``split``, ``column`` and ``labelled`` are of the data; ``gaussian`` is a file of their statistics.
     """
 
-    model: str = "fashion-mnist"
-    data: str | None = None
+    sources: Sources = field(default_factory=Sources)
     label: int | None = None
     seeds: tuple[int, ...] = tuple(range(16))
     steps: int = 25
     solver: str = "dpmpp-2m"
     samples: int = 128
     shown: int = 4
-    split: str = "train"
-    column: str | None = None
-    gaussian: str | None = None
-    labelled: bool = True
 
     def __post_init__(self) -> None:
         if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
@@ -121,16 +115,7 @@ def retrieve(settings: Settings, progress: Progress = silent) -> Retrieval:
         ValueError: as `load_model_and_data`, or data of fewer than three images.
     """
     began = time.monotonic()
-    subject = load_model_and_data(
-        settings.model,
-        settings.data,
-        case=Conditioning(settings.label),
-        progress=progress,
-        split=settings.split,
-        column=settings.column,
-        gaussian=settings.gaussian,
-        labelled=settings.labelled,
-    )
+    subject = load_model_and_data(settings.sources, case=Conditioning(settings.label), progress=progress)
     if len(subject.rows) < 3:
         raise ValueError(f"A second nearest image needs at least 3 images, got {len(subject.rows)}.")
     grid, solver = subject.model.schedule.grid(settings.steps), find_solver(settings.solver)

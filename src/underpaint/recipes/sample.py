@@ -16,7 +16,6 @@ from ..bounds import check_seeds
 from ..data.store import load_gaussian
 from ..files import replacing
 from ..models.checking.measures import size_of
-from ..models.load import load_model
 from ..models.model import Condition, Model
 from ..noise import NoiseLevel
 from ..progress import Progress, silent
@@ -25,13 +24,14 @@ from ..sampling.solvers import Solver, find_solver
 from ..sampling.teleport import steps_above, teleport
 from ..sampling.trajectory import initial_noise, sample
 from ..theory.gaussian import Gaussian
-from .shared.request import Request, cases, find_denoiser, network_calls
+from .shared.request import Request, cases, find_denoiser, load_on, network_calls
 
 
 @dataclass(frozen=True)
 class SampleRequest:
     """What to sample: ``condition`` is a class or a prompt, ``teleport`` the ratio sigma/alpha to skip to in closed
-    form, ``calibration`` a file whose plan for ``steps`` calls takes the place of solver and grid."""
+    form, ``calibration`` a file whose plan for ``steps`` calls takes the place of solver and grid; ``device`` and
+    ``dtype`` are of the network."""
 
     model: str = "fashion-mnist"
     seeds: tuple[int, ...] = tuple(range(16))
@@ -43,6 +43,8 @@ class SampleRequest:
     gaussian: str | None = None
     negative: str | None = None
     calibration: str | None = None
+    device: str | None = None
+    dtype: str | None = None
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
@@ -64,7 +66,7 @@ def generate(request: SampleRequest, progress: Progress = silent, batch: int = 6
         ValueError: unknown model, solver or class; a teleport or a calibration without statistics, or both of them; a
             jump beyond the grid; no plan of so many calls.
     """
-    model, solver = load_model(request.model), find_solver(request.solver)
+    model, solver = load_on(request.model, request.device, request.dtype), find_solver(request.solver)
     asked = Request(
         request.model,
         () if request.condition is None else (request.condition,),

@@ -144,14 +144,16 @@ def serve(
     port: int | None,
     share: bool,
     say: Callable[[str], None],
+    device: str | None = None,
+    dtype: str | None = None,
 ) -> None:
     """Serve until interrupted; ``say`` is told the address. Models on the hub are fetched before.
 
     Raises:
-        ValueError: a model or a file of statistics is not there.
+        ValueError: a model, a file of statistics, a device or a dtype is not there.
         OSError: the port is taken.
     """
-    server_state = ServerState(folders, statistics)
+    server_state = ServerState(folders, statistics, device, dtype)
     for place in folders:
         if place not in assets.names() and not Path(place).exists() and is_hub_id(place):
             fetch(place)

@@ -17,13 +17,12 @@ from .. import assets
 from ..data.datasets import load_data
 from ..data.store import load_gaussian
 from ..models.checking.check import Check
-from ..models.load import load_model
 from ..models.model import Model
 from ..models.pipelines.hub import is_hub_id
 from ..progress import Progress
 from ..recipes.explorer.nearest_images import TrainingImages, load_training_images
 from ..recipes.shared.check import check_case
-from ..recipes.shared.request import Conditioning, Request, Sampler, prepare
+from ..recipes.shared.request import Conditioning, Request, Sampler, dtype_named, find_device, load_on, prepare
 from .checks import MAX_SEEDS, MAX_STEPS, Values, condition, integer, number
 from .turns import Turns
 
@@ -43,12 +42,22 @@ class ServerState:
     Args:
         folders: models given at the start, beside those in the box: places that `load_model` takes.
         statistics: files of the data's Gaussian, for the first folder, the second, and so on.
+        device, dtype: names of the networks'; None for the usual ones.
 
     Raises:
-        ValueError: a place that does not exist, statistics that cannot be read, or more of them than folders.
+        ValueError: a place, device or dtype that does not exist, statistics that cannot be read, or more of them than
+            folders.
     """
 
-    def __init__(self, folders: tuple[str, ...] = (), statistics: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        folders: tuple[str, ...] = (),
+        statistics: tuple[str, ...] = (),
+        device: str | None = None,
+        dtype: str | None = None,
+    ) -> None:
+        find_device(device), dtype_named(dtype)  # what there is none of is found before the page is served
+        self._where = device, dtype
         if len(statistics) > len(folders):
             raise ValueError(
                 f"Got {len(statistics)} files of statistics for {len(folders)} models; give a --model each."
@@ -102,7 +111,7 @@ class ServerState:
     def model(self, name: str) -> Model:
         """A model on offer, with a memory for prompts of its own; ValueError for anything else than a name on offer."""
         place = self.place(name)
-        return replace(self.keep(("model", name), lambda: load_model(place)), name=name, _prompts={})
+        return replace(self.keep(("model", name), lambda: load_on(place, *self._where)), name=name, _prompts={})
 
     def library(self, name: str, progress: Progress) -> TrainingImages:
         """A model's training images, encoded."""

@@ -22,7 +22,7 @@ from ...sampling.solvers import find_solver
 from ...theory.cloud import PointCloud
 from ...theory.denoiser import Denoiser
 from ...theory.stitched import Stitched
-from ..shared.model_and_data import ModelAndData, load_model_and_data
+from ..shared.model_and_data import ModelAndData, Sources, load_model_and_data
 from ..shared.request import Conditioning
 from ..shared.results import picture, quantity, table
 from .families import States, Sweep, Sweeps, Swept, controls, released, sketch, sweep
@@ -40,11 +40,10 @@ class Settings:
     ``label`` is a class, for models that know classes; each class is looked at besides. ``images`` data points are
     noised, of those held out, and of each class a quarter as many of its own. ``ratios`` are the sigma/alpha to look
     at, each at the nearest level of the sampling grid. Families are tuned on as many other seeds, and on half as many
-    other images. ``split``, ``column`` and ``labelled`` are of the data; ``gaussian`` is a file of their statistics.
+    other images.
     """
 
-    model: str = "fashion-mnist"
-    data: str | None = None
+    sources: Sources = field(default_factory=Sources)
     label: int | None = None
     images: int = 32
     seeds: tuple[int, ...] = tuple(range(16))
@@ -52,10 +51,6 @@ class Settings:
     solver: str = "dpmpp-2m"
     ratios: tuple[float, ...] = (10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1)
     sweeps: Sweeps = field(default_factory=Sweeps)
-    split: str = "train"
-    column: str | None = None
-    gaussian: str | None = None
-    labelled: bool = True
 
     def __post_init__(self) -> None:
         if self.images < 8 or len(self.seeds) < 2:
@@ -107,14 +102,9 @@ def compare(settings: Settings, progress: Progress = silent) -> Comparison:
     """
     began = time.monotonic()
     subject = load_model_and_data(
-        settings.model,
-        settings.data,
+        settings.sources,
         case=Conditioning(settings.label),
         progress=progress,
-        split=settings.split,
-        column=settings.column,
-        gaussian=settings.gaussian,
-        labelled=settings.labelled,
         held_out=2 * settings.images + _CLASSES * (settings.images // 4),
     )
     grid = subject.model.schedule.grid(settings.steps)

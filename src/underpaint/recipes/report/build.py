@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,6 @@ from ...keeping import Keep, make_only
 from ...models.checking.check import Check
 from ...models.checking.measures import Finding
 from ...models.fingerprint import digest, fingerprint
-from ...models.load import load_model
 from ...noise import NoiseLevel
 from ...progress import Progress, Whole, silent
 from ...sampling.solvers import find_solver
@@ -105,19 +104,10 @@ def report(settings: Settings, progress: Progress = silent, parts: Path | None =
         ValueError: as `load_model_and_data`, or settings that leave too little to measure.
     """
     began = time.monotonic()
-    asked = Request(settings.model, settings.conditions, settings.guidance, settings.negative)
-    model = load_model(settings.model)
+    asked = Request(settings.sources.model, settings.conditions, settings.guidance, settings.negative)
+    model = settings.sources.load()
     listed = cases(asked, model)
-    subject = load_model_and_data(
-        model,
-        settings.data,
-        case=listed[0],
-        progress=progress,
-        split=settings.split,
-        column=settings.column,
-        gaussian=settings.gaussian,
-        labelled=settings.labelled,
-    )
+    subject = load_model_and_data(settings.sources, case=listed[0], progress=progress, model=model)
     keep = make_only if parts is None else Parts(parts, _identity(settings, subject), _KEPT)
     checked = keep("check", partial(check_case, model, listed[0], progress))
     level = subject.model.schedule.grid(settings.steps)
@@ -200,7 +190,8 @@ def _identity(settings: Settings, subject: ModelAndData) -> dict[str, Any]:
     known = {"weights": fingerprint(subject.model), "data": digest({"rows": subject.rows} | labels)}
     versions = {name: version(name) for name in ("torch", "diffusers")}
     statistics = digest(gaussian_tensors(subject.gaussian))
-    return asdict(settings) | known | versions | {"gaussian": statistics, "source": subject.data.source}
+    anywhere = replace(settings, sources=replace(settings.sources, device=None))
+    return asdict(anywhere) | known | versions | {"gaussian": statistics, "source": subject.data.source}
 
 
 def describe(settings: Settings, subject: ModelAndData, trajectory: Trajectory, seconds: float) -> dict[str, Any]:

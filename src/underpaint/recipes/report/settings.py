@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ...bounds import MOST_ITEMS, check_seeds, integer
 from ...models.model import Condition
 from ...noise import check_steps
 from ...sampling.solvers import find_solver
+from ..shared.model_and_data import Sources
 
 
 @dataclass(frozen=True)
@@ -15,12 +16,10 @@ class Settings:
     """What to run: ``samples`` for each Fréchet distance, and whether the *re-spent* accounting is measured too.
 
     Of several conditions (prompts, classes) and guidance weights, the report is about the first of each; all of them
-    are compared in a section of their own. ``split``, ``column`` and ``labelled`` are of the data; ``gaussian`` is a
-    file of their statistics, by default they are taken here.
+    are compared in a section of their own.
     """
 
-    model: str = "fashion-mnist"
-    data: str | None = None
+    sources: Sources = field(default_factory=Sources)
     seeds: tuple[int, ...] = tuple(range(64))
     steps: int = 51
     solver: str = "euler"
@@ -29,10 +28,6 @@ class Settings:
     conditions: tuple[Condition, ...] = ()
     guidance: tuple[float, ...] = (1.0,)
     negative: str | None = None
-    split: str = "train"
-    column: str | None = None
-    gaussian: str | None = None
-    labelled: bool = True
 
     def __post_init__(self) -> None:
         if len(self.seeds) < 8:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...models.checking.check import Check, check
-from ...models.load import load_model
 from ...models.model import Model
 from ...progress import Progress, silent
 from .model_and_data import encode
-from .request import Conditioning, Request, cases, dtype_named, find_device
+from .request import Conditioning, Request, cases, load_on
 
 
 def check_model(request: Request, data: str | Path | None = None, progress: Progress = silent) -> Check:
@@ -18,7 +17,7 @@ def check_model(request: Request, data: str | Path | None = None, progress: Prog
     Raises:
         ValueError: as `load_model` and `check`; data that cannot be read or do not fit the model.
     """
-    model = load_model(request.model, device=find_device(request.device), dtype=dtype_named(request.dtype))
+    model = load_on(request.model, request.device, request.dtype)
     (case, *_) = cases(request, model)
     if data is None:
         return check_case(model, case, progress)

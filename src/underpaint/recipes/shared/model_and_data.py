@@ -19,7 +19,6 @@ from ...files import read_json
 from ...metrics.features import FeatureSet, load_features, load_statistics
 from ...metrics.frechet import Statistics, frechet_score
 from ...metrics.scenes import Reader, load_reader
-from ...models.load import load_model
 from ...models.model import Model
 from ...noise import NoiseLevel
 from ...progress import Progress, silent
@@ -31,7 +30,7 @@ from ...theory.gaussian import Gaussian
 from ...theory.mixture import Mixture
 from ...theory.moments import Moments
 from ...version import __version__
-from .request import Conditioning, check_statistics, find_denoiser, network_calls
+from .request import Conditioning, check_statistics, find_denoiser, load_on, network_calls
 
 #: So many of the items of the data that were left out are named in results; all are counted.
 _NAMED = 20
@@ -163,50 +162,71 @@ class ModelAndData:
         )
 
 
+@dataclass(frozen=True)
+class Sources:
+    """Where a study's model and data come from.
+
+    Attributes:
+        model: what `load_model` takes.
+        data: as `load_data` takes them; None for the model's own.
+        split, column, labelled: of the data, as for `load_data`.
+        gaussian: a file of statistics, in place of fitting the Gaussian to the data.
+        device, dtype: names of the network's; states stay on the CPU in float32.
+    """
+
+    model: str = "fashion-mnist"
+    data: str | None = None
+    split: str = "train"
+    column: str | None = None
+    labelled: bool = True
+    gaussian: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+
+    def load(self) -> Model:
+        """The model alone."""
+        return load_on(self.model, self.device, self.dtype)
+
+
 def load_model_and_data(
-    model: str | Path | Model = "fashion-mnist",
-    data: str | Path | None = None,
+    sources: Sources,
     components: int = 10,
     case: Conditioning | None = None,
     progress: Progress = silent,
-    split: str = "train",
-    column: str | None = None,
-    gaussian: str | None = None,
-    labelled: bool = True,
     held_out: int = 0,
+    model: Model | None = None,
 ) -> ModelAndData:
-    """Load a model and its data (the model's own unless given), and fit the analytic denoisers.
+    """Load a model, unless it is loaded already, and its data, and fit the analytic denoisers.
 
     With ``held_out``, so many images that denoisers of the data do not know are there to judge them on: of the test
     split where training data have one here, else set aside from the data, at most a fifth of them (or two).
 
-    ``split``, ``column`` and ``labelled`` are of the data, as for `load_data`; ``gaussian`` is a file of statistics to
-    take in place of fitting the Gaussian. Otherwise that of a data set in the box is of its complete training split,
-    whatever part of it is on this machine; mixture and exact score use the images that are here. The mixture has one
-    component a class, or ``components`` k-means clusters where there are no labels.
+    The Gaussian of a data set in the box is that of its complete training split, whatever part of it is on this
+    machine; mixture and exact score use the images that are here. The mixture has one component a class, or
+    ``components`` k-means clusters where there are no labels.
 
     Raises:
         ValueError: the model, data or statistics cannot be loaded, do not fit each other, the model does not say what
         it was trained on, or does not take the case's condition.
     """
     advance = progress("loading model and data", 4)
-    loaded, case = load_model(model), case or Conditioning()
+    loaded, case = model or sources.load(), case or Conditioning()
     find_denoiser(loaded, case)
     advance()
-    name = data if data is not None else loaded.notes.get("data")
+    name = sources.data if sources.data is not None else loaded.notes.get("data")
     if name is None:
         raise ValueError(f"{loaded.name} does not say what it was trained on; give its data (a name or a folder).")
     images, apart, whence = hold_out(
-        load_data(name, split, loaded.image_shape, column, labelled),
-        lambda: load_data(name, "test", loaded.image_shape, column, labelled),
+        load_data(name, sources.split, loaded.image_shape, sources.column, sources.labelled),
+        lambda: load_data(name, "test", loaded.image_shape, sources.column, sources.labelled),
         held_out,
-        split,
+        sources.split,
     )
     _check_classes(images)
     rows = encode(loaded, images, progress)
     held = None if apart is None else HeldOut(encode(loaded, apart), apart.labels, whence)
     advance()
-    known, fitted = find_gaussian(loaded, str(name), images, rows, gaussian)
+    known, fitted = find_gaussian(loaded, str(name), images, rows, sources.gaussian)
     advance()
     labels = with_labels(images) if images.labels is not None else cluster(rows, components)
     kind = "classes" if images.labels is not None else "k-means clusters"

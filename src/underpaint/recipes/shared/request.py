@@ -28,7 +28,7 @@ from ...theory.denoiser import Denoiser, check_weight, guide
 from ...theory.gaussian import Gaussian, guided_gaussian
 from ...version import __version__
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
 
 
 @dataclass(frozen=True)
@@ -226,7 +226,7 @@ def prepare(request: Request, model: Model | None = None) -> Sampler:
     """
     find_solver(request.solver)
     if model is None:
-        model = load_model(request.model, device=find_device(request.device), dtype=dtype_named(request.dtype))
+        model = load_on(request.model, request.device, request.dtype)
     return Sampler(model, model.schedule.grid(request.steps), request.solver, load_theory(request, model))
 
 
@@ -275,6 +275,11 @@ def find_device(name: str | None) -> torch.device | None:
         why = "" if "xpected" in str(error) else f" ({str(error).splitlines()[0]})"
         raise ValueError(f"There is no device {shown(name)} here{why}; give cpu, cuda or cuda:1.") from None
     return device
+
+
+def load_on(place: str | Path, device: str | None, dtype: str | None) -> Model:
+    """A model on a device and in a dtype of these names; ValueError where there is none, before it is loaded."""
+    return load_model(place, device=find_device(device), dtype=dtype_named(dtype))
 
 
 def dtype_named(name: str | None) -> torch.dtype | None:

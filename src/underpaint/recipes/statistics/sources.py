@@ -15,11 +15,10 @@ from ...data.sources import open_source
 from ...data.stream import Chunk, Source, check_range, digest
 from ...metrics.spaces import find_features, width
 from ...models.fingerprint import fingerprint
-from ...models.load import load_model
 from ...models.model import Model
 from ...sampling.solvers import find_solver
 from ...sampling.trajectory import initial_noise, sample
-from ..shared.request import Conditioning, find_denoiser, find_device
+from ..shared.request import Conditioning, find_denoiser, find_device, load_on
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -48,25 +47,29 @@ def open_data(
     column: str | None = None,
     case: Conditioning | None = None,
     labels: bool = True,
+    dtype: str | None = None,
 ) -> Source:
     """A source as `open_source` opens it; or, with ``encoder``, what this model makes of pictures brought to its size;
     or, with ``samples``, so many samples of the model ``place`` in a ``case``; or, with ``features``, those of the
-    pictures in this space (of `find_features`). Networks run on ``device``."""
+    pictures in this space (of `find_features`). Networks run on ``device``, and
+    the model in ``dtype``."""
     there = find_device(device)
+    if dtype is not None and samples is None and encoder is None:
+        raise ValueError(f"A dtype ({shown(dtype)}) is of a model; give --samples or --latents, too.")
     if samples is None and case not in (None, Conditioning()):
         raise ValueError(f"A class, prompt or guidance ({case}) is for samples of a model; give --samples, too.")
     if features is not None:
         if encoder is not None:
             raise ValueError("Features are of pictures and not of latents; give --features or --latents.")
         if samples is not None:
-            model = load_model(place, device=there)
+            model = load_on(place, device, dtype)
             return seen(own_samples(model, samples, case=case), features, model, there)
         return seen(_files(place, size, mode, split, column, labels), features, device=there)
     if samples is not None:
-        return own_samples(load_model(place, device=there), samples, case=case)
+        return own_samples(load_on(place, device, dtype), samples, case=case)
     if encoder is None:
         return _files(place, size, mode, split, column, labels)
-    model = load_model(encoder, device=there)
+    model = load_on(encoder, device, dtype)
     channels, height, width = model.image_shape
     fitting = {1: "L", 3: "RGB"}.get(channels)
     return latents(_files(place, (height, width), fitting, split, column, labels), model)
