@@ -43,6 +43,7 @@ BASE = {
     "trajectory": "--model {model} --seeds 0-1 --steps 4 --gaussian {gaussian} --out result",
     "compare": "--model {model} --data {data} --seeds 0-1 --steps 4 --images 8 --local 0 --out result",
     "retrieve": "--model {model} --data {data} --seeds 0-1 --steps 4 --samples 2 --out result",
+    "regimes": "--model {model} --data {data} --seeds 0-1 --steps 4 --images 4 --levels 2 --out result",
     "perturb": "--model {model} --seeds 0-1 --steps 4 --magnitudes 1 --gaussian {gaussian} --out result",
     "map": "--model {model} --steps 4 --points 3 --gaussian {gaussian} --out result",
     "sample": "--model {model} --seeds 0-1 --steps 4 --out result.png",

@@ -65,7 +65,20 @@ def loaded_by(command: list[str], monkeypatch: pytest.MonkeyPatch) -> list[Model
 
 @pytest.mark.parametrize(
     "command",
-    ["sample", "report", "compare", "retrieve", "stats", "bench", "calibrate", "check", "perturb", "map", "trajectory"],
+    [
+        "sample",
+        "report",
+        "compare",
+        "retrieve",
+        "regimes",
+        "stats",
+        "bench",
+        "calibrate",
+        "check",
+        "perturb",
+        "map",
+        "trajectory",
+    ],
 )
 def test_commands_hand_it_on(command: str, tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
@@ -102,7 +115,7 @@ def test_statistics_of_a_model_are_taken_in_its_dtype(tiny: Path, tmp_path: Path
         open_data(tmp_path / "images.npy", dtype="float64")
 
 
-@pytest.mark.parametrize("command", ["sample", "report", "compare", "retrieve", "explore"])
+@pytest.mark.parametrize("command", ["sample", "report", "compare", "retrieve", "regimes", "explore"])
 def test_what_there_is_none_of_is_one_sentence(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if command == "explore":
         pytest.importorskip("gradio")

@@ -41,6 +41,7 @@ COMMANDS = {
     "map": "map -m M --gaussian G --steps 4 --points 3 --out out",
     "compare": "compare -m M --data D --images 8 --seeds 0-3 --steps 3 --local 0 --out out",
     "retrieve": "retrieve -m M --data D --seeds 0-3 --steps 3 --samples 4 --out out",
+    "regimes": "regimes -m M --data D --seeds 0-3 --steps 3 --images 4 --levels 2 --out out",
     "report": "report -m M --data D --seeds 0-7 --steps 12 --out out",
 }
 #: Killed once each in the default run; a report draws for too long, and `stats by class` is as `stats`.

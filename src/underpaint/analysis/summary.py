@@ -61,6 +61,17 @@ def interval(values: Tensor) -> tuple[float, float] | None:
     return Summary.of(values).interval()
 
 
+def share_interval(hits: int, count: int) -> tuple[float, float]:
+    """Where a probability lies, to 95 %, of which ``hits`` of ``count`` trials came true.
+
+    Source: Wilson 1927, the score interval; it keeps within 0 and 1, also where all or none came true.
+    """
+    square = 1.959963984540054**2
+    middle, share = (hits + square / 2) / (count + square), hits / count
+    reach = (square * (share * (1 - share) / count + square / (4 * count**2))) ** 0.5 / (1 + square / count)
+    return max(0.0, middle - reach), min(1.0, middle + reach)
+
+
 def left_out(count: int) -> list[Tensor]:
     """Indices of ``count`` samples without each of up to sixteen groups of them in turn."""
     places = torch.arange(count)

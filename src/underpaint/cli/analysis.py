@@ -268,6 +268,49 @@ def retrieve(
 
 
 @app.command(rich_help_panel=ANALYSE)
+def regimes(
+    model: ModelOption = "fashion-mnist",
+    data: DataOption = None,
+    split: SplitOption = "train",
+    column: ColumnOption = None,
+    labelled: LabelsOption = True,
+    gaussian: DataGaussianOption = None,
+    images: Annotated[int, typer.Option("--images", help="Held-out images to noise.")] = 64,
+    levels: Annotated[int, typer.Option("--levels", help="Levels at which samples are cloned.")] = 8,
+    seeds: SeedsOption = "0-31",
+    steps: StepsOption = 30,
+    solver: SolverOption = "dpmpp-2m",
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    folder: FolderOption = Path("regimes"),
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Where along the noise classes are decided, and where the exact score collapses on single images: predicted and
+    measured.
+
+    Example: underpaint regimes --model fashion-mnist --seeds 0-31 --out regimes/
+    """
+    chosen = parse_seeds(seeds)
+    check_targets(folder / "results.json")
+    from ..figures.regimes import write_regimes
+    from ..recipes.regimes import Settings, regimes as compute, tables
+    from ..recipes.shared.model_and_data import Sources
+
+    sources = Sources(model, data, split, column, labelled, gaussian, device, dtype)
+    settings = Settings(sources, chosen, steps, solver, levels, images)
+    with progress_bars(quiet) as progress:
+        result = compute(settings, progress)
+    written = write_regimes(result, folder)
+    if as_json:
+        print(json.dumps(written, ensure_ascii=False))
+    elif not quiet:
+        out.print(f"Data: {result.setup['data']}.", highlight=False, soft_wrap=True, markup=False)
+        out.print(tables(result), highlight=False, soft_wrap=True, markup=False)
+        out.print(f"Figure and every number: {folder}", highlight=False)
+
+
+@app.command(rich_help_panel=ANALYSE)
 def perturb(
     model: ModelOption = "fashion-mnist",
     prompt: PromptOption = None,

@@ -36,6 +36,29 @@ def euler(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
         yield x, denoised
 
 
+def ancestral(draw: Callable[[Tensor], Tensor] = torch.randn_like) -> Solver:
+    """A stochastic solver, one call a step, of first order: x' is drawn from p(x' | x, x0) with x0-hat in place of x0.
+
+    With q = (s~'/s~)^2: x' = alpha' (1 - q) D + (alpha sigma'^2 / (alpha' sigma^2)) x + sigma' sqrt(1 - q) eps.
+    Source: Ho et al. 2020, eq. 7, for any alpha and sigma; equal to DDIM at eta = 1 (Song et al. 2021, eq. 16).
+
+    Args:
+        draw: unit noise like the rows that it is given, such as `seeded_noise`.
+    """
+
+    def solve(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
+        for here, there in pairwise(level):
+            denoised = denoise(x, here)
+            shrink = there.sigma / there.alpha * here.alpha / here.sigma
+            fresh = 1 - shrink**2
+            x = (there.alpha * fresh).to(x) * denoised + (shrink * there.sigma / here.sigma).to(x) * x
+            if there.sigma > 0:
+                x = x + (there.sigma * fresh.sqrt()).to(x) * draw(x)
+            yield x, denoised
+
+    return solve
+
+
 def heun(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
     """Second order, two calls a step (one for a step to sigma = 0 or from alpha = 0): Karras22, algorithm 1, for any
     alpha.

@@ -1,0 +1,211 @@
+"""Speciation and collapse, measured where they are known."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import scipy.stats
+import torch
+from analytic import data, subject
+from torch import Tensor
+from torch.testing import assert_close
+from typer.testing import CliRunner
+
+from underpaint.analysis.regimes import chance_alike, class_means, clone, crossing, nearest_class, posterior_entropy
+from underpaint.analysis.summary import share_interval
+from underpaint.cli import app
+from underpaint.noise import EDM, NoiseLevel, preserving
+from underpaint.recipes import regimes as recipe
+from underpaint.recipes.regimes import Regimes, Settings, known_counts, regimes
+from underpaint.sampling.solvers import ancestral
+from underpaint.sampling.trajectory import sample
+from underpaint.theory.cloud import PointCloud
+from underpaint.theory.gaussian import Gaussian
+from underpaint.theory.mixture import Mixture
+
+
+def direct_entropy(points: Tensor, x: Tensor, level: NoiseLevel) -> Tensor:
+    """By all weights at once."""
+    alpha, sigma = level.columns(x)
+    logs = (-(x.unsqueeze(1) - (alpha * 1.0).reshape(-1, 1, 1) * points).square().sum(2) / (2 * sigma**2)).log_softmax(
+        1
+    )
+    return -(logs.exp() * logs).sum(1)
+
+
+@pytest.mark.parametrize("chunk", [7, 1000])
+def test_entropy_is_that_of_all_weights(chunk: int, normal) -> None:
+    """Of the first points in an order, at one level and at one for each row, far from the origin too."""
+    points, x, order = normal(50, 9) + 30, normal(6, 9, seed=1) + 30, torch.arange(50).flip(0)
+    for level in (preserving(0.7), preserving(torch.logspace(-1, 2, 6))):
+        state = level.alpha.reshape(-1, 1) * x + level.sigma.reshape(-1, 1) * normal(6, 9, seed=2)
+        found = posterior_entropy(points, state, level, (1, 20, 50), order, chunk)
+        expected = [direct_entropy(points.flip(0)[:count], state, level) for count in (1, 20, 50)]
+        assert_close(found, torch.stack(expected), rtol=1e-9, atol=1e-9)
+        assert_close(posterior_entropy(points, state, level)[0], found[-1], rtol=1e-9, atol=1e-9)
+
+
+def test_perplexity_counts_the_points_that_share_a_state() -> None:
+    """Four corners of a square: all at the middle of high noise, two half-way along an edge, one at a corner."""
+    corners = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    states, ratios = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]), torch.tensor([9.0, 0.1, 0.1])
+    found = posterior_entropy(corners, states, NoiseLevel(torch.ones(3), ratios))
+    assert_close(found[0].exp(), torch.tensor([4.0, 2.0, 1.0]).double(), rtol=1e-9, atol=1e-9)
+    pixels = torch.tensor([[255, 255], [255, 0], [0, 255], [0, 0]], dtype=torch.uint8)
+    assert_close(posterior_entropy(pixels, states, NoiseLevel(torch.ones(3), ratios)), found)
+
+
+@pytest.mark.parametrize(
+    ("counts", "level", "message"),
+    [
+        ((3, 2), preserving(1.0), r"rise from 1 to at most 4, got \[3, 2\]"),
+        ((5,), preserving(1.0), r"at most 4, got \[5\]"),
+        ((0, 4), preserving(1.0), r"from 1"),
+        ((4,), NoiseLevel.clean(), "noise and signal"),
+    ],
+)
+def test_what_has_no_entropy_is_refused(counts: tuple[int, ...], level: NoiseLevel, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        posterior_entropy(torch.eye(4), torch.zeros(1, 4), level, counts)
+
+
+def test_an_ancestral_step_is_the_posterior_of_the_state_between() -> None:
+    """x' | x, x0 by Bayes: prior N(a' x0, s'^2), and x = (a/a') x' + noise of the variance that is left to s^2."""
+    here, there, x0, x = preserving(2.0), preserving(0.6), 0.3, torch.tensor([[1.7]], dtype=torch.float64)
+    gain = float(here.alpha / there.alpha)
+    left = float(here.sigma**2) - gain**2 * float(there.sigma**2)
+    precision = 1 / float(there.sigma**2) + gain**2 / left
+    mean = (float(there.alpha) * x0 / float(there.sigma**2) + gain * 1.7 / left) / precision
+    for draw, expected in ((0.0, mean), (1.0, mean + precision**-0.5)):
+        solver = ancestral(lambda rows, draw=draw: torch.full_like(rows, draw))
+        ((moved, _),) = solver(lambda rows, _: torch.full_like(rows, x0), x, NoiseLevel.join(here, there))
+        assert float(moved) == pytest.approx(expected, rel=1e-12)
+
+
+def test_ancestral_samples_have_the_variance_of_the_data(normal) -> None:
+    known = Gaussian.isotropic(torch.tensor([2.0], dtype=torch.float64), 0.7)
+    level = EDM(0.01, 20.0).grid(300)
+    generator = torch.Generator().manual_seed(0)
+    solver = ancestral(lambda x: torch.randn(x.shape, generator=generator, dtype=x.dtype))
+    finals = sample(known, 20 * normal(8000, 1), level, solver).final
+    assert float(finals.mean()) == pytest.approx(2, abs=0.05)
+    assert float(finals.var()) == pytest.approx(0.7, rel=0.06)
+
+
+@pytest.mark.parametrize("ratio", [6.0, 1.0, 0.4])
+def test_clones_end_in_one_class_as_often_as_the_posterior_says(ratio: float, normal) -> None:
+    """Two narrow Gaussians at -1 and 1: a state is of the right one with p = 1/(1 + exp(-2x/v)), v = r^2 + w^2, and a
+    pair agrees with p^2 + (1 - p)^2."""
+    width, count = 0.2, 800
+    sides = torch.tensor([[-1.0], [1.0]], dtype=torch.float64)
+    model = Mixture(torch.ones(2), tuple(Gaussian.isotropic(side, width**2) for side in sides))
+    x = sides[torch.arange(count) % 2] + (ratio**2 + width**2) ** 0.5 * normal(count, 1)
+    right = torch.sigmoid(2 * x / (ratio**2 + width**2))
+    ends = clone(model, x, EDM(0.02, 80.0).grid(40, ratio), range(count))
+    assert not torch.equal(ends[0], ends[1])
+    alike = nearest_class(sides, ends[0]) == nearest_class(sides, ends[1])
+    assert float(alike.double().mean()) == pytest.approx(float((right**2 + (1 - right) ** 2).mean()), abs=0.05)
+
+
+def test_noise_of_clones_belongs_to_seeds(normal) -> None:
+    x, level = normal(4, 3), EDM().grid(6, 2.0)
+    known = Gaussian.isotropic(torch.zeros(3, dtype=torch.float64), 1.0)
+    together = clone(known, x, level, (5, 0, 7, 2))
+    assert_close(clone(known, x[1:3], level, (0, 7)), together[:, 1:3])
+
+
+def test_classes_are_those_of_the_nearest_mean() -> None:
+    features = torch.tensor([[0.0, 1.0], [0.0, 3.0], [10.0, 0.0]])
+    means = class_means(features, torch.tensor([4, 4, 9]))
+    assert_close(means, torch.tensor([[0.0, 2.0], [10.0, 0.0]]).double())
+    assert nearest_class(means, torch.tensor([[4.0, 0.0], [6.0, 0.0]])).tolist() == [0, 1]
+    assert chance_alike(torch.tensor([0, 0, 1, 1])) == pytest.approx(1 / 3)
+
+
+def test_intervals_of_shares_are_those_of_scipy() -> None:
+    for hits, count in ((0, 9), (3, 9), (9, 9), (400, 1000)):
+        expected = scipy.stats.binomtest(hits, count).proportion_ci(method="wilson")
+        assert share_interval(hits, count) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_a_crossing_is_the_last() -> None:
+    ratio = torch.tensor([16.0, 8.0, 4.0, 2.0, 1.0])
+    assert crossing(ratio, torch.tensor([0.1, 0.8, 0.3, 0.7, 1.0]), 0.5) == pytest.approx(2 * 2**0.5)
+    assert math.isnan(crossing(ratio, torch.ones(5), 0.5))
+    assert math.isnan(crossing(ratio, torch.zeros(5), 0.5))
+
+
+def test_points_become_known_by_tens() -> None:
+    assert known_counts(60_000) == (100, 1000, 10_000, 60_000)
+    assert known_counts(1000) == (100, 1000)
+    assert known_counts(7) == (7,)
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch):
+    """regimes() of a model that is a given denoiser of the known data."""
+
+    def measured(denoise: object = None) -> Regimes:
+        what = subject(None if denoise is None else {None: denoise})
+        monkeypatch.setattr(recipe, "load_model_and_data", lambda *args, **given: what)
+        return regimes(Settings(seeds=tuple(range(70)), steps=20, levels=4, fine=8))
+
+    return measured
+
+
+def test_regimes_of_known_data(run) -> None:
+    rows, labels = data()
+    found = run(Mixture.fit(rows, labels))
+    born, fallen = found.speciation, found.collapse
+    assert born.predicted == pytest.approx(
+        float(torch.linalg.eigvalsh(torch.cov(rows.double().T))[-1]) ** 0.5, rel=1e-2
+    )
+    assert bool((born.ratio.diff() < 0).all())
+    assert abs(float(born.share[0]) - born.chance) < 0.2
+    assert float(born.share[-1]) > 0.95
+    assert born.predicted / 5 < born.measured < 5 * born.predicted
+    assert bool(((born.low <= born.share) & (born.share <= born.high)).all())
+    assert fallen.counts == (100, 400)
+    assert_close(fallen.perplexity.mean[:, 0], torch.tensor([100.0, 400.0]).double(), rtol=0.1, atol=0)
+    assert_close(fallen.perplexity.mean[:, -1], torch.ones(2).double(), rtol=0.2, atol=0)
+    assert fallen.predicted[0] > fallen.predicted[1]
+    assert fallen.measured[0] > fallen.measured[1]
+
+
+def test_the_exact_score_does_not_generalise(run) -> None:
+    rows, _ = data()
+    found = run(PointCloud(rows)).generalisation
+    assert found.closer == 1
+    assert float(found.samples.high) < 1e-3
+    assert 0.2 < run().generalisation.closer < 0.8
+
+
+def test_the_command_writes_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(recipe, "load_model_and_data", lambda *args, **options: subject(labelled=False))
+    arguments = f"regimes --seeds 0-3 --steps 5 --levels 2 -o {tmp_path / 'o'}".split()
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    assert "k-means cluster" in shown.output
+    assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["regimes.png", "results.json"]
+    shown = CliRunner().invoke(app, [*arguments, "--json"])
+    written = json.loads(shown.stdout)
+    assert written == json.loads((tmp_path / "o" / "results.json").read_text())
+    assert written["collapse"]["value"]["counts"]["value"] == [100, 400]
+    assert len(written["speciation"]["value"]["share"]["value"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": (1, 1)}, "2 different seeds"),
+        ({"levels": 1}, "number of levels to clone at"),
+        ({"images": 0}, "number of held-out images"),
+        ({"solver": "x"}, "Unknown solver"),
+    ],
+)
+def test_settings_are_checked(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Settings(**options)
