@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 import torch
 from analytic import data, subject
+from distributions import SCHEDULES
 from torch import Tensor
 from torch.testing import assert_close
 from typer.testing import CliRunner
@@ -19,7 +20,7 @@ from underpaint.analysis.summary import share_interval
 from underpaint.cli import app
 from underpaint.noise import EDM, NoiseLevel, preserving
 from underpaint.recipes import regimes as recipe
-from underpaint.recipes.regimes import Regimes, Settings, known_counts, regimes
+from underpaint.recipes.regimes import Regimes, Settings, clone_at, known_counts, regimes
 from underpaint.sampling.solvers import ancestral
 from underpaint.sampling.trajectory import sample
 from underpaint.theory.cloud import PointCloud
@@ -108,6 +109,18 @@ def test_clones_end_in_one_class_as_often_as_the_posterior_says(ratio: float, no
     assert not torch.equal(ends[0], ends[1])
     alike = nearest_class(sides, ends[0]) == nearest_class(sides, ends[1])
     assert float(alike.double().mean()) == pytest.approx(float((right**2 + (1 - right) ** 2).mean()), abs=0.05)
+
+
+@pytest.mark.parametrize("steps", [3, 5, 12, 40])
+@pytest.mark.parametrize("schedule", ["edm", "flow", "cosine"])
+def test_clones_have_steps_left_to_part_in(steps: int, schedule: str, normal) -> None:
+    """Also where the levels that are asked for lie below all of a grid."""
+    known, level = Gaussian.isotropic(torch.zeros(3, dtype=torch.float64), 1.0), SCHEDULES[schedule].grid(steps)
+    places = clone_at(level, 1e-6, 4) + clone_at(level, 1.0, 4)
+    assert all(bool(level.ratio[place].isfinite()) for place in places)
+    for place in places:
+        first, second = clone(known, level[place].norm * normal(2, 3), level[place:], (0, 1))
+        assert float((first - second).abs().amax(1).min()) > 0
 
 
 def test_noise_of_clones_belongs_to_seeds(normal) -> None:
@@ -201,6 +214,7 @@ def test_the_command_writes_everything(monkeypatch: pytest.MonkeyPatch, tmp_path
     ("options", "message"),
     [
         ({"seeds": (1, 1)}, "2 different seeds"),
+        ({"steps": 2}, "number of steps"),
         ({"levels": 1}, "number of levels to clone at"),
         ({"images": 0}, "number of held-out images"),
         ({"solver": "x"}, "Unknown solver"),

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..analysis.regimes import chance_alike, class_means, clone, crossing, nearest_class, posterior_entropy
 from ..analysis.retrieval import closeness, nearest
 from ..analysis.summary import Summary, share_interval
-from ..bounds import MOST_ITEMS, check_seeds, integer
+from ..bounds import MOST_ITEMS, MOST_STEPS, check_seeds, integer
 from ..noise import NoiseLevel
 from ..progress import Progress, silent
 from ..sampling.solvers import find_solver
@@ -46,6 +46,7 @@ class Settings:
         if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"Regimes need at least 2 different seeds, got {list(self.seeds)}.")
         check_seeds(self.seeds)
+        integer(self.steps, "number of steps", 3, MOST_STEPS)
         integer(self.levels, "number of levels to clone at", 2, 1000)
         integer(self.images, "number of held-out images", 2, MOST_ITEMS)
         integer(self.fine, "number of levels of the posterior", 2, 1000)
@@ -145,8 +146,12 @@ def speciate(subject: ModelAndData, run: Trajectory, settings: Settings, progres
 
 
 def clone_at(level: NoiseLevel, about: float, count: int) -> list[int]:
-    """Places of a grid whose ratios are nearest to ``count`` from four times a ratio to a twentieth of it."""
-    usable = [i for i in range(len(level) - 1) if math.isfinite(float(level.ratio[i]))]
+    """Places of a grid whose ratios are nearest to ``count`` from four times a ratio to a twentieth of it.
+
+    A sixth of the steps is left from there, and two at least: the last one adds no noise, and clones would be equal.
+    """
+    steps = len(level) - 1
+    usable = [i for i in range(steps + 1 - max(2, steps // 6)) if math.isfinite(float(level.ratio[i]))]
     logs = level.ratio[torch.tensor(usable)].log()
     wanted = torch.linspace(math.log(4 * about), math.log(about / 20), count, dtype=torch.float64)
     return [usable[i] for i in sorted({int((logs - value).abs().argmin()) for value in wanted})]
