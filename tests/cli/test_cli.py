@@ -153,3 +153,12 @@ def test_guided_class_doubles_the_calls(tmp_path: Path):
         "--json",
     ]
     assert json.loads(runner.invoke(app, arguments).stdout)["nfe"] == 6
+
+
+@pytest.mark.parametrize(("option", "value"), [("--data", "fashion-mnist"), ("--components", "3"), ("--rank", "4")])
+def test_calibrate_refuses_what_is_for_plans_from_data_alone(option, value, tmp_path, monkeypatch, capsys):
+    place = tmp_path / "plans.json"
+    assert run(monkeypatch, "calibrate", "fashion-mnist", option, value, "--calls", "5", "--out", str(place)) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert said == f"underpaint: {option} is for plans from data; give --from data, too, or leave it out."
+    assert not list(tmp_path.iterdir())

@@ -78,7 +78,7 @@ def calibrate(
         steps = known.steps
     most, share = PlanSelector.most_calls(len(rivals or ())), len(seeds) / min(_SEARCHED, len(seeds))
     budgets = [most_calls(count, math.ceil(effort * share)) + checks(count) + most * count for count in wanted]
-    whole = Whole(progress, "calls of the network at most", 3 * steps + sum(budgets))
+    whole = Whole(progress, "calls of the denoiser at most", 3 * steps + sum(budgets))
     told = _telling(denoise, whole.advance)
     solution = keep(f"fine solution of {steps}", partial(solve_finely, told, gaussian, schedule, seeds, steps))
     whole.reach(steps)
@@ -120,7 +120,7 @@ def _found_precision(
 ) -> Precision:
     """The steps that a fine solution needs to have for plans of so many calls."""
     usual = 15 * max(8, calls)
-    whole = Whole(progress, "calls of the network that say how fine a solution is, about", usual)
+    whole = Whole(progress, "calls of the denoiser that say how fine a solution is, about", usual)
     found = fine_enough(_telling(denoise, whole.advance), gaussian, schedule, seeds, calls)
     whole.reach(usual)
     return found

@@ -188,7 +188,7 @@ def compare(
         int, typer.Option("--local", help="Images that smoothed and local denoisers know; 0 leaves them out.")
     ] = 1000,
     released: Annotated[
-        int, typer.Option("--released", help="Images that released denoisers know. Default: as many as local ones.")
+        int, typer.Option("--released", help="Images that released denoisers know; 0 is as many as local ones.")
     ] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,

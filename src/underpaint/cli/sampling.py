@@ -117,8 +117,12 @@ def calibrate(
         str, typer.Option("--from", help="Fit to the network, or to its data alone, without a call of the network.")
     ] = "network",
     data: DataOption = None,
-    components: Annotated[int, typer.Option("--components", help="With --from data: Gaussians of the mixture.")] = 30,
-    rank: Annotated[int, typer.Option("--rank", help="With --from data: rank of each of them.")] = 64,
+    components: Annotated[
+        int | None, typer.Option("--components", help="With --from data: Gaussians of the mixture. Default: 30.")
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option("--rank", help="With --from data: rank of each of them. Default: 64.")
+    ] = None,
     gaussian: StatisticsOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -140,6 +144,10 @@ def calibrate(
         raise ValueError(
             "A --budget takes the place of --seeds, --held-out, --fine and --effort; give one or the others."
         )
+    mixture: dict[str, Any] = {"data": data, "components": components, "rank": rank}
+    given = {name: value for name, value in mixture.items() if value is not None}
+    if given and origin == "network":
+        raise ValueError(f"--{next(iter(given))} is for plans from data; give --from data, too, or leave it out.")
     chosen, numbers, unseen = (
         parse_seeds(seeds or "0-31"),
         parse_seeds(calls, "Calls"),
@@ -158,7 +166,7 @@ def calibrate(
         model, conditions, (guidance,), negative, chosen, statistics=tuple(gaussian or ()), device=device, dtype=dtype
     )
     how: dict[str, Any] = {"calls": numbers, "held_out": unseen, "fine": fine}
-    how |= {"effort": 150 if effort is None else effort, "origin": origin, "data": DataModel(data, components, rank)}
+    how |= {"effort": 150 if effort is None else effort, "origin": origin, "data": DataModel(**given)}
     how |= {"budget": budget, "tell": None if quiet else _tell}
     with kept_in(parts), progress_bars(quiet) as progress:
         found = calibrate_model(request, parts, None if quiet else say_check, progress=progress, **how)
