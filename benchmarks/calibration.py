@@ -2,10 +2,10 @@
 
     python benchmarks/calibration.py [MODEL] [--calls 3 4 5 8 10] [--seeds 32] [--effort 100] [--fine 100] [--threads 1]
 
-`before` searches on all seeds of the fit and ends there; `search` searches on the first 16 at most, with as many calls
-of the denoiser in all, and fits coefficients to all; `refined` leaves some of these to the last phase, which moves
-levels and coefficients together. All three begin from the same guesses. Errors are distances to the network's own fine
-solution on held-out seeds: root mean square and median over seeds. Calls count each seed.
+`before` searches on all seeds of the fit and ends there; `search` searches, below six calls, on the first 16 at most,
+with as many calls of the denoiser in all, and fits coefficients to all; `refined` leaves some of these to the last
+phase, which moves levels and coefficients together. All three begin from the same guesses. Errors are distances to the
+network's own fine solution on held-out seeds: root mean square and median over seeds. Calls count each seed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from underpaint.calibration.calibrate import _SEARCHED, _for_refining
+from underpaint.calibration.calibrate import _for_refining, seeds_to_search
 from underpaint.calibration.fit import Fit, Run
 from underpaint.calibration.levels import shortest_path, step_losses
 from underpaint.calibration.refine import refine
@@ -48,7 +48,7 @@ def compared(
     """Of each variant: its name, calls, and errors of the held-out seeds [B]."""
     fine, judge, test = solutions
     count, all_of = len(paths[0]), len(fine.seeds)
-    few = min(_SEARCHED, all_of)
+    few = seeds_to_search(count, all_of)
 
     def measured(name: str, run: Run, calls: int) -> Row:
         return name, calls, make(test).follow(run.level, run.coefficients).errors

@@ -29,11 +29,11 @@ from .search import guesses, most_calls, search
 from .selection import PlanSelector
 from .solution import FINEST, Precision, fine_enough, precision, solve_finely
 
-#: Seeds that levels are searched for on: coefficients need more.
-_SEARCHED = 16
 #: With fewer calls the search, which moves levels alone, may take all of the effort, and the last phase what that has
 #: left; from so many on, the most of an effort that is left to it, and trials beyond its first.
 _FEW, _REFINING, _TRIALS = 6, 2 / 3, 3
+#: Seeds that levels of fewer calls are searched for on; coefficients, and the levels of more calls, need all.
+_SEARCHED = 16
 
 
 def calibrate(
@@ -61,7 +61,8 @@ def calibrate(
         held_out: seeds of others, on which they are judged.
         fine: steps of the fine solution; unless given, as many as make its error small beside what plans may leave.
         effort: calls on each seed that the search for a plan may take, once it has tried its guesses. Levels are
-            searched for on the first few seeds, with as many more calls; coefficients are fitted to all.
+            searched for on the first 16 seeds, below six calls, with as many more calls; coefficients are fitted to
+            all.
         refined: whether a part of them goes to a last phase that moves levels and coefficients together.
         rivals: further solvers that the plans are held against, by name; a plan is none of them.
         progress: told of the calls of the denoiser, each on a batch of all seeds, and of how many there may be.
@@ -76,8 +77,9 @@ def calibrate(
         finding = partial(_found_precision, denoise, gaussian, schedule, seeds, wanted[-1], progress)
         known = keep(f"precision for {wanted[-1]} calls", finding)
         steps = known.steps
-    most, share = PlanSelector.most_calls(len(rivals or ())), len(seeds) / min(_SEARCHED, len(seeds))
-    budgets = [most_calls(count, math.ceil(effort * share)) + checks(count) + most * count for count in wanted]
+    most = PlanSelector.most_calls(len(rivals or ()))
+    shares = {count: len(seeds) / seeds_to_search(count, len(seeds)) for count in wanted}
+    budgets = [most_calls(n, math.ceil(effort * share)) + checks(n) + most * n for n, share in shares.items()]
     whole = Whole(progress, "calls of the denoiser at most", 3 * steps + sum(budgets))
     told = _telling(denoise, whole.advance)
     solution = keep(f"fine solution of {steps}", partial(solve_finely, told, gaussian, schedule, seeds, steps))
@@ -94,13 +96,15 @@ def calibrate(
     plans = list[Plan]()
 
     def find(count: int, fewer: tuple[int, ...] | None) -> tuple[tuple[int, ...], Plan]:
-        shortest, begun, searched = shortest_path(losses, count), fit.calls, few.calls
+        shortest, share, on = shortest_path(losses, count), shares[count], few if shares[count] > 1 else fit
+        searched = on.calls
         paths = guesses(solution.level, gaussian, count, fewer, shortest)
         most, kept = effort + sum(map(len, paths)), _for_refining(count, effort) if refined else 0
-        found = search(few, paths, int((effort - kept) * share))
+        found = search(on, paths, int((effort - kept) * share))
+        spent, begun = math.ceil((on.calls - searched) / share), fit.calls
         best = fit.run(found.path)
         if refined:
-            left = most - math.ceil((few.calls - searched) / share) - (fit.calls - begun)
+            left = most - spent - (fit.calls - begun)
             best = refine(fit, schedule, best, left, lambda run: judge.error(_plan(run, solution.level[0])))
         return found.path, judge.choose(_plan(best, solution.level[0]), shortest, best.loss)
 
@@ -162,6 +166,12 @@ def check_options(
             f"out, {len(set(seeds) & set(held_out))} of them in both."
         )
     return wanted
+
+
+def seeds_to_search(count: int, seeds: int) -> int:
+    """How many of the seeds levels are searched for on. From six calls on a few seeds on the border between two images
+    decide too much of what a part of them says."""
+    return min(_SEARCHED, seeds) if count < _FEW else seeds
 
 
 def _for_refining(count: int, effort: int) -> int:
