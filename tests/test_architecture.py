@@ -36,6 +36,7 @@ FLOORS = {
     "figures": 5,
     "web": 6,
     "cli": 7,
+    "__main__": 8,
 }
 #: Imported where they are used, never by importing a module of ours.
 LAZY = {"accelerate", "datasets", "diffusers", "gradio", "huggingface_hub", "matplotlib", "pandas", "scipy", "sklearn",

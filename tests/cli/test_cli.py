@@ -33,6 +33,12 @@ def test_version_and_help():
         assert "--json" in result.output
 
 
+@pytest.mark.parametrize("module", ["underpaint", "underpaint.cli"])
+def test_the_package_runs_as_a_module(module: str):
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"underpaint {__version__}\n"
+
+
 def test_help_needs_no_heavy_import():
     heavy = ("torch", "diffusers", "matplotlib", "numpy")
     code = f"import sys, underpaint.cli; sys.exit(any(name in sys.modules for name in {heavy}))"
