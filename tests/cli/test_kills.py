@@ -39,6 +39,8 @@ COMMANDS = {
     "--seeds 5-6 --out out",
     "perturb": "perturb -m M --gaussian G --seeds 0-1 --steps 4 --magnitudes -1,1 --out out",
     "map": "map -m M --gaussian G --steps 4 --points 3 --out out",
+    "morph": "morph 1 2 -m M --paths noise,principal --steps 3 --points 3 --walkers 2 --rounds 1 --out out",
+    "spectrum": "spectrum --scheduler DDIM --steps 5 --out out",
     "compare": "compare -m M --data D --images 8 --seeds 0-3 --steps 3 --local 0 --out out",
     "retrieve": "retrieve -m M --data D --seeds 0-3 --steps 3 --samples 4 --out out",
     "regimes": "regimes -m M --data D --seeds 0-3 --steps 3 --images 4 --levels 2 --out out",
