@@ -125,6 +125,25 @@ def test_a_principal_curve_is_the_mean_of_the_noisy_data_across_it():
     torch.testing.assert_close(path[[0, -1]], ends, atol=1e-9, rtol=0)
 
 
+def test_walkers_follow_the_flow_from_level_to_level():
+    """Rounds so short that they change little: the steps between levels alone leave the spread of the noisy data."""
+    gaussian = Gaussian.isotropic(torch.zeros(6, dtype=torch.float64), 0.25)
+    line = straight(*standard_normal(2, 6), 5)
+    string = pull_string(gaussian.denoise, line, ratios(20, 0.2, 60), walkers=300, rounds=1, rate=1e-3)
+    spread = string.walkers.var(0).sum(1)[1:-1] / 5  # five directions across the path
+    torch.testing.assert_close(spread, torch.full_like(spread, 0.25 + 0.04), rtol=0.15, atol=0)
+
+
+@pytest.mark.parametrize("low", [0.3, 2.0])
+def test_the_density_is_exact_where_every_probe_is(low: float):
+    """The Jacobian of an isotropic Gaussian's denoiser is a multiple of one: v . J v is its trace for any signs."""
+    gaussian = Gaussian.isotropic(torch.ones(6, dtype=torch.float64), 0.5)
+    x, level = standard_normal(4, 6), ratios(200, low, 600)
+    found = flow_log_prob(gaussian.denoise, x, level, gaussian, probes=2)
+    torch.testing.assert_close(found.log_prob, gaussian.log_prob(x, level[-1]), rtol=0, atol=2e-3)
+    assert float(found.error.max()) < 1e-6
+
+
 @pytest.mark.parametrize("name", ["ddpm", "edm", "flow"])
 def test_data_go_back_to_the_noise_that_they_came_from(name: str):
     """With an error of second order in the number of steps."""

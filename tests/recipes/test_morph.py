@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from underpaint.analysis.paths import great_circle
 from underpaint.cli import app
 from underpaint.figures.morph import morph_strips, write_morph
-from underpaint.recipes.morph import Morph, MorphSettings, morph
-from underpaint.recipes.shared.request import Request, Sampler
+from underpaint.recipes.morph import Morph, MorphSettings, _between, morph
+from underpaint.recipes.shared.request import Conditioning, Request, Sampler
 from underpaint.sampling.trajectory import initial_noise
 
 QUICK = MorphSettings(("straight", "noise", "principal"), 5, levels=3, rounds=2, walkers=2, draws=2, probes=2)
@@ -45,6 +45,15 @@ def test_an_arc_between_prompts_is_the_flow_of_the_blend():
         mean = torch.lerp(means[0], means[1], torch.tensor(k / 4, dtype=torch.float64))
         torch.testing.assert_close(rows[k], path(mean, starts[k : k + 1], sampler.level)[-1, 0], rtol=1e-2, atol=2e-2)
     assert found.ends == ("seed 3, an apple", "seed 4, a bear")
+
+
+def test_each_walker_is_asked_for_the_blend_of_its_own_point(sampler: Sampler):
+    cases = [Conditioning(name) for name in ("an apple", "a bear")]
+    points, level = torch.zeros(5, DIMENSION, dtype=torch.float64), sampler.level[10]
+    denoise = _between(sampler, *cases, 5)
+    ends = [sampler.model.conditional(name)(points[:1], level)[0] for name in ("an apple", "a bear")]
+    exact = torch.stack([torch.lerp(*ends, k / 4) for k in range(5)])
+    torch.testing.assert_close(denoise(points.repeat(3, 1), level), exact.repeat(3, 1))
 
 
 def test_a_picture_is_an_end(tmp_path: Path, pixels: Sampler):
