@@ -216,13 +216,8 @@ def compare(
     settings = Settings(sources, label, images, chosen, steps, solver, sweeps=sweeps)
     with progress_bars(quiet) as progress:
         result = compute(settings, progress)
-    written = write_comparison(result, folder)
-    if as_json:
-        print(json.dumps(written, ensure_ascii=False))
-    elif not quiet:
-        out.print(f"Data: {result.setup['data']}.", highlight=False, soft_wrap=True, markup=False)
-        out.print(tables(result), highlight=False, soft_wrap=True, markup=False)
-        out.print(f"Figures and every number: {folder}", highlight=False)
+    data = f"Data: {result.setup['data']}."
+    finish(write_comparison(result, folder), folder, as_json, quiet, data, tables(result))
 
 
 @app.command(rich_help_panel=ANALYSE)
@@ -258,13 +253,8 @@ def retrieve(
     settings = Settings(sources, label, chosen, steps, solver, samples)
     with progress_bars(quiet) as progress:
         result = compute(settings, progress)
-    written = write_retrieval(result, folder)
-    if as_json:
-        print(json.dumps(written, ensure_ascii=False))
-    elif not quiet:
-        out.print(f"Data: {result.setup['data']}.", highlight=False, soft_wrap=True, markup=False)
-        out.print(verdict(result), highlight=False, soft_wrap=True, markup=False)
-        out.print(f"Figures and every number: {folder}", highlight=False)
+    data = f"Data: {result.setup['data']}."
+    finish(write_retrieval(result, folder), folder, as_json, quiet, data, verdict(result))
 
 
 @app.command(rich_help_panel=ANALYSE)
@@ -301,13 +291,8 @@ def regimes(
     settings = Settings(sources, chosen, steps, solver, levels, images)
     with progress_bars(quiet) as progress:
         result = compute(settings, progress)
-    written = write_regimes(result, folder)
-    if as_json:
-        print(json.dumps(written, ensure_ascii=False))
-    elif not quiet:
-        out.print(f"Data: {result.setup['data']}.", highlight=False, soft_wrap=True, markup=False)
-        out.print(tables(result), highlight=False, soft_wrap=True, markup=False)
-        out.print(f"Figure and every number: {folder}", highlight=False)
+    data = f"Data: {result.setup['data']}."
+    finish(write_regimes(result, folder), folder, as_json, quiet, data, tables(result))
 
 
 @app.command(rich_help_panel=ANALYSE)

@@ -87,11 +87,13 @@ def say_check(check: Check) -> None:
     err.print(check.short, style=None if check.sound else "red", highlight=False, markup=False, soft_wrap=True)
 
 
-def finish(results: dict[str, Any], folder: Path, as_json: bool, quiet: bool) -> None:
-    """Print the numbers, or say where they are."""
+def finish(results: dict[str, Any], folder: Path, as_json: bool, quiet: bool, *words: str) -> None:
+    """Print the numbers; or what was found, in words, and where the numbers are."""
     if as_json:
         print(json.dumps(results, ensure_ascii=False))
     elif not quiet:
+        for told in words:
+            out.print(told, highlight=False, soft_wrap=True, markup=False)
         out.print(f"Figures and numbers are in {folder}", highlight=False, soft_wrap=True)
 
 

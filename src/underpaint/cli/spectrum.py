@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..files import check_targets
-from .base import SAMPLE, app, out, parse_numbers, parse_seeds, progress_bars
+from .base import SAMPLE, app, finish, parse_numbers, parse_seeds, progress_bars
 from .options import FolderOption, JsonOption, QuietOption
 
 
@@ -54,11 +53,6 @@ def spectrum(
     )
     with progress_bars(quiet) as progress:
         result = spectra(request, progress)
-    written = write_spectrum(result, folder)
-    if as_json:
-        print(json.dumps(written, ensure_ascii=False))
-    elif not quiet:
-        out.print(tables(result), highlight=False, soft_wrap=True, markup=False)
-        for why in result.left_off.values():
-            out.print(f"Left off: {why.replace(', which would break the probability flow', '')}.", markup=False)
-        out.print(f"Figure and every number: {folder}", highlight=False)
+    off = [why.replace(", which would break the probability flow", "") for why in result.left_off.values()]
+    left = [f"Left off: {why}." for why in off]
+    finish(write_spectrum(result, folder), folder, as_json, quiet, tables(result), *left)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -135,7 +136,8 @@ def find_scheduler(
     try:
         return kind(**{**asked, **off}), left_off({**defaults, **asked})
     except (TypeError, NotImplementedError, AttributeError, KeyError, RuntimeError) as error:
-        raise ValueError(f"A {kind.__name__} cannot be made of these settings: {error}") from None
+        reason = re.split(r"\n|, but expected", str(error))[0].rstrip(".:") or type(error).__name__
+        raise ValueError(f"A {kind.__name__} cannot be made of these settings: {reason}.") from None
 
 
 def _scheduler_class(name: str) -> Any:
