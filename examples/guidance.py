@@ -1,9 +1,10 @@
 """Guidance is a move of the mean
 
-Classifier-free guidance mixes two denoisers, D_u + w (D_c − D_u). If both are Gaussians that share a covariance, so is
-the result, with its mean at μ_u + w (μ_c − μ_u): on the line from the mean of all data through that of the class, and
-for w > 1 beyond it. Above: that Gaussian's sample from one starting noise. Below: the network in the box, guided with
-the same weights from the same noise.
+Classifier-free guidance mixes two denoisers, D_u + w (D_c − D_u). If both are Gaussians
+that share a covariance, so is the result, with its mean at μ_u + w (μ_c − μ_u): on the
+line from the mean of all data through that of the class, and for w > 1 beyond it.
+Above: that Gaussian's sample from one starting noise. Below: the network in the box,
+guided with the same weights from the same noise.
 """
 
 import matplotlib.pyplot as plt
@@ -28,7 +29,11 @@ for panel, label in zip(panels, classes, strict=True):
     for w in weights:
         guided = up.guided_gaussian(everything, up.Gaussian(means[label], shared), w)
         theory.append(guided.flow(x, level[0], level[-1])[0])
-        network.append(up.sample(model.conditional(label, guidance=w), x, level, up.dpmpp_2m).final[0])
+        network.append(
+            up.sample(
+                model.conditional(label, guidance=w), x, level, up.dpmpp_2m
+            ).final[0]
+        )
     images = model.images(torch.stack([torch.stack(theory), torch.stack(network)]))
     show(panel, images, ["Gaussian", "network"], [f"w = {w:g}" for w in weights])
     panel.set_title(data.classes[label], pad=16)

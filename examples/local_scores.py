@@ -1,8 +1,9 @@
 """Denoisers that know all the data, and yet make new images
 
-The exact score of 1,000 images ends on one of them. Three steps from there towards what networks do: blur it, so that
-it ends between images; let every pixel see only a patch around itself, larger where there is more noise; or let every
-pixel see what the data's Gaussian says that it depends on. All from the same noise as the network above them.
+The exact score of 1,000 images ends on one of them. Three steps from there towards what
+networks do: blur it, so that it ends between images; let every pixel see only a patch
+around itself, larger where there is more noise; or let every pixel see what the data's
+Gaussian says that it depends on. All from the same noise as the network above them.
 """
 
 import matplotlib.pyplot as plt
@@ -36,7 +37,10 @@ rows = []
 for name, denoise in denoisers.items():
     rows.append(up.sample(denoise, x, level, up.euler).final)
     distance = nearest(points, rows[-1])[0] / 28
-    print(f"{name:15} root mean square distance of a pixel to the nearest of the 1,000: {float(distance.mean()):.3f}")
+    print(
+        f"{name:15} root mean square distance of a pixel to the nearest of the 1,000: "
+        f"{float(distance.mean()):.3f}"
+    )
 
 figure, axes = plt.subplots(figsize=(5.6, 4.6), layout="constrained")
 show(axes, model.images(torch.stack(rows)), list(denoisers))

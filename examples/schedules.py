@@ -1,8 +1,10 @@
 """One denoiser, every schedule
 
-Families of diffusion models differ in how they run through the pairs (α, σ). A denoiser that is asked about a noise
-*level*, not about a time, works with all of them: the network in the box was trained on the DDPM family and is sampled
-here along the levels of three families that have the same noise-to-signal ratios. The images are the same to rounding.
+Families of diffusion models differ in how they run through the pairs (α, σ). A denoiser
+that is asked about a noise *level*, not about a time, works with all of them: the
+network in the box was trained on the DDPM family and is sampled here along the levels
+of three families that have the same noise-to-signal ratios. The images are the same to
+rounding.
 """
 
 import matplotlib.pyplot as plt
@@ -26,13 +28,17 @@ figure, (plane, samples) = plt.subplots(1, 2, figsize=(8.5, 3.4), layout="constr
 for name, family in families.items():
     level = family.level(spaced_ratios(200, high=100.0, low=0.02))
     plane.plot(level.alpha, level.sigma, label=name)
-plane.set(xlabel="α", ylabel="σ", ylim=(-0.03, 1.4), title="the levels that each family runs through")
+plane.set(
+    xlabel="α",
+    ylabel="σ",
+    ylim=(-0.03, 1.4),
+    title="the levels that each family runs through",
+)
 plane.legend()
 show(samples, model.images(torch.stack(list(finals.values()))), list(finals))
 samples.set_title("one network, sampled along each")
 figure.savefig("schedules.png")
 
 for name in ("EDM", "flow matching"):
-    print(
-        f"largest difference of a pixel, DDPM against {name}: {float((finals[name] - finals['DDPM']).abs().max()):.1e}"
-    )
+    apart = float((finals[name] - finals["DDPM"]).abs().max())
+    print(f"largest difference of a pixel, DDPM against {name}: {apart:.1e}")

@@ -15,6 +15,7 @@ import io
 import json
 import logging
 import os
+import re
 import runpy
 import time
 from collections.abc import Iterable
@@ -152,12 +153,18 @@ def _page(example: Example) -> str:
         f"# {example.title}",
         example.words,
         missing if example.missing else "",
-        *(f"![{example.title}]({picture.name})" for picture in example.pictures),
+        *(f"![{alt(example.title, example.words)}]({picture.name})" for picture in example.pictures),
         f"It prints\n\n```text\n{example.output.rstrip()}\n```" if example.output.strip() else "",
         f"## The script\n\n```python\n{example.code}\n```",
         f"[Download {example.name}.py]({example.name}.py)",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def alt(title: str, words: str) -> str:
+    """What stands for a picture where it is not seen: its title, and the first sentence of what is said of it."""
+    sentence = re.split(r"(?<=[.?])\s", " ".join(words.split("\n\n")[0].split()))[0]
+    return re.sub(r"[\[\]`*]|\(\S+\.md\S*\)", "", f"{title}. {sentence}".strip())
 
 
 def _index(groups: dict[str, list[str]], examples: dict[str, Example]) -> str:
@@ -172,7 +179,7 @@ def _index(groups: dict[str, list[str]], examples: dict[str, Example]) -> str:
         lines += [f"## {title}", '<div class="gallery" markdown>']
         for name in names:
             link, pictures = f"{name}.md", examples[name].pictures
-            shown = f"[![]({pictures[0].name})]({link})" if pictures else ""
+            shown = f"[![{examples[name].title}]({pictures[0].name})]({link})" if pictures else ""
             lines.append(f"<div markdown>\n\n{shown}\n\n[{examples[name].title}]({link})\n\n</div>")
         lines.append("</div>")
     return "\n\n".join(lines) + "\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from gallery import EXAMPLES, KEPT, mark  # mkdocs looks beside this file
+from gallery import EXAMPLES, KEPT, alt, mark  # mkdocs looks beside this file
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from nbclient import NotebookClient
@@ -22,12 +22,13 @@ NOTEBOOK = EXAMPLES / "first_steps.ipynb"
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
     """Add the page, its pictures and the notebook itself."""
-    cells, pictures = [], {}
+    cells, pictures, words = [], {}, ""
     for number, cell in enumerate(_executed(NOTEBOOK).cells):
         if cell.cell_type == "markdown":
-            cells.append(cell.source)
+            words = cell.source
+            cells.append(words)
         else:
-            shown, drawn = _outputs(cell, f"{NOTEBOOK.stem}-{number}")
+            shown, drawn = _outputs(cell, f"{NOTEBOOK.stem}-{number}", words)
             cells += [f"```python\n{cell.source}\n```", *shown]
             pictures |= drawn
     if not pictures:
@@ -50,8 +51,9 @@ def _executed(path: Path) -> nbformat.NotebookNode:
     return nbformat.read(kept, as_version=4)
 
 
-def _outputs(cell: nbformat.NotebookNode, stem: str) -> tuple[list[str], dict[str, bytes]]:
-    """What a cell printed, returned and drew, in Markdown, and the pictures by name."""
+def _outputs(cell: nbformat.NotebookNode, stem: str, words: str) -> tuple[list[str], dict[str, bytes]]:
+    """What a cell printed, returned and drew, in Markdown, and the pictures by name; ``words`` stand above it."""
+    heading, _, body = words.partition("\n\n")
     shown: list[str] = []
     drawn: dict[str, bytes] = {}
     for output in cell.outputs:
@@ -61,7 +63,7 @@ def _outputs(cell: nbformat.NotebookNode, stem: str) -> tuple[list[str], dict[st
         if "image/png" in data:
             name = f"{stem}.png" if not drawn else f"{stem}-{len(drawn)}.png"
             drawn[name] = base64.b64decode(data["image/png"])
-            shown.append(f"![]({name})")
+            shown.append(f"![{alt(heading.lstrip('# '), body)}]({name})")
         elif text := output.get("text") or data.get("text/plain"):
             shown.append(f"```text\n{text.rstrip()}\n```")
     return shown, drawn

@@ -21,6 +21,10 @@ import underpaint
 from underpaint.cli import app
 from underpaint.recipes.inventory import inventory
 
+#: Columns of a line of code that the book shows whole on a screen of 1280 pixels.
+WIDTH = 88
+#: A word of a command, with what is quoted in it.
+_WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\\.|[^\s"'\\])+""")
 #: Marks of Markdown and HTML, as themselves.
 _MEANS_ITSELF = {mark: f"&#{ord(mark)};" for mark in "|*_[]<>&"}
 
@@ -72,7 +76,7 @@ def _commands() -> Iterator[str]:
         words, _, example = (command.help or "").partition("Example:")
         yield f"## underpaint {name}\n\n{words.strip()}\n"
         if example:
-            yield f"```bash\n{' '.join(example.split())}\n```\n"
+            yield f"```bash\n{in_lines(example)}\n```\n"
         yield "| option | default | meaning |\n|---|---|---|"
         for parameter in command.params:
             yield f"| {_flags(parameter)} | {_default(parameter)} | {cell(getattr(parameter, 'help', None) or '')} |"
@@ -97,6 +101,24 @@ def _models() -> Iterator[str]:
     for key in [key for key in found[0] if key not in ("name", "folder")]:
         values = [f"{entry[key]:,}" if isinstance(entry[key], int) else str(entry[key]) for entry in found]
         yield f"| {key} | {' | '.join(values)} |"
+
+
+def in_lines(command: str) -> str:
+    """A command in lines that the book shows whole; an option stays beside its value."""
+    parts: list[str] = []
+    for word in _WORD.findall(command):
+        option = bool(parts) and re.fullmatch("--[a-z-]+", parts[-1])
+        if option and not word.startswith("--"):
+            parts[-1] += f" {word}"
+        else:
+            parts.append(word)
+    lines = parts[:1]
+    for part in parts[1:]:
+        if len(lines[-1]) + len(part) + len("  \\") > WIDTH:
+            lines.append(f"    {part}")
+        else:
+            lines[-1] += f" {part}"
+    return " \\\n".join(lines)
 
 
 def cell(text: str) -> str:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from reference import cell  # mkdocs looks beside this file
+from reference import cell, in_lines  # mkdocs looks beside this file
 from scipy.stats import t
 
 from underpaint.files import write_text
@@ -63,7 +63,7 @@ def store(path: Path) -> Path:
         kind = f"-from-{made['origin']}" if made else "-frechet" if results["setup"]["samples"] else ""
         heading = heading.replace("Few calls", f"Few calls with plans from {made['origin']}") if made else heading
         place = STORED / f"bench-{name}{kind}.md"
-        commands = "\n".join(bench_commands(results["setup"]))
+        commands = "\n".join(map(in_lines, bench_commands(results["setup"])))
         text = f"{heading}\n\n```bash\n{commands}\n```\n{rest}"
     write_text(place, text)
     return place
@@ -79,7 +79,7 @@ def _claims() -> Iterator[str]:
     for name, report in found.items():
         setup, held = report["setup"], sum(claim["holds"] and not _is_open(claim) for claim in report["claims"])
         yield f"\n## On {name}\n"
-        yield f"{held} of {len(report['claims'])} hold. Made by\n\n```bash\n{command(report)}\n```\n"
+        yield f"{held} of {len(report['claims'])} hold. Made by\n\n```bash\n{in_lines(command(report))}\n```\n"
         versions = ", ".join(f"{package} {version}" for package, version in setup["versions"].items())
         yield f"with {versions}; data: {cell(setup['data'])}.\n"
         yield "| the paper says | measured | found | bound | |\n|---|---|---|---|---|"
@@ -151,7 +151,7 @@ def _comparison(results: dict[str, Any]) -> Iterator[str]:
     """What the book shows of a comparison: its command, what each denoiser explains, and what is stitched."""
     setup, level, overall = results["setup"], results["level"]["value"], results["overall"]["value"]
     ratios = _short([sigma / alpha for alpha, sigma in zip(level["alpha"], level["sigma"], strict=True)])
-    yield f"### {setup['model']}\n\n```bash\n{compare_command(setup)}\n```\n"
+    yield f"### {setup['model']}\n\n```bash\n{in_lines(compare_command(setup))}\n```\n"
     yield f"Data: {setup['data']}. {setup['images']} are noised to judge on, of {setup['judged_on']}.\n"
     heads = f"| σ/α | {' | '.join(ratios)} |"
     for states, explained in results["explained"]["value"].items():

@@ -40,13 +40,18 @@ def blocks(text: str, language: str) -> list[str]:
     return [code for needed, code in found if not needed]
 
 
+def whole(text: str) -> str:
+    """Commands that go on in further lines, in one line each."""
+    return re.sub(r" \\\n +", " ", text)
+
+
 @pytest.fixture
 def hook(monkeypatch: pytest.MonkeyPatch) -> Any:
     """hook(name): a module of docs/hooks."""
     monkeypatch.syspath_prepend(DOCS / "hooks")
 
     def load(name: str) -> ModuleType:
-        if name in {"gallery", "reference", "results"}:
+        if name in {"gallery", "notebook", "reference", "results"}:
             pytest.importorskip("griffe", reason="needs the extra docs")
         return importlib.import_module(name)
 
@@ -116,7 +121,7 @@ def test_the_lines_of_the_readme_are_those_of_the_book() -> None:
 
 @pytest.mark.parametrize("page", [name for name, text in PAGES.items() if "underpaint " in text])
 def test_commands_on_a_page_exist(page: str) -> None:
-    lines = "\n".join(blocks(PAGES[page], "bash")).replace("\\\n", " ").splitlines()
+    lines = whole("\n".join(blocks(PAGES[page], "bash"))).splitlines()
     inline = re.findall(r"`(underpaint [a-z-][^`]*)`", PAGES[page])
     for line in [line for line in lines if "underpaint" in line] + inline:
         words = shlex.split(re.sub(r".*-m underpaint\.cli|.*?\bunderpaint(?= )", "", line), comments=True)
@@ -124,6 +129,38 @@ def test_commands_on_a_page_exist(page: str) -> None:
         known = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
         used = {word.partition("=")[0] for word in words if re.match(r"--?[a-z]", word)}
         assert used <= known | {"--help"}, line
+
+
+def fenced(text: str) -> list[str]:
+    """The lines of all code blocks, without the indentation of the block."""
+    found = re.findall(r"^( *)```[^\n]*\n(.*?)^\1```", text, re.DOTALL | re.MULTILINE)
+    return [line.removeprefix(indent) for indent, code in found for line in code.splitlines()]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_code_on_a_page_is_not_cut(page: str) -> None:
+    """What is shown whole on a screen of 1280 pixels."""
+    assert not [line for line in fenced(PAGES[page]) if len(line) > 88]
+
+
+def test_code_of_the_gallery_is_not_cut() -> None:
+    notebook = json.loads((EXAMPLES / "first_steps.ipynb").read_text())
+    cells = {cell["id"]: "".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"}
+    for name, code in ({path.name: path.read_text() for path in EXAMPLES.glob("*.py")} | cells).items():
+        assert not [line for line in code.splitlines() if len(line) > 88], name
+
+
+def test_long_commands_go_on_in_further_lines(hook: Any) -> None:
+    command = hook("results").command(REPORT)
+    lines = hook("reference").in_lines(command).splitlines()
+    assert max(map(len, lines)) <= 88
+    assert len(lines) > 1
+    assert lines[1].startswith("    --")
+    assert all(line.endswith(" \\") for line in lines[:-1])
+    assert whole("\n".join(lines)) == command
+    shown = fenced(hook("reference").on_page_markdown("<!-- commands -->"))
+    assert len(shown) > len(COMMANDS) // 2
+    assert max(map(len, shown)) <= 88
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -165,6 +202,29 @@ def test_what_a_script_needs_and_is_not_here_is_said(hook: Any, tmp_path: Path) 
 def test_links_into_the_gallery_lead_somewhere(page: str) -> None:
     linked = set(re.findall(r"gallery/(\w+)\.(?:md|png)", PAGES[page]))
     assert linked <= {*SCRIPTS, "index"}
+
+
+#: A picture in Markdown or HTML, and what stands for it where it is not seen.
+PICTURE = re.compile(r"!\[([^\]]*)\]\(|<img(?![^>]* alt=\"([^\"]+)\")")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_pictures_say_what_they_show(page: str) -> None:
+    assert all(len(words) > 20 for words, _ in PICTURE.findall(PAGES[page]))
+
+
+def test_pictures_of_the_gallery_and_the_notebook_say_what_they_show(hook: Any) -> None:
+    for package in ("nbformat", "nbclient"):
+        pytest.importorskip(package, reason="needs the extra docs")
+    gallery = hook("gallery")
+    words = "Each `panel` [is](../guides/data.md)\none. More.\n\nLeft: x."
+    example = gallery.Example("a", "A title", words, "", pictures=(Path("a.png"),))
+    assert "![A title. Each panel is one.](a.png)" in gallery._page(example)
+    assert "[![A title](a.png)](a.md)" in gallery._index({"Group": ["a"]}, {"a": example})
+    drawn = {"outputs": [{"data": {"image/png": "AAAA"}}]}
+    cell = importlib.import_module("nbformat").from_dict(drawn)
+    shown, _ = hook("notebook")._outputs(cell, "n", "## A title\n\nWhat is seen. More.")
+    assert shown == ["![A title. What is seen.](n.png)"]
 
 
 @pytest.mark.slow
@@ -293,7 +353,7 @@ def test_a_benchmark_is_stored_as_its_table_under_its_command(
     page = results.on_page_markdown("before\n\n<!-- peers -->")
     assert page.startswith("before\n\n### Few calls\n\n```bash\nunderpaint bench --model emoji-scenes ")
     assert page.endswith("```\n\nWords.\n\n#### At best\n\n| a | b |\n")
-    (words,) = [shlex.split(line) for line in page.splitlines() if line.startswith("underpaint")]
+    (words,) = [shlex.split(line) for line in whole(page).splitlines() if line.startswith("underpaint")]
     options = dict(zip(words[2::2], words[3::2], strict=True))
     assert (options["--seeds"], options["--tuning"], options["--calls"]) == ("7-9", "1,3", "5,6,10")
     assert (options["--prompt"], options["--guidance"], options["--samples"]) == ("a red apple", "3", "300")
@@ -347,7 +407,7 @@ def test_a_comparison_is_stored_as_tables_under_its_command(
         "| stitched | 0.375 |",
     ):
         assert line in page.splitlines()
-    (words,) = [shlex.split(line) for line in page.splitlines() if line.startswith("underpaint")]
+    (words,) = [shlex.split(line) for line in whole(page).splitlines() if line.startswith("underpaint")]
     options = dict(zip(words[2::2], words[3::2], strict=True))
     assert (options["--local"], options["--released"], options["--class"]) == ("500", "600", "3")
     assert set(options) <= {flag for parameter in COMMANDS["compare"].params for flag in parameter.opts}
