@@ -10,7 +10,9 @@ writes the average of that width.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import UNet2DModel
@@ -89,6 +91,15 @@ def denoising_loss(network: UNet2DModel, data: ImageData, levels: Levels, count:
     return loss
 
 
+def earlier(start: Path | None) -> list[dict[str, Any]]:
+    """Records of the trainings that made the weights in START, the ``unet`` of a packaged model, the oldest first."""
+    notes = start and start.resolve().parent / "underpaint.json"
+    if not notes or not notes.exists():
+        return []
+    record = json.loads(notes.read_text(encoding="utf-8"))["training"]
+    return [*record.pop("earlier", []), record]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, minutes=120.0, rate=1.8e-3, batch=128)
@@ -107,7 +118,7 @@ def main() -> None:
     network = network.to(settings.device, memory_format=torch.channels_last)
     print(f"{len(data):,} images, {sum(p.numel() for p in network.parameters()):,} parameters", flush=True)
     loss = denoising_loss(network, data, levels, settings.part, args.drop, settings.device)
-    note = {"drop": args.drop, "start": str(args.start) if args.start else None, "data": data.source}
+    note = {"drop": args.drop, "earlier": earlier(args.start), "data": data.source}
     train(network, loss, args.out, settings, note)
     network.cpu().save_pretrained(args.out / "network")
 

@@ -153,7 +153,7 @@ def main() -> None:
     if len(train) != 60_000:
         raise SystemExit(f"The complete training split is needed, found {len(train)} images.")
     notes = {"name": NAME, "data": NAME, "pixel_unshuffle": 2, "null_class": 10, "range": [-1, 1]}
-    notes["training"] = {k: record[k] for k in FACTS}
+    notes["training"] = {k: record[k] for k in (*FACTS, "earlier")}
     write_weights(args.run, args.out, notes)
     write_sample(train, args.out)
     provenance = {"data": NAME, "split": "train", "count": len(train), "range": [-1, 1], "shape": list(train.shape)}
@@ -179,6 +179,7 @@ def card(record: dict, measured: dict, model: Model) -> str:
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), keep_trailing_newline=True)
     return environment.get_template("card.md.j2").render(
         record=record,
+        parts=[*record["earlier"], record],
         measured=measured,
         losses=[(t, ratio, loss) for (t, loss), ratio in zip(measured["loss"].items(), ratios, strict=True)],
         parameters=sum(p.numel() for p in model.network.parameters()),

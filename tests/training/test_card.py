@@ -1,0 +1,62 @@
+"""The card of a trained model tells of every part of its training."""
+
+from __future__ import annotations
+
+import json
+from importlib import import_module
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from torch import nn
+
+from underpaint.noise import DDPM
+
+TRAINING = Path(__file__).parents[2] / "training"
+PART = {"steps": 4330, "images": 277_120, "minutes": 100.0, "images_per_second": 46.2, "batch": 64, "rate": 1.5e-3}
+LAST = {"steps": 7000, "images": 896_000, "minutes": 152.3, "images_per_second": 98.0, "batch": 128, "rate": 1.3e-3}
+LAST |= {"drop": 0.5, "width": 0.05, "seed": 0}
+MEASURED = {
+    "loss": {20: 0.002, 999: 0.35},
+    "explained": {"exact": 0.985, "gaussian": 0.929},
+    "frechet": {"network": 0.77, "gaussian": 17.0, "mixture": 4.5, "train": 0.04},
+    "features": "fashion-cnn-64",
+    "samples": 2000,
+    "steps": 25,
+}
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TRAINING))
+
+
+def write(earlier: list[dict[str, Any]]) -> str:
+    model = SimpleNamespace(schedule=DDPM("linear"), network=nn.Linear(1000, 2447, bias=False))
+    return str(import_module("package").card({**LAST, "earlier": earlier}, MEASURED, model))
+
+
+def test_a_card_adds_the_parts_of_a_training_up() -> None:
+    text = write([PART])
+    assert "1,173,120 images in 252 minutes, in parts" in text
+    assert (
+        "| 1 | 100 | 4,330 | 64 | 277,120 | 46 | 0.0015 |\n| 2 | 152 | 7,000 | 128 | 896,000 | 98 | 0.0013 |\n" in text
+    )
+    assert "2.45 M parameters" in text
+
+
+def test_a_card_of_one_part_has_no_table_of_parts() -> None:
+    text = write([])
+    assert "896,000 images in 152 minutes, 98 a second." in text
+    assert "| part |" not in text
+
+
+def test_what_was_trained_before_is_read_from_the_model_that_a_training_goes_on_from(tmp_path: Path) -> None:
+    earlier = import_module("denoiser").earlier
+    (tmp_path / "unet").mkdir()
+    assert earlier(None) == []
+    assert earlier(tmp_path / "unet") == []
+    notes = {"training": {**LAST, "earlier": [PART]}}
+    (tmp_path / "underpaint.json").write_text(json.dumps(notes), encoding="utf-8")
+    assert earlier(tmp_path / "unet") == [PART, LAST]
