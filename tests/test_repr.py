@@ -41,6 +41,10 @@ def objects() -> dict[str, tuple[Any, str]]:
         "DDPM": (up.DDPM(torch.tensor([0.1, 0.2, 0.3])), "DDPM(table, 3 steps)"),
         "EDM": (up.EDM(), "EDM(sigma_min=0.002, sigma_max=80.0, rho=7.0)"),
         "EDMScaling": (up.EDMScaling(), "EDMScaling(sigma_min=0.0, sigma_max=inf, sigma_data=0.5)"),
+        "VarianceRatio": (
+            up.VarianceRatio(torch.tensor([[0.5, 1.0], [1.0, 1.5]])),
+            "VarianceRatio(1.00 ± 0.25 along the first 2 directions, 2 samples)",
+        ),
         "VPSDE": (up.VPSDE(), "VPSDE(beta_min=0.1, beta_max=20.0, epsilon=1e-05)"),
         "Interpolant": (
             up.Interpolant(lambda t: 1 - t, lambda t: t),

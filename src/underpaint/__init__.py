@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
     from .analysis.paths import ImagePath as ImagePath, morph as morph
     from .calibration.calibrate import calibrate as calibrate
+    from .calibration.own_samples import VarianceRatio as VarianceRatio, compare_with_samples as compare_with_samples
     from .calibration.spectral import spectral_error as spectral_error, spectral_levels as spectral_levels
     from .calibration.statistics import (
         fit_from_model as fit_from_model,
@@ -85,6 +86,7 @@ _PUBLIC = {
     "analysis.paths": ("ImagePath", "morph"),
     "calibration.calibrate": ("calibrate",),
     "calibration.spectral": ("spectral_error", "spectral_levels"),
+    "calibration.own_samples": ("VarianceRatio", "compare_with_samples"),
     "calibration.statistics": ("fit_from_model", "fit_from_samples", "variances_along"),
     "data.datasets": ("load_data",),
     "data.store": ("load_gaussian", "save_gaussian"),

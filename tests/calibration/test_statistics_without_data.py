@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
+from underpaint.calibration.own_samples import compare_with_samples
 from underpaint.calibration.statistics import fit_from_model, fit_from_samples, variances_along
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel
 from underpaint.sampling.solvers import euler
@@ -73,8 +74,8 @@ def test_the_calls_are_those_stated(wide: Gaussian) -> None:
         rows += len(x)
         return wide(x, level)
 
-    fit_from_model(counted, 40, EDM()(60.0), rank=6, points=3, sweeps=5, dtype=torch.float64)
-    assert rows == 2 * 3 * (5 * (6 + 8) + 10 + 6)
+    fit_from_model(counted, 40, EDM()(60.0), rank=6, points=3, sweeps=5, samples=4, dtype=torch.float64)
+    assert rows == 2 * 3 * (5 * (6 + 8) + 10 + 6) + 4 * 24
 
 
 def with_error(known: Gaussian, share: float):
@@ -104,6 +105,61 @@ def test_the_variances_along_directions_say_how_well_they_are_known(wide: Gaussi
     wrong = variances_along(with_error(wide, 1e-3), wide.truncate(4), levels)
     assert_close(wrong - exact, (1e-3 * levels.ratio**2).unsqueeze(1) * (1 + exact / levels.ratio.unsqueeze(1) ** 2),
                  rtol=0.02, atol=0)  # fmt: skip
+
+
+@pytest.mark.parametrize("level", LEVELS.values(), ids=LEVELS)
+def test_samples_have_the_variances_of_a_network_that_is_right(wide: Gaussian, level: NoiseLevel) -> None:
+    """From many samples: within their error of 1, direction by direction, and a different Gaussian by its factor."""
+    wide = Gaussian(wide.mean.double(), Covariance(wide.covariance.eigenvalues, wide.covariance.basis.double()))
+    compared = compare_with_samples(wide, wide, level, 2000)
+    assert compared.values.shape == (2000, 8)
+    assert_close(compared.error, torch.full((8,), (2 / 2000) ** 0.5, dtype=torch.float64), rtol=0.15, atol=0)
+    assert float((compared.ratio - 1).abs().max()) < 3.5 * float(compared.error.max())
+    assert compared.least_factor == 1
+    double = Gaussian(wide.mean, Covariance(2 * wide.covariance.eigenvalues, wide.covariance.basis))
+    half = compare_with_samples(wide, double, level, 2000)
+    assert half.overall == pytest.approx(0.5, abs=0.02)
+    assert 1.7 < half.least_factor < 2
+
+
+def lying(truth: Gaussian, factors: Tensor):
+    """It states other variances at high noise than its samples have."""
+    covariance = truth.covariance
+    told = Gaussian(truth.mean, Covariance(covariance.eigenvalues * factors, covariance.basis))
+    return lambda x, level: (told if float(level.ratio) > 12 else truth).denoise(x, level)
+
+
+def test_a_jacobian_that_lies_is_refused_by_samples(wide: Gaussian) -> None:
+    """The variances at the level and at half of it agree, and are three times those of samples."""
+    network = lying(wide, torch.full((40,), 3.0, dtype=torch.float64))
+    found = fit_from_model(network, 40, EDM()(60.0), rank=6, samples=0, dtype=torch.float64)
+    assert_close(found.eigenvalues, 3 * wide.eigenvalues[:6], rtol=1e-6, atol=0)
+    with pytest.raises(ValueError, match=r"does not tell .* 75, 36, 18 at 60, of which its own samples have 0.3\d ± 0"):
+        fit_from_model(network, 40, EDM()(60.0), rank=6, dtype=torch.float64)
+    lower = fit_from_model(network, 40, EDM()(torch.tensor([60.0, 12.0])), rank=6, dtype=torch.float64)
+    assert_close(lower.eigenvalues, wide.eigenvalues[:6], rtol=1e-5, atol=0)  # where it tells the truth
+
+
+def test_one_direction_that_lies_is_refused_though_others_make_up_for_it(wide: Gaussian) -> None:
+    factors = torch.ones(40, dtype=torch.float64)
+    factors[:2] = torch.tensor([1 / 8, 8.0])
+    network = lying(wide, factors)
+    with pytest.raises(ValueError, match="its own samples have"):
+        fit_from_model(network, 40, EDM()(80.0), rank=6, samples=64, dtype=torch.float64)
+
+
+def test_a_small_lie_is_told_and_taken(wide: Gaussian) -> None:
+    network = lying(wide, torch.full((40,), 1.4, dtype=torch.float64))
+    with pytest.warns(UserWarning, match=r"states the variances 35, 16.8, 8.4 at 60, of which .* have 0.7\d ± 0.0"):
+        found = fit_from_model(network, 40, EDM()(60.0), rank=6, samples=400, dtype=torch.float64)
+    assert_close(found.eigenvalues, 1.4 * wide.eigenvalues[:6], rtol=1e-6, atol=0)
+
+
+def test_samples_to_compare_with_are_none_or_two_and_more(wide: Gaussian) -> None:
+    with pytest.raises(ValueError, match="at least 2 samples, got 1; 0 compares with none"):
+        fit_from_model(wide, 40, EDM()(60.0), rank=2, samples=1)
+    with pytest.raises(ValueError, match="more noise than the standard deviations"):
+        compare_with_samples(wide, wide, EDM()(2.0))
 
 
 def test_a_level_of_too_little_noise_is_refused(wide: Gaussian) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -16,6 +17,7 @@ from ..theory.covariance import Covariance
 from ..theory.denoiser import Denoiser, checked
 from ..theory.gaussian import Gaussian
 from ..theory.sums import Full, LowRank, Sums
+from .own_samples import compare_with_samples
 
 #: Columns beyond the rank that the subspace iteration carries, so that the last of the rank converge too.
 _SPARE = 8
@@ -35,6 +37,7 @@ def fit_from_model(
     points: int = 4,
     sweeps: int = 4,
     agreement: float = 1.5,
+    samples: int = 32,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
@@ -51,8 +54,9 @@ def fit_from_model(
     second term, for which the Gaussian's is taken. Too high, and small variances drown in rounding: j is
     lambda/(lambda + (sigma/alpha)^2). A network's own error drowns them sooner: an error of one part in a thousand in
     its noise estimate is a variance of (sigma/alpha)^2/1000. So the variances that are found have to be those that the
-    network states at half the ratio; `variances_along` gives them at any levels. A class or a prompt is fitted by its
-    own denoiser, `Model.conditional`. Source: Halko, Martinsson & Tropp 2011 (subspace iteration).
+    network states at half the ratio; `variances_along` gives them at any levels. And they have to be those of a few
+    samples of the network, which `compare_with_samples` draws. A class or a prompt is fitted by its own denoiser,
+    `Model.conditional`. Source: Halko, Martinsson & Tropp 2011 (subspace iteration).
 
     Args:
         dimension: D.
@@ -61,10 +65,12 @@ def fit_from_model(
         rank: directions to find.
         points: pairs of states to average over.
         sweeps: iterations of the subspace.
-        agreement: the factor, in the mean over directions by their variance, up to which variances at the level and at
-            half its ratio count as agreeing.
+        agreement: the factor up to which variances count as agreeing: those at the level and at half its ratio, in the
+            mean over directions by their variance; and those of samples, which disagree where they are surely farther
+            off. Where they are surely not 1, but within the factor, a warning says so.
+        samples: of the network to compare with; 0 for none, as for a network that is good at high noise alone.
 
-    Calls: 2 points (sweeps (rank + 8) + 10 + rank) rows a level. Memory: a few [rank + 8, D].
+    Calls: 2 points (sweeps (rank + 8) + 10 + rank) rows a level, and 24 a sample. Memory: a few [rank + 8, D].
 
     Raises:
         ValueError: a level has no signal or no noise, the rank does not fit, the noise is too low (the denoiser hands
@@ -78,18 +84,41 @@ def fit_from_model(
         raise ValueError(f"rank must lie between 1 and the dimension {dimension}, got {rank}.")
     for value, what in ((rank, "rank"), (points, "number of points"), (sweeps, "number of sweeps")):
         integer(value, what, 1, MOST_ITEMS)
+    integer(samples, "number of samples", 0, MOST_ITEMS)
+    if samples == 1:
+        raise ValueError("A variance needs at least 2 samples, got 1; 0 compares with none.")
     denoise, seen = checked(denoise), []
     for at in levels:
         noise = torch.randn(points, dimension, generator=torch.Generator().manual_seed(seed), dtype=dtype).to(device)
         found = _at_level(denoise, at, noise, rank, sweeps, seed)
         half = _along(denoise, found, NoiseLevel(at.alpha, at.sigma / 2), noise)
+        why = f"{_few(found.eigenvalues)} at {float(at.ratio):.3g} and {_few(half)} at half of it"
         if _disagreement(found.eigenvalues, half) <= agreement:
-            return found
-        seen.append(f"{_few(found.eigenvalues)} at {float(at.ratio):.3g} and {_few(half)} at half of it")
+            why = _samples_disagree(denoise, found, at, samples, agreement, seed)
+            if not why:
+                return found
+        seen.append(why)
     raise ValueError(
         f"The network does not tell the covariance of its data: along the same directions it states the variances "
         f"{'; '.join(seen)} (in sigma/alpha). Take lower levels, or fit_from_samples."
     )
+
+
+def _samples_disagree(
+    denoise: Denoiser, found: Gaussian, level: NoiseLevel, samples: int, agreement: float, seed: int
+) -> str:
+    """What is wrong with variances found at a level beside those of a few samples; empty if nothing is."""
+    if not samples:
+        return ""
+    if not float(level.ratio) > float(found.eigenvalues[0]) ** 0.5:
+        return f"{_few(found.eigenvalues)} at {float(level.ratio):.3g}, less noise than the standard deviation they say"
+    compared = compare_with_samples(denoise, found, level, samples, seed)
+    words = f"{_few(found.eigenvalues)} at {float(level.ratio):.3g}, of which its own samples have {compared}"
+    if compared.least_factor > agreement:
+        return words
+    if compared.least_factor > 1:
+        warnings.warn(f"The network states the variances {words}: take them for no more than that.", stacklevel=3)
+    return ""
 
 
 def variances_along(denoise: Denoiser, gaussian: Gaussian, level: NoiseLevel, points: int = 4, seed: int = 0) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,9 @@ from .options import (
     SplitOption,
 )
 
+if TYPE_CHECKING:
+    from ..recipes.shared.request import Conditioning
+
 
 @app.command(rich_help_panel=DATA)
 def stats(
@@ -41,8 +44,12 @@ def stats(
     column: ColumnOption = None,
     encoder: Annotated[str | None, typer.Option("--latents", help="Of this model: statistics of its latents.")] = None,
     samples: Annotated[
-        int | None, typer.Option("--samples", help="DATA is a model: of so many of its samples.")
+        int | None,
+        typer.Option("--samples", help="DATA is a model: of so many of its samples. With --jacobian: to compare with."),
     ] = None,
+    jacobian: Annotated[
+        bool, typer.Option("--jacobian", help="DATA is a model: of its data, as its network states them at high noise.")
+    ] = False,
     prompt: PromptOption = None,
     label: ClassOption = None,
     guidance: GuidanceOption = 1.0,
@@ -69,6 +76,7 @@ def stats(
     """Mean and covariance of data, in one pass that can be stopped, resumed and shared by torchrun.
 
     With --features, those of the pictures' features, as .npz: the reference that `underpaint bench --samples` takes.
+    With --jacobian, those that a network states of data that are not at hand, beside the variances of a few samples.
 
     Example: underpaint stats images/ --size 32 --out stats.safetensors
     """
@@ -78,15 +86,19 @@ def stats(
     part = checkpoint or place.with_name(f"{place.name}.part")
     check_targets(place, part, place.with_name(f"{place.stem}.mean.png"), sources=[data])
     from ..recipes.shared.processes import is_first_process
-    from ..recipes.shared.request import Conditioning
     from ..recipes.statistics.accumulation import take_statistics
     from ..recipes.statistics.memory_plan import Settings, parse_memory, plan_statistics
     from ..recipes.statistics.sources import open_data, parse_size
 
+    if jacobian:
+        odd = {"--features": features, "--latents": encoder, "--size": size, "--shrinkage": shrinkage}
+        named = [name for name, value in odd.items() if value is not None]
+        if named:
+            raise ValueError(f"Statistics by --jacobian are of a model's own states; leave out {', '.join(named)}.")
+        _from_network(data, place, rank, samples, (prompt, label, guidance, negative), device, dtype, as_json, quiet)
+        return
     settings = Settings(kind, rank, parse_memory(memory), classes, precise, strict, groups, shrinkage=shrinkage)
-    if prompt is not None and label is not None:
-        raise ValueError("Give a --prompt or a --class, not both.")
-    case = Conditioning(label if prompt is None else prompt, guidance, negative)
+    case = _case(prompt, label, guidance, negative)
     asked = (parse_size(size), mode, split, encoder, samples, features, device, column, case, classes, dtype)
     source = open_data(data, *asked)
     plan = plan_statistics(source, settings)
@@ -111,6 +123,36 @@ def stats(
         out.print(f"Read as: {source.handling}", highlight=False, soft_wrap=True)
         if picture is not None:
             out.print(f"Mean and first components: {picture}", highlight=False, soft_wrap=True)
+
+
+def _case(prompt: str | None, label: int | None, guidance: float, negative: str | None) -> Conditioning:
+    from ..recipes.shared.request import Conditioning
+
+    if prompt is not None and label is not None:
+        raise ValueError("Give a --prompt or a --class, not both.")
+    return Conditioning(label if prompt is None else prompt, guidance, negative)
+
+
+def _from_network(
+    model: str,
+    place: Path,
+    rank: int | None,
+    samples: int | None,
+    case: tuple[str | None, int | None, float, str | None],
+    device: str | None,
+    dtype: str | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from ..recipes.statistics.from_network import take_from_network
+
+    result = take_from_network(model, rank, samples, _case(*case), device, dtype)
+    result.save(place)
+    if as_json:
+        print(json.dumps(result.notes | {"file": str(place)}, ensure_ascii=False))
+    elif not quiet:
+        out.print(f"{result.summary}: {place}", highlight=False, soft_wrap=True)
+        out.print(result.table, highlight=False, soft_wrap=True)
 
 
 @app.command(rich_help_panel=DATA)
