@@ -57,9 +57,9 @@ def solvers(gaussian: up.Gaussian) -> dict[str, Solver]:
 def scheduled(gaussian: up.Gaussian) -> Solver:
     """Our scheduler in the place of a solver: what a pipeline's loop would do."""
     config = diffusers.EDMEulerScheduler(prediction_type="epsilon").config
+    scheduler = up.GaussianExponentialScheduler.from_config(config, gaussian=gaussian)
 
     def solve(denoise: up.Denoiser, x: Tensor, level: up.NoiseLevel):
-        scheduler = up.GaussianExponentialScheduler.from_config(config, gaussian=gaussian)
         scheduler.set_timesteps(len(level) - 1)
         answer = denoise(x, level[0])
         for t in scheduler.timesteps:

@@ -75,7 +75,10 @@ class NoiseLevel:
         return len(self.alpha)
 
     def __getitem__(self, index: int | slice | Tensor) -> NoiseLevel:
-        return NoiseLevel(self.alpha[index], self.sigma[index])
+        chosen = object.__new__(NoiseLevel)  # of levels that were checked
+        object.__setattr__(chosen, "alpha", self.alpha[index])
+        object.__setattr__(chosen, "sigma", self.sigma[index])
+        return chosen
 
     def __iter__(self) -> Iterator[NoiseLevel]:
         return (self[i] for i in range(len(self)))

@@ -218,6 +218,9 @@ def test_a_changed_state_is_where_it_goes_on_from(full: Gaussian, mixture: Any, 
     scheduler.set_timesteps(6)
     levels, start, change = scheduler_levels(scheduler), normal(3, 6), normal(3, 6, seed=1)
     found = solve(scheduler, mixture, start, "eps", lambda i, state: state + change if i == 2 else state)
+    scheduler.set_timesteps(6)
+    written = solve(scheduler, mixture, start, "eps", lambda i, state: state.add_(change) if i == 2 else state)
+    assert_close(written, found, rtol=0, atol=0)
     solver = gaussian_exponential(full, 2, True, "denoised")
     before = sample(mixture, start, levels, solver).x[3]
     expected = sample(mixture, before + change, levels[3:], solver).final

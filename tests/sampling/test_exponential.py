@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -10,13 +11,14 @@ import torch
 from scipy.integrate import quad
 from torch.testing import assert_close
 
-from underpaint.noise import EDM, NoiseLevel, Schedule, spaced_ratios
-from underpaint.sampling.exponential import _gauss_legendre, _weighing, _weights, gaussian_exponential
+from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, Schedule, spaced_ratios
+from underpaint.sampling.exponential import _gauss_legendre, _weights, advance, gaussian_exponential, local_mean
 from underpaint.sampling.solvers import dpm_solver, euler, heun
 from underpaint.sampling.trajectory import initial_noise, sample
 from underpaint.theory.covariance import Covariance
 from underpaint.theory.gaussian import Gaussian
 from underpaint.theory.mixture import Mixture
+from underpaint.theory.pieces import Pieces
 
 ORDERS = pytest.mark.parametrize("order", [1, 2, 3])
 CORRECTED = pytest.mark.parametrize("corrector", [False, True], ids=["plain", "corrected"])
@@ -151,9 +153,9 @@ def test_a_step_takes_two_products_with_the_basis(
     def counted(name: str):
         plain = getattr(Covariance, name)
 
-        def call(self: Covariance, rows: torch.Tensor) -> torch.Tensor:
+        def call(self: Covariance, *given: torch.Tensor) -> torch.Tensor:
             counts[name] += 1
-            return plain(self, rows)
+            return plain(self, *given)
 
         return call
 
@@ -197,11 +199,41 @@ def test_orders_and_endings_on_offer(full: Gaussian):
 
 
 def test_weights_of_many_variances_are_those_of_each() -> None:
-    """More variances than the table has are interpolated: zero, tiny, equal and large ones among them."""
+    """Of many variances gains are made piece by piece: zero, tiny, equal and large ones among them."""
     many = torch.cat([torch.logspace(3, -9, 5000, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)])
-    for nodes, start, end in (((0.4, 1.1, 2.5), 0.4, -0.3), ((-3.0, -2.3), -3.0, -6.2)):
-        found, exact = _weighing(many, nodes, start, end)(many), _weights(many, nodes, start, end)
-        assert_close(found, exact, rtol=0, atol=1e-9 * float(exact.abs().max()))
-    for alike in (torch.full((5000,), 0.3, dtype=torch.float64), torch.zeros(5000, dtype=torch.float64)):
-        found, exact = _weighing(alike, nodes, start, end)(alike[:4]), _weights(alike[:4], nodes, start, end)
-        assert_close(found, exact, rtol=1e-9, atol=0)
+    alike = torch.full((5000,), 0.3, dtype=torch.float64)
+    for variances in (many, alike, torch.zeros(5000, dtype=torch.float64)):
+        for nodes, start, end in (((0.4, 1.1, 2.5), 0.4, -0.3), ((-3.0, -2.3), -3.0, -6.2)):
+            exact = _weights(variances, nodes, start, end)
+            for dtype, error in ((torch.float64, 1e-12), (torch.float32, 4e-7)):
+                pieces = Pieces.of(variances, torch.empty(0, dtype=dtype))
+                found = torch.cat(
+                    [gains for _, gains in pieces.gains(partial(_weights, nodes=nodes, start=start, end=end))], 1
+                )
+                assert found.dtype == dtype
+                assert len(pieces.asked) < 1200
+                assert_close(found.double(), exact, rtol=0, atol=error * float(exact.abs().max()))
+
+
+@pytest.mark.parametrize("schedule", [DDPM(), EDM(), Flow()])
+@CORRECTED
+@ORDERS
+def test_a_step_with_a_corrector_is_the_step_made_again(
+    mixture: Mixture, full: Gaussian, schedule: Schedule, order: int, corrector: bool
+) -> None:
+    """As UniPC is written down: each state is made anew from the one before, with the newest call among the nodes."""
+    level, covariance = schedule.grid(7), full.covariance
+    x = initial_noise(range(3), 6, level[0], torch.float64)
+    state = before = covariance.split(x - level[0].alpha * full.mean)
+    past: list[tuple[NoiseLevel, torch.Tensor]] = []
+    for i in range(7):
+        seen = covariance.split(mixture(level[i].alpha * full.mean + covariance.join(state), level[i]) - full.mean)
+        past = [(level[i], local_mean(seen, state, covariance, level[i])), *past]
+        if corrector and i:
+            state = advance(before, past[: order + 1], level[i - 1], level[i], covariance)
+        before = state
+        state = advance(state, past[: 1 if level[i + 1].sigma == 0 else order], level[i], level[i + 1], covariance)
+    expected = level[7].alpha * full.mean + covariance.join(state)
+    assert_close(
+        sample(mixture, x, level, gaussian_exponential(full, order, corrector)).final, expected, rtol=0, atol=1e-9
+    )

@@ -505,16 +505,54 @@ def test_combined_parts_are_the_sum_of_functions_of_sigma(gaussian: Gaussian, no
     assert_close(covariance.join(joined), expected)
 
 
-def test_a_full_basis_is_combined_in_chunks(normal, monkeypatch: pytest.MonkeyPatch) -> None:
-    blocks = normal(12, 2, 2, seed=4)
-    covariance = Covariance.stationary(blocks @ blocks.mT, (4, 3), torch.float64)
-    parts, asked = normal(2, 3, 24, seed=5), []
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
+def test_a_full_basis_of_many_variances_is_combined_in_pieces(
+    normal, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, error: float
+) -> None:
+    """From few values of a function, to rounding; the widest variances and those of 0 among them."""
+    monkeypatch.setattr("underpaint.theory.covariance._MANY", 0)
+    blocks = normal(400, 2, 2, seed=4) * torch.logspace(0, -3, 400, dtype=torch.float64).view(-1, 1, 1)
+    blocks[-9:] = 0
+    covariance = Covariance.stationary(blocks @ blocks.mT, (20, 20), dtype)
+    parts, asked = [part.to(dtype) for part in normal(2, 3, 800, seed=5)], []
 
     def function(values: torch.Tensor) -> torch.Tensor:
         asked.append(len(values))
-        return torch.stack([values, values.sqrt()])
+        return torch.stack([values / (values + 0.01), (values / (values + 1e-5)).sqrt()])
 
-    whole = covariance.combine(function, list(parts))
-    monkeypatch.setattr("underpaint.theory.covariance._CHUNK", 10)
-    assert_close(covariance.combine(function, list(parts)), whole, rtol=0, atol=0)
-    assert asked == [24, 10, 10, 4]
+    gains = function(covariance.stored).to(dtype)
+    expected = gains[0] * parts[0] + gains[1] * parts[1]
+    kept = parts[0].clone()
+    assert_close(covariance.combine(function, parts), expected, rtol=0, atol=error)
+    assert_close(parts[0], kept, rtol=0, atol=0)
+    assert asked[1] < 500
+    given = parts[0].data_ptr()
+    own = covariance.combine(function, parts, own=True)
+    assert own.data_ptr() == given
+    assert_close(own, expected, rtol=0, atol=error)
+    rising = Covariance(covariance.eigenvalues.flip(0), covariance.basis)  # in no order: each is asked for itself
+    assert_close(rising.combine(function, [kept, parts[1]]), gains[0].flip(0) * kept + gains[1].flip(0) * parts[1])
+
+
+@pytest.mark.parametrize("rank", [0, 2, 6])
+def test_combining_takes_the_place_of_the_first_part_only_where_that_is_given_away(rank: int, normal) -> None:
+    covariance = Covariance.of(normal(6, 6) @ normal(6, 6).T, rank)
+    covariance = covariance.to(dtype=torch.float64)
+    rows = normal(2, 3, 6, seed=1)
+    parts = [covariance.split(own, normal(6, seed=2)) for own in rows]
+    kept = [part.clone() for part in parts]
+
+    def function(values: torch.Tensor) -> torch.Tensor:
+        return torch.stack([1 / (1 + values), values])
+
+    expected = covariance.combine(function, parts)
+    assert all(map(torch.equal, parts, kept))
+    assert_close(covariance.combine(function, parts, own=True), expected)
+    assert torch.equal(parts[1], kept[1])
+
+
+def test_what_is_where_it_should_be_is_not_moved() -> None:
+    gaussian = Gaussian(torch.zeros(4), Covariance.isotropic(4, 1.0))
+    assert gaussian.to("cpu") is gaussian
+    assert gaussian.to(dtype=torch.float32) is gaussian
+    assert gaussian.to(dtype=torch.float64).mean.dtype == torch.float64

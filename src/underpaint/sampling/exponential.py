@@ -27,7 +27,6 @@ is taken from the Gaussian.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from itertools import pairwise
@@ -39,17 +38,17 @@ from torch import Tensor
 from ..bounds import number
 from ..noise import NoiseLevel
 from ..theory import modes
-from ..theory.covariance import Covariance, SpectralFunction
+from ..theory.covariance import Covariance
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .solvers import Solver, Step
 
 _NODES = 24
-#: Variances for which weights are integrated; of more, they are interpolated.
-_TABLE = 4096
 
 #: How the step into sigma = 0 is made.
 Ending = Literal["flow", "denoised"]
+#: A level, and Q of the call that was made there, in coordinates.
+Seen = tuple[NoiseLevel, Tensor]
 #: Draws unit noise like the rows it is given.
 Draw = Callable[[Tensor], Tensor]
 #: Variants by name: the order, and c for the corrector.
@@ -87,26 +86,24 @@ def gaussian_exponential(
 
     def solve(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
         mean = gaussian.mean.to(x.dtype)
-        levels = list(level)
+        levels, dtype = [*level], x.dtype
         # centred states y = (x - alpha mu) in coordinates of the covariance; Q of the latest calls, newest first
-        state = covariance.split(x - levels[0].alpha.to(x) * mean)
-        before, past = state, deque[tuple[NoiseLevel, Tensor]](maxlen=order + 1)
-        added: Tensor | float = 0.0
+        state, past = covariance.split(x, levels[0].alpha.to(x) * mean), list[Seen]()
         for i, (here, there) in enumerate(pairwise(levels)):
             denoised = denoise(x, here)
-            past.appendleft((here, local_mean(covariance.split(denoised - mean), state, covariance, here)))
+            del x  # what a step holds is 1 + order + 1 states, and what it makes
+            past.insert(0, (here, local_mean(covariance.split(denoised, mean), state, covariance, here, own=True)))
             if corrector and i:
-                state = advance(before, list(past), levels[i - 1], here, covariance, eta) + added
+                state = corrected(state, past, levels[i - 1], covariance, eta)
             if there.sigma == 0 and ending == "denoised":
-                yield there.alpha.to(x) * denoised, denoised
+                yield there.alpha.to(denoised) * denoised, denoised
                 return
-            before = state
             usable = 1 if there.sigma == 0 else order
-            state = advance(state, list(past)[:usable], here, there, covariance, eta)
+            state = advance(state, past[:usable], here, there, covariance, eta, own=True)
+            del past[order:]
             if eta:
-                added = _noise(draw(x), here, there, covariance, eta)
-                state = state + added
-            x = torch.add(covariance.join(state).to(x.dtype), mean, alpha=float(there.alpha))
+                state = state + _noise(draw(denoised.to(dtype)), here, there, covariance, eta)
+            x = covariance.join(state).to(dtype).add_(mean, alpha=float(there.alpha))
             yield x, denoised
 
     return solve
@@ -137,45 +134,89 @@ def named_exponential(name: str, gaussian: Gaussian) -> Solver:
     return gaussian_exponential(gaussian, *EXPONENTIALS[name], ending="denoised")
 
 
-def local_mean(denoised: Tensor, state: Tensor, covariance: Covariance, level: NoiseLevel) -> Tensor:
-    """Q from the centred denoised image and state, in coordinates of the covariance."""
+def local_mean(denoised: Tensor, state: Tensor, covariance: Covariance, level: NoiseLevel, own: bool = False) -> Tensor:
+    """Q from the centred denoised image, which may be the caller's ``own`` to lose, and state, in coordinates of the
+    covariance."""
     alpha, sigma = float(level.alpha), float(level.sigma)
 
     def factors(variances: Tensor) -> Tensor:
         """Of D and of the state: Q = D - (lambda alpha / sigma^2)(y - alpha D)."""
-        weight = variances * alpha / sigma**2
+        weight = variances * (alpha / sigma**2)
         return torch.stack([1 + weight * alpha, -weight])
 
-    return covariance.combine(factors, [denoised, state])
+    return covariance.combine(factors, [denoised, state], own)
 
 
 def advance(
     state: Tensor,
-    past: Sequence[tuple[NoiseLevel, Tensor]],
+    past: Sequence[Seen],
     here: NoiseLevel,
     there: NoiseLevel,
     covariance: Covariance,
     eta: float = 0.0,
+    own: bool = False,
 ) -> Tensor:
     """The step from here to there with Q interpolated through ``past`` (its level, Q), in coordinates; of strength
-    ``eta``, its mean."""
-    # a level with alpha = 0 lies infinitely far back and says nothing of the slope
-    nodes = [(level, q) for level, q in past if level.alpha > 0] or past[:1]
-    (alpha, sigma), (to_alpha, to_sigma) = ((float(level.alpha), float(level.sigma)) for level in (here, there))
-    weigh = None
-    if len(nodes) > 1:
-        times = [float(level.log_ratio) for level, _ in nodes]
-        weigh = _weighing(covariance.stored, times, float(here.log_ratio), float(there.log_ratio), 1 + eta**2)
+    ``eta``, its mean. It takes the place of a state that is the caller's ``own`` to lose."""
+    nodes = _finite(past)
 
     def factors(variances: Tensor) -> Tensor:
         """Of the state, and of each Q: [1 + J, M]."""
-        ratio = ((variances * to_alpha**2 + to_sigma**2) / (variances * alpha**2 + sigma**2)).sqrt()
-        if eta:
-            ratio = ratio * modes.correlation(variances, here, there) ** eta**2
-        weights = (to_alpha - ratio * alpha).unsqueeze(0) if weigh is None else to_alpha * weigh(variances)
-        return torch.cat([ratio.unsqueeze(0), weights])
+        ratio = _ratio(variances, here, there, eta)
+        if len(nodes) == 1:
+            return torch.stack([ratio, _constant(ratio, here, there)])
+        times = [_time(level) for level, _ in nodes]
+        weights = _weights(variances, times, _time(here), _time(there), 1 + eta**2)
+        return torch.cat([ratio.unsqueeze(0), weights.mul_(float(there.alpha))])
 
-    return covariance.combine(factors, [state, *(q for _, q in nodes)])
+    return covariance.combine(factors, [state, *(q for _, q in nodes)], own)
+
+
+def corrected(
+    state: Tensor, past: Sequence[Seen], here: NoiseLevel, covariance: Covariance, eta: float = 0.0
+) -> Tensor:
+    """What a step from here would have led to, had it known the Q that was seen at its end, the first of ``past``; in
+    place of the state that it led to without.
+
+    A polynomial through one node more differs by the product of (t - t_j) over the former nodes, times the divided
+    difference of all (Newton's form), so that one integral is enough and the state at the beginning is not needed.
+    """
+    there, former = past[0][0], _finite(past[1:])
+    nodes = [past[0], *former]
+
+    def factors(variances: Tensor) -> Tensor:
+        """Of the state, and of each Q: [1 + J, M]."""
+        if former[0][0].alpha == 0:  # Q at that level was taken for all, and now the newest is
+            weight, shares = _constant(_ratio(variances, here, there, eta), here, there), [1.0, -1.0]
+        else:
+            times = [_time(level) for level, _ in nodes]
+            weight = float(there.alpha) * _integral(variances, times[1:], _time(here), times[0], 1 + eta**2)
+            shares = [1 / math.prod(t - other for other in times if other != t) for t in times]
+        return torch.stack([torch.ones_like(weight), *(share * weight for share in shares)])
+
+    return covariance.combine(factors, [state, *(q for _, q in nodes)], own=True)
+
+
+def _time(level: NoiseLevel) -> float:
+    """log(sigma/alpha)."""
+    return math.log(float(level.sigma) / float(level.alpha))
+
+
+def _finite(past: Sequence[Seen]) -> list[Seen]:
+    """Those that say something of the slope: a level with alpha = 0 lies infinitely far back."""
+    return [(level, q) for level, q in past if level.alpha > 0] or list(past[:1])
+
+
+def _ratio(variances: Tensor, here: NoiseLevel, there: NoiseLevel, eta: float) -> Tensor:
+    """What a step leaves of the state along each mode."""
+    (alpha, sigma), (to_alpha, to_sigma) = ((float(level.alpha), float(level.sigma)) for level in (here, there))
+    ratio = ((variances * to_alpha**2 + to_sigma**2) / (variances * alpha**2 + sigma**2)).sqrt()
+    return ratio * modes.correlation(variances, here, there) ** eta**2 if eta else ratio
+
+
+def _constant(ratio: Tensor, here: NoiseLevel, there: NoiseLevel) -> Tensor:
+    """What a step makes of a Q that stays as it is."""
+    return float(there.alpha) - ratio * float(here.alpha)
 
 
 def _noise(unit: Tensor, here: NoiseLevel, there: NoiseLevel, covariance: Covariance, eta: float) -> Tensor:
@@ -185,17 +226,6 @@ def _noise(unit: Tensor, here: NoiseLevel, there: NoiseLevel, covariance: Covari
         return modes.transition(variances, here, there, eta)[1].sqrt().unsqueeze(0)
 
     return covariance.combine(factors, [covariance.split(unit)])
-
-
-def _weighing(
-    variances: Tensor, nodes: Sequence[float], start: float, end: float, power: float = 1.0
-) -> SpectralFunction:
-    """`_weights` as a function of variances; for more of them than a table has, by interpolation in it."""
-
-    def exact(values: Tensor) -> Tensor:
-        return _weights(values, nodes, start, end, power)
-
-    return exact if len(variances) <= _TABLE else _tabulated(exact, float(variances.min()), float(variances.max()))
 
 
 def _weights(
@@ -211,43 +241,34 @@ def _weights(
     l_j are the Lagrange polynomials of the nodes. Gauss-Legendre in t: the integrand is smooth, 24 nodes reach
     rounding.
     """
-    nodes, end = torch.as_tensor(nodes, dtype=torch.float64), torch.as_tensor(end, dtype=torch.float64)
+    places = torch.as_tensor(nodes, dtype=torch.float64)
+    t, measure, kernel = _quadrature(variances, start, end, power)
+    gaps = places.unsqueeze(1) - places
+    shares = (t - places.unsqueeze(1)) / (gaps + torch.eye(len(places), dtype=gaps.dtype)).unsqueeze(2)  # [J, J, 24]
+    own = torch.eye(len(places), dtype=torch.bool).unsqueeze(2)
+    return (torch.where(own, 1.0, shares).prod(1) * measure) @ kernel
+
+
+def _integral(variances: Tensor, nodes: Sequence[float], start: float, end: float, power: float = 1.0) -> Tensor:
+    """The same with the product of all (t - t_j) in place of l_j. [M]."""
+    t, measure, kernel = _quadrature(variances, start, end, power)
+    for node in nodes:
+        measure = measure * (t - node)
+    return measure @ kernel
+
+
+def _quadrature(
+    variances: Tensor, start: float | Tensor, end: float | Tensor, power: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Places t, the measure dt of each [24], and what stands there beside the polynomial, [24, M]."""
     points, quadrature = _gauss_legendre(_NODES)
+    end = torch.as_tensor(end, dtype=torch.float64)
     t = end + (points + 1) / 2 * (start - end)
     square = (2 * t).exp().unsqueeze(1)
     whole = variances + square
-    kernel = power * square / whole * ((variances + (2 * end).exp()) / whole) ** (power / 2)
-    weights = []
-    for j, node in enumerate(nodes):
-        others = torch.cat([nodes[:j], nodes[j + 1 :]])
-        lagrange = ((t.unsqueeze(1) - others) / (node - others)).prod(1)
-        weights.append((start - end) / 2 * quadrature * lagrange)
-    return torch.stack(weights) @ kernel
-
-
-def _tabulated(function: SpectralFunction, lowest: float, highest: float) -> SpectralFunction:
-    """A function [J, M] of variances between two, by cubics through a table that is even in log(lambda): to 1e-9 of its
-    largest value, where it is smooth in log(lambda).
-
-    Variances below 1e-20 of the highest are taken for that: less than the square of any sigma/alpha in use.
-    """
-    if not highest > 0:
-        return lambda values: function(values[:1]).expand(-1, len(values))
-    low = max(lowest, 1e-20 * highest)
-    inner = _TABLE - 3  # a node below the range, and two above
-    step = max(math.log(highest / low), 1e-6) / (inner - 1)
-    table = function((math.log(low) + step * (torch.arange(_TABLE, dtype=torch.float64) - 1)).exp())
-
-    def interpolated(values: Tensor) -> Tensor:
-        place = (values.clamp(min=low).log() - math.log(low)) / step
-        left = place.floor().clamp(0, inner - 1).long()
-        u = place - left
-        total = -u * (u - 1) * (u - 2) / 6 * table[:, left]
-        total += (u + 1) * (u - 1) * (u - 2) / 2 * table[:, left + 1]
-        total -= (u + 1) * u * (u - 2) / 2 * table[:, left + 2]
-        return total.add_((u + 1) * u * (u - 1) / 6 * table[:, left + 3])
-
-    return interpolated
+    left = (variances + (2 * end).exp()) / whole
+    kernel = square / whole * (left.sqrt() if power == 1 else power * left ** (power / 2))
+    return t, (start - end) / 2 * quadrature, kernel
 
 
 @cache

@@ -15,7 +15,7 @@ import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from ..bounds import number, shown
 from ..files import json_part, json_tensor, read_json, write_text
 from ..noise import NoiseLevel
 from ..theory import modes
-from ..theory.covariance import Covariance
+from ..theory.covariance import Covariance, SpectralFunction
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .exponential import EXPONENTIALS, named_exponential
@@ -54,14 +54,16 @@ def fitted_exponential(gaussian: Gaussian, coefficients: Tensor) -> Solver:
     def solve(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
         if len(level) != len(coefficients) + 1:
             raise ValueError(f"The coefficients are for {len(coefficients)} steps, the grid has {len(level) - 1}.")
-        mean = gaussian.mean.to(x)
-        state = covariance.split(x - level.alpha[0].to(x) * mean)
-        seen: deque[Seen] = deque(maxlen=LOOK_BACK)
-        for step, (here, there) in zip(coefficients, pairwise(level), strict=True):
+        mean, dtype = gaussian.mean.to(x), x.dtype
+        gains = cache(partial(_step_gains, level=level, coefficients=coefficients))
+        state = covariance.split(x, level.alpha[0].to(x) * mean)
+        due: list[Tensor] = []  # what former calls add to the states after the next ones
+        for i, (here, there) in enumerate(pairwise(level)):
             denoised = denoise(x, here)
-            seen.appendleft((here, state, covariance.split(denoised - mean)))
-            state = _stepped(seen, step, there, covariance)
-            x = torch.add(covariance.join(state).to(x), mean, alpha=float(there.alpha))
+            del x  # what a step holds is LOOK_BACK + 1 states, and what it makes
+            ahead = [_at(gains, i + k, k) for k in range(min(LOOK_BACK, len(coefficients) - i))]
+            state, *due = _told(state, covariance.split(denoised, mean), due, ahead, covariance)
+            x = covariance.join(state).to(dtype).add_(mean, alpha=float(there.alpha))
             yield x, denoised
 
     return solve
@@ -73,25 +75,47 @@ def _completed(coefficients: Tensor) -> Tensor:
     return torch.nn.functional.pad(coefficients, (0, TERMS - _FORMER)) if former else coefficients
 
 
-def _stepped(seen: Sequence[Seen] | deque[Seen], step: Tensor, there: NoiseLevel, covariance: Covariance) -> Tensor:
-    """The next state: psi y, and what coefficients [J, 6] make of each state and image that was seen.
+def _told(
+    state: Tensor, image: Tensor, due: Sequence[Tensor], gains: Sequence[SpectralFunction], covariance: Covariance
+) -> list[Tensor]:
+    """The next state, and what is known so far of the ones after it, once an image was seen in a state: what is due to
+    each from former calls, and gains [2, M] of image and state. Images and what was due are given away."""
+    known = []
+    for k, added in enumerate(gains):
+        if k < len(due):
+            known.append(covariance.combine(_beside(added), [due[k], image, state], own=True))
+        else:
+            known.append(covariance.combine(added, [image, state], own=k == len(gains) - 1))
+    return known
 
-    With G = shrinkage y, the terms of a call are gains of its image and of its state alone: each is one product.
+
+def _at(gains: SpectralFunction, *place: int) -> SpectralFunction:
+    return lambda variances: gains(variances)[place]
+
+
+def _beside(gains: SpectralFunction) -> SpectralFunction:
+    """The gains of some parts beside one that stays as it is."""
+    return lambda variances: torch.nn.functional.pad(gains(variances), (0, 0, 1, 0), value=1)
+
+
+def _step_gains(variances: Tensor, level: NoiseLevel, coefficients: Tensor) -> Tensor:
+    """What the state after each of N steps takes of the image and of the state of each call that the step looks back
+    on, the newest first: [N, 3, 2, M].
+
+    With G = shrinkage y the terms of a call are gains of its image and of its state alone. The newest state is led by
+    the Gaussian's flow, besides.
     """
-    newest = seen[0][0]
-
-    def factors(variances: Tensor) -> Tensor:
-        """Of each state and image that was seen, the newest first: [2 J, M]."""
-        known = newest.alpha * modes.shrinkage(variances, newest)
-        rows = []
-        for (level, _, _), (a, b, c, d, e, f) in zip(seen, step.tolist(), strict=False):
-            beyond = there.alpha * (a + (b + e * known) * known)
-            rows += [-beyond * modes.shrinkage(variances, level), beyond + there.alpha * (c + (d + f * known) * known)]
-        rows[0] = rows[0] + modes.psi(variances, newest, there)
-        return torch.stack(rows)
-
-    parts = [tensor for _, state, denoised in seen for tensor in (state, denoised)]
-    return covariance.combine(factors, parts)
+    shrinkage = modes.shrinkage(variances, level[:-1])
+    known = level.alpha[:-1].unsqueeze(-1) * shrinkage
+    powers = torch.stack([torch.ones_like(known), known, known.square()], 1)
+    beyond, of_image = (
+        level.alpha[1:].view(-1, 1, 1) * (coefficients[..., [one, one + 1, two]] @ powers)
+        for one, two in ((0, 4), (2, 5))
+    )
+    former = torch.stack([shrinkage.roll(k, 0) for k in range(LOOK_BACK)], 1)
+    of_state = -beyond * former
+    of_state[:, 0] += modes.psi(variances, level[:-1], level[1:])
+    return torch.stack([beyond + of_image, of_state], 2)
 
 
 def flown(state: Tensor, here: NoiseLevel, there: NoiseLevel, covariance: Covariance) -> Tensor:

@@ -146,9 +146,9 @@ def sample(
     steps = len(level) - 1
     kept = [*range(0, steps, every), steps]
     states, estimates = x.new_empty((len(kept), *x.shape)), x.new_empty((len(kept) - 1, *x.shape))
-    states[0], place = x, 1
+    states[0], place, index = x, 1, 0
     with torch.no_grad():
-        for index, (state, denoised) in enumerate((solver or dpmpp_2m)(counted, x, level)):
+        for state, denoised in (solver or dpmpp_2m)(counted, x, level):
             if kept[place - 1] == index:
                 estimates[place - 1] = denoised
             if kept[place] == index + 1:
@@ -156,6 +156,8 @@ def sample(
                 place += 1
             if callback is not None:
                 callback(index, state, denoised)
+            index += 1
+            del state, denoised  # which the next step does not need any more
     if not bool(torch.isfinite(states[-1]).all()):
         raise NotFinite("Sampling gave NaN or infinite values; check the model's prediction type, schedule and dtype.")
     return Trajectory(states, estimates, level[torch.tensor(kept)], calls)

@@ -79,6 +79,8 @@ class CosineBasis:
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> CosineBasis:
         mix, order = self.mix.to(device=device, dtype=dtype), self.order.to(device=device)
+        if mix is self.mix and order is self.order:
+            return self
         inverse = None if self._inverse is None else self._inverse.to(device=device)
         return replace(self, mix=mix, order=order, _inverse=inverse)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -16,13 +17,14 @@ from torch import Tensor
 
 from .blocks import mirror, on_all_cores, slices, triangle
 from .cosine import CosineBasis
+from .pieces import Pieces
 
 #: What is within this share of the largest may be rounding, of files in float32.
 ROUNDING = 1e-5
 SpectralFunction = Callable[[Tensor], Tensor]
 
-#: Coordinates whose gains are made at once.
-_CHUNK = 1 << 14
+#: Of more variances than these, gains are made piece by piece.
+_MANY = 4096
 
 
 def _summed(gains: Tensor, parts: Sequence[Tensor]) -> Tensor:
@@ -211,7 +213,8 @@ class Covariance:
         return Covariance(self.eigenvalues[:rank], self.basis[:, :rank].contiguous(), float(dropped.mean()))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Covariance:
-        return replace(self, basis=self.basis.to(device=device, dtype=dtype))
+        basis = self.basis.to(device=device, dtype=dtype)
+        return self if basis is self.basis else replace(self, basis=basis)  # which would look at all of it again
 
     def matrix(self) -> Tensor:
         """The dense [D, D] matrix in float64: for tests and small problems."""
@@ -226,7 +229,7 @@ class Covariance:
         outside = 0 if self.full else self.dimension
         return torch.cat([self.eigenvalues, torch.full((outside,), self.residual, dtype=torch.float64)])
 
-    @property
+    @cached_property
     def stored(self) -> Tensor:
         """The variances along the basis, and the one outside it where there is an outside: [M] float64."""
         rest = torch.full((0 if self.full else 1,), self.residual, dtype=torch.float64)
@@ -244,38 +247,64 @@ class Covariance:
         inside, outside = gains[..., : self.rank], gains[..., self.rank :]
         return torch.cat([inside, outside.expand(*outside.shape[:-1], like.shape[-1] - self.rank)], -1)
 
-    def combine(self, function: SpectralFunction, parts: Sequence[Tensor]) -> Tensor:
-        """sum_j g_j(Sigma) part_j of J parts in coordinates [B, K]; ``function`` maps variances [M] to gains [J, M].
+    def combine(self, function: SpectralFunction, parts: Sequence[Tensor], own: bool = False) -> Tensor:
+        """sum_j g_j(Sigma) part_j of J parts in coordinates [B, K]; ``function`` maps variances [M] to gains [J, M],
+        and is analytic in them.
 
-        One pass over each part: outside the basis a gain is one number; a full basis is gone through in chunks, so that
-        what is made in float64 on the way is small.
+        One pass over each part: outside the basis a gain is one number; of a full basis of many variances the gains are
+        made piece by piece, from few values of the function (`Pieces`). Where the first part is the caller's ``own`` to
+        lose, the sum takes its place.
         """
         if self.full:
-            chunks = zip(self.stored.split(_CHUNK), *(part.split(_CHUNK, -1) for part in parts), strict=True)
-            summed = [_summed(function(values).to(parts[0]), own) for values, *own in chunks]
-            return summed[0] if len(summed) == 1 else torch.cat(summed, -1)
+            pieces = self._pieces_like(parts[0])
+            if pieces is None:
+                return _summed(function(self.stored).to(parts[0]), parts)
+            total = parts[0] if own else torch.empty_like(parts[0])
+            for place, gains in pieces.gains(function):
+                total[:, place] = _summed(gains, [part[:, place] for part in parts])
+            return total
         gains = function(self.stored)
         numbers = gains[:, -1].tolist()
-        total = numbers[0] * parts[0]
+        inside = _summed(gains[:, :-1].to(parts[0]), [part[:, : self.rank] for part in parts]) if self.rank else None
+        total = parts[0].mul_(numbers[0]) if own else numbers[0] * parts[0]
         for number, part in zip(numbers[1:], parts[1:], strict=True):
             total.add_(part, alpha=number)
-        if self.rank:
-            total[:, : self.rank] = _summed(gains[:, :-1].to(total), [part[:, : self.rank] for part in parts])
+        if inside is not None:
+            total[:, : self.rank] = inside
         return total
 
-    def split(self, rows: Tensor) -> Tensor:
-        """Rows [B, D] in coordinates for `combine`: on the basis [B, R] twice, and as they are [B, D], where it is not
-        full.
+    def _pieces_like(self, like: Tensor) -> Pieces | None:
+        """The spectrum in pieces, where it is one of many variances in order."""
+        pieces = self._pieces
+        if pieces is None or (pieces.place.dtype == like.dtype and pieces.place.device == like.device):
+            return pieces
+        return Pieces.of(self.eigenvalues, like)
+
+    @cached_property
+    def _pieces(self) -> Pieces | None:
+        if self.rank <= _MANY or not bool((self.eigenvalues.diff() <= 0).all()):
+            return None
+        return Pieces.of(self.eigenvalues, torch.empty(0, dtype=self.basis.dtype, device=self.basis.device))
+
+    def split(self, rows: Tensor, less: Tensor | float = 0.0) -> Tensor:
+        """Rows [B, D], less a mean, in coordinates for `combine`: on the basis [B, R] twice, and as they are [B, D],
+        where it is not full. A tensor of its own.
 
         The first take the gains along the basis, all others the one outside it, and `join` puts them together: with one
         product, not the two of `analyse`. They are not orthonormal.
         """
-        work = rows.to(self.basis.dtype)
-        inside = work @ self.basis
-        return inside if self.full else torch.cat([inside, inside, work], 1)
+        if self.full:
+            return (rows - less).to(self.basis.dtype) @ self.basis
+        basis, rank = self.basis, self.rank
+        coordinates = torch.empty(len(rows), 2 * rank + self.dimension, dtype=basis.dtype, device=basis.device)
+        work = coordinates[:, 2 * rank :].copy_(rows).sub_(less)
+        if rank:
+            coordinates[:, :rank] = work @ basis
+            coordinates[:, rank : 2 * rank] = coordinates[:, :rank]
+        return coordinates
 
     def join(self, coordinates: Tensor) -> Tensor:
-        """The rows [B, D] of coordinates that `split` gave, or `combine` made of such."""
+        """The rows [B, D] of coordinates that `split` gave, or `combine` made of such; a tensor of its own."""
         if self.full:
             return coordinates @ self.basis.T
         inside, same, rows = coordinates.split([self.rank, self.rank, self.dimension], 1)

@@ -81,7 +81,8 @@ class Gaussian:
         return self.covariance.basis
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Gaussian:
-        return Gaussian(self.mean.to(device=device, dtype=dtype), self.covariance.to(device, dtype))
+        mean, covariance = self.mean.to(device=device, dtype=dtype), self.covariance.to(device, dtype)
+        return self if mean is self.mean and covariance is self.covariance else Gaussian(mean, covariance)
 
     def shrunk(self, count: int) -> Gaussian:
         """With the eigenvalues shrunk to what they probably are, if this was fitted to ``count`` rows; see `shrink`."""
