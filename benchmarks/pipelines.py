@@ -7,7 +7,6 @@ and each ability, measured with the installed diffusers.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import warnings
 from pathlib import Path
@@ -18,8 +17,9 @@ import abilities
 import diffusers
 import transformers
 import zoo
+from pages import show_or_write
 
-BEGIN, END = "<!-- table of pipelines -->\n", "<!-- end of the table -->\n"
+MARKS = "<!-- table of pipelines -->\n", "<!-- end of the table -->\n"
 ASKED = list(abilities.ABILITIES)
 
 
@@ -49,24 +49,12 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
-def written(page: str, found: str) -> str:
-    """The page with the table between its marks."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{found}\n{END}{rest.partition(END)[2]}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", type=Path, help="a page with the marks of the table")
-    page = parser.parse_args().write
+def found() -> str:
     warnings.simplefilter("ignore")
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()
-    found = table([row(name) for name in zoo.ZOO])
-    print(found)
-    if page is not None:
-        page.write_text(written(page.read_text(encoding="utf-8"), found), encoding="utf-8")
+    return table([row(name) for name in zoo.ZOO])
 
 
 if __name__ == "__main__":
-    main()
+    show_or_write(__doc__, MARKS, found)

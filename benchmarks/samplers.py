@@ -7,21 +7,20 @@ samples over that of the data, by steps, along a narrow direction and along a wi
 
 from __future__ import annotations
 
-import argparse
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import diffusers
+from pages import show_or_write
 
 from underpaint.models.schedulers.spectrum import Spectrum, spectrum
 from underpaint.recipes.spectrum import find_scheduler
 
-BEGIN, END = "<!-- table of samplers -->\n", "<!-- end of the table -->\n"
+MARKS = "<!-- table of samplers -->\n", "<!-- end of the table -->\n"
 STEPS = (5, 10, 20, 50)
 #: Variances along which the tables look: narrow and wide.
 EIGENVALUES = (0.01, 1.0)
@@ -166,23 +165,11 @@ def tables() -> Iterator[str]:
     yield from (f"- `{name}`: {why}." for name, why in missing().items())
 
 
-def written(page: str, found: str) -> str:
-    """The page with the tables between its marks."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{found}\n{END}{rest.partition(END)[2]}"
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", type=Path, help="a page with the marks of the tables")
-    page = parser.parse_args().write
+def found() -> str:
     warnings.simplefilter("ignore")
     diffusers.utils.logging.set_verbosity_error()
-    found = "\n".join(line.rstrip() for line in tables()) + "\n"
-    print(found)
-    if page is not None:
-        page.write_text(written(page.read_text(encoding="utf-8"), found), encoding="utf-8")
+    return "\n".join(line.rstrip() for line in tables()) + "\n"
 
 
 if __name__ == "__main__":
-    main()
+    show_or_write(__doc__, MARKS, found)

@@ -64,6 +64,17 @@ def check_seeds(seeds: Sequence[int], what: str = "Seeds") -> None:
             raise ValueError(f"{what} are whole numbers from 0 to {SEEDS - 1:,}, got {shown(seed)}.")
 
 
+def check_several_seeds(seeds: Sequence[int], what: str) -> None:
+    """Refuse fewer than two seeds, and the same one twice, where it is ``what`` that needs them.
+
+    Raises:
+        ValueError: they are.
+    """
+    if len(seeds) < 2 or len(set(seeds)) < len(seeds):
+        raise ValueError(f"{what} need{'s' * (not what.endswith('s'))} at least 2 different seeds, got {[*seeds]}.")
+    check_seeds(seeds)
+
+
 def a(noun: str) -> str:
     """A noun, such as the name of a class, with its article: a list, an int, an EDM network, a UNet."""
     return f"{'an' if re.match(r'[AEIOaeio]|ndarray|[FHLMNRSX][A-Z]', noun) else 'a'} {noun}"

@@ -258,15 +258,15 @@ def _open_tensors(path: str | Path, read: Any) -> Any:
         raise ValueError(f"{path} is not a complete safetensors file; copy or download it again.") from error
 
 
-def read_json(path: str | Path) -> dict[str, Any]:
-    """A JSON object from a file.
+def read_json(path: str | Path, expected: str = "a JSON configuration") -> dict[str, Any]:
+    """A JSON object from a file; ``expected`` says what it should hold.
 
     Raises:
         ValueError: the file is missing or is not a JSON object.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"There is no file {path}; expected a JSON configuration.")
+        raise ValueError(f"There is no file {path}; expected {expected}.")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -151,3 +151,16 @@ def test_schedulers_of_diffusers_take_them() -> None:
     level = up.spectral_levels(gaussian, schedule, 6, up.dpmpp_2m)
     dpm.set_timesteps(timesteps=schedule.time(level[:-1]).round().long().tolist())
     assert_close(scheduler_levels(dpm).ratio[:-1].log(), level.ratio[:-1].log(), rtol=0.1, atol=0.1)
+
+
+def test_what_is_no_solver_or_no_gaussian_is_refused() -> None:
+    gaussian, level = GAUSSIANS["full"], up.EDM().grid(4)
+    for ask in (
+        lambda: up.spectral_levels(gaussian, up.EDM(), 4, solver="euler"),  # type: ignore[arg-type]
+        lambda: up.spectral_error(gaussian, level, "euler"),  # type: ignore[arg-type]
+        lambda: up.sample(gaussian, torch.zeros(1, 6), level, "euler"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ValueError, match=r"A solver is a function, such as underpaint\.euler .*, got 'euler'"):
+            ask()
+    with pytest.raises(ValueError, match="Expected a Gaussian of the data, got a Tensor"):
+        up.spectral_levels(torch.eye(6), up.EDM(), 4)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from underpaint.noise import EDM, NoiseLevel, Schedule
 from underpaint.sampling.exponential import _weights, gaussian_ancestral, gaussian_exponential
 from underpaint.sampling.response import respond
-from underpaint.sampling.solvers import ddim_step
+from underpaint.sampling.solvers import ancestral, ddim_step
 from underpaint.sampling.trajectory import initial_noise, sample, seeded_noise
 from underpaint.theory import modes
 from underpaint.theory.covariance import Covariance
@@ -150,6 +150,18 @@ def test_a_seed_means_its_noise_in_any_batch(mixture: Mixture, gaussian: Gaussia
     first = seeded_noise(range(3))(torch.empty(3, 6, dtype=torch.float64))
     start = initial_noise(range(3), 6, NoiseLevel(0.0, 1.0), torch.float64)
     assert float((first - start).abs().min()) > 1e-6  # and never that which the state began with
+
+
+def test_a_solver_with_noise_of_seeds_gives_the_same_twice(mixture: Mixture, gaussian: Gaussian) -> None:
+    level, seeds = EDM().grid(5), range(3)
+    x = initial_noise(seeds, 6, level[0], torch.float64)
+    for solver in (gaussian_ancestral(gaussian, 1.0, seeded_noise(seeds)), ancestral(seeded_noise(seeds))):
+        first, second = (sample(mixture, x, level, solver).final for _ in range(2))
+        assert torch.equal(first, second)
+    draw = seeded_noise(seeds)
+    given = draw(x)
+    assert not torch.equal(draw(x), given)  # by itself it goes on
+    assert torch.equal(draw.anew()(x), given)
 
 
 def test_noise_for_other_rows_and_no_strength_are_refused(gaussian: Gaussian) -> None:

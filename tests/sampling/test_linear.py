@@ -109,3 +109,8 @@ def test_a_rule_is_of_its_number_of_steps() -> None:
     x: Tensor = torch.zeros(1, DIMENSION)
     with pytest.raises(ValueError, match="of 1 calls, the grid has 3 steps"):
         sample(MIXTURE, x, EDM().grid(3), rule.solve)
+
+
+def test_a_file_that_is_not_there_is_asked_for_by_what_it_should_hold(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"There is no file .*; expected learned rules; benchmarks/learned\.py makes"):
+        read_rules(tmp_path / "none.json")

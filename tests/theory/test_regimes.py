@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -73,3 +76,12 @@ def test_what_has_no_collapse_is_refused() -> None:
         collapse_ratio(gaussian(dimension=3), 10)
     with pytest.raises(ValueError, match="number of points"):
         collapse_ratio(gaussian(1.0), 1)
+
+
+@pytest.mark.parametrize(
+    "ask", [speciation_ratio, lambda given: information(given, 1.0), lambda given: collapse_ratio(given, 10)]
+)
+@pytest.mark.parametrize("given", [None, torch.eye(3), lambda x, level: x])
+def test_what_is_no_gaussian_is_refused(ask: Callable[[Any], Any], given: Any) -> None:
+    with pytest.raises(ValueError, match=r"Expected a Gaussian of the data, got an? [A-Za-z]+; "):
+        ask(given)

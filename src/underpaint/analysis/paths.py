@@ -29,6 +29,8 @@ from .density import flow_to_noise
 
 #: Kinds of paths that `morph` finds.
 KINDS = ("straight", "noise", "minimum-energy", "principal")
+#: How it finds them, unless told: pictures, sigma/alpha, levels down to it and rounds at each, walkers of each point.
+POINTS, RATIO, LEVELS, ROUNDS, WALKERS = 11, 0.3, 10, 6, 8
 
 
 def straight(start: Tensor, end: Tensor, points: int) -> Tensor:
@@ -209,12 +211,12 @@ def morph(
     end: Tensor,
     level: NoiseLevel,
     kind: str = "principal",
-    points: int = 11,
-    ratio: float = 0.3,
+    points: int = POINTS,
+    ratio: float = RATIO,
     begin: float | None = None,
-    levels: int = 10,
-    rounds: int = 6,
-    walkers: int = 8,
+    levels: int = LEVELS,
+    rounds: int = ROUNDS,
+    walkers: int = WALKERS,
     seed: int = 0,
     solver: Solver | None = None,
     noises: tuple[Tensor, Tensor] | None = None,

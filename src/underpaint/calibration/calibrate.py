@@ -29,6 +29,8 @@ from .search import guesses, most_calls, search
 from .selection import PlanSelector
 from .solution import FINEST, Precision, fine_enough, precision, solve_finely
 
+#: Numbers of calls to plan for, unless told.
+CALLS = (3, 4, 5, 6, 8, 10, 14, 20)
 #: With fewer calls the search, which moves levels alone, may take all of the effort, and the last phase what that has
 #: left; from so many on, the most of an effort that is left to it, and trials beyond its first.
 _FEW, _REFINING, _TRIALS = 6, 2 / 3, 3
@@ -40,7 +42,7 @@ def calibrate(
     denoise: Denoiser,
     gaussian: Gaussian,
     schedule: Schedule,
-    calls: Sequence[int] = (5, 6, 8, 10, 14, 20),
+    calls: Sequence[int] = CALLS,
     seeds: Sequence[int] = range(32),
     held_out: Sequence[int] = range(1000, 1016),
     fine: int | None = None,
@@ -143,7 +145,7 @@ def _telling(denoise: Denoiser, advance: Callable[[], None]) -> Denoiser:
 
 def check_options(
     seeds: Sequence[int],
-    calls: Sequence[int] = (5, 6, 8, 10, 14, 20),
+    calls: Sequence[int] = CALLS,
     held_out: Sequence[int] = range(1000, 1016),
     fine: int | None = None,
     effort: int = 150,

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from ..bounds import MOST_STEPS, integer
 from ..noise import NoiseLevel, Schedule, preserving, spaced_ratios
-from ..sampling.solvers import Solver, dpmpp_2m
+from ..sampling.solvers import Solver, check_solver, dpmpp_2m
 from ..sampling.trajectory import check_grid
 from ..theory import modes
-from ..theory.gaussian import Gaussian
+from ..theory.gaussian import Gaussian, check_gaussian
 
 #: Karras22's rho of the grids to begin from, besides levels even in log(sigma/alpha) and the schedule's own.
 _RHO = (3.0, 5.0, 7.0, 10.0, 15.0)
@@ -122,6 +122,7 @@ def _gains(variances: Tensor, level: NoiseLevel, solver: Solver, start: Tensor |
 def _check_linear(variances: Tensor, level: NoiseLevel, solver: Solver) -> None:
     """ValueError unless the solver multiplies each number by one of its own."""
     start = torch.linspace(-1, 2, len(variances), dtype=torch.float64)
+    check_solver(solver)
     try:
         gains, found = _gains(variances, level, solver), _gains(variances, level, solver, start)
         linear = torch.allclose(found, gains * start, rtol=1e-4, atol=1e-6 * float(gains.abs().max()))
@@ -136,7 +137,7 @@ def _check_linear(variances: Tensor, level: NoiseLevel, solver: Solver) -> None:
 
 def _spectrum(gaussian: Gaussian) -> tuple[Tensor, Tensor]:
     """The distinct variances [M], and the share of the dimensions that has each."""
-    values, counts = gaussian.covariance.spectrum.unique(return_counts=True)
+    values, counts = check_gaussian(gaussian).covariance.spectrum.unique(return_counts=True)
     return values, counts.double() / gaussian.dimension
 
 

@@ -90,7 +90,7 @@ def _tell(words: str) -> None:
 @app.command(rich_help_panel=SAMPLE)
 def calibrate(
     model: ModelArgument,
-    calls: Annotated[str, typer.Option("--calls", help="Numbers of calls to plan for.")] = "5,6,8,10,14,20",
+    calls: Annotated[str, typer.Option("--calls", help="Numbers of calls to plan for.")] = "3-6,8,10,14,20",
     prompts: PromptsOption = None,
     classes: ClassesOption = None,
     guidance: GuidanceOption = 1.0,

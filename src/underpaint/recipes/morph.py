@@ -12,7 +12,18 @@ from torch import Tensor
 
 from ..analysis.density import flow_log_prob, flow_to_noise
 from ..analysis.manifold import denoise_around
-from ..analysis.paths import KINDS, ImagePath, arc_lengths, below, morph as morph_rows
+from ..analysis.paths import (
+    KINDS,
+    LEVELS,
+    POINTS,
+    RATIO,
+    ROUNDS,
+    WALKERS,
+    ImagePath,
+    arc_lengths,
+    below,
+    morph as morph_rows,
+)
 from ..bounds import SEEDS, check_seeds, integer, number, shown
 from ..damage import reason
 from ..data.decode import Geometry, is_picture
@@ -55,12 +66,12 @@ class MorphSettings:
     """
 
     paths: tuple[str, ...] = KINDS
-    points: int = 11
-    ratio: float = 0.3
+    points: int = POINTS
+    ratio: float = RATIO
     begin: float | None = None
-    levels: int = 10
-    rounds: int = 6
-    walkers: int = 8
+    levels: int = LEVELS
+    rounds: int = ROUNDS
+    walkers: int = WALKERS
     probes: int = 4
     draws: int = 8
     residual_ratio: float = 0.2

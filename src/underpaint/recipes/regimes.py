@@ -13,7 +13,7 @@ from torch import Tensor
 from ..analysis.regimes import chance_alike, class_means, clone, crossing, nearest_class, posterior_entropy
 from ..analysis.retrieval import closeness, nearest
 from ..analysis.summary import Summary, share_interval
-from ..bounds import MOST_ITEMS, MOST_STEPS, check_seeds, integer
+from ..bounds import MOST_ITEMS, MOST_STEPS, check_several_seeds, integer
 from ..noise import NoiseLevel
 from ..progress import Progress, silent
 from ..sampling.solvers import find_solver
@@ -43,9 +43,7 @@ class Settings:
     fine: int = 20
 
     def __post_init__(self) -> None:
-        if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"Regimes need at least 2 different seeds, got {list(self.seeds)}.")
-        check_seeds(self.seeds)
+        check_several_seeds(self.seeds, "Regimes")
         integer(self.steps, "number of steps", 3, MOST_STEPS)
         integer(self.levels, "number of levels to clone at", 2, 1000)
         integer(self.images, "number of held-out images", 2, MOST_ITEMS)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..analysis.retrieval import apart_from, closeness, copy_distance, nearest, other_nearest, ranks, repeated
 from ..analysis.summary import Summary
-from ..bounds import MOST_ITEMS, check_seeds, integer
+from ..bounds import MOST_ITEMS, check_several_seeds, integer
 from ..noise import NoiseLevel
 from ..progress import Progress, silent
 from ..sampling.solvers import find_solver
@@ -42,9 +42,7 @@ class Settings:
     shown: int = 4
 
     def __post_init__(self) -> None:
-        if len(self.seeds) < 2 or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"Retrieval needs at least 2 different seeds, got {list(self.seeds)}.")
-        check_seeds(self.seeds)
+        check_several_seeds(self.seeds, "Retrieval")
         if self.samples < len(self.seeds):
             raise ValueError(f"The seeds are samples too: ask for at least {len(self.seeds)}, not {self.samples}.")
         integer(self.samples, "number of samples", 2, MOST_ITEMS)

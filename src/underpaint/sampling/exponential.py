@@ -27,7 +27,7 @@ is taken from the Gaussian.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import Literal, get_args
@@ -41,7 +41,7 @@ from ..theory import modes
 from ..theory.covariance import Covariance
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
-from .solvers import Solver, Step
+from .solvers import Draw, Solver, Step, anew
 
 _NODES = 24
 
@@ -49,8 +49,6 @@ _NODES = 24
 Ending = Literal["flow", "denoised"]
 #: A level, and Q of the call that was made there, in coordinates.
 Seen = tuple[NoiseLevel, Tensor]
-#: Draws unit noise like the rows it is given.
-Draw = Callable[[Tensor], Tensor]
 #: Variants by name: the order, and c for the corrector.
 EXPONENTIALS = {f"exponential-{n}{'c' if c else ''}": (n, c) for n in (1, 2, 3) for c in (False, True)}
 
@@ -86,7 +84,7 @@ def gaussian_exponential(
 
     def solve(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
         mean = gaussian.mean.to(x.dtype)
-        levels, dtype = [*level], x.dtype
+        levels, dtype, unit = [*level], x.dtype, anew(draw)
         # centred states y = (x - alpha mu) in coordinates of the covariance; Q of the latest calls, newest first
         state, past = covariance.split(x, levels[0].alpha.to(x) * mean), list[Seen]()
         for i, (here, there) in enumerate(pairwise(levels)):
@@ -102,7 +100,7 @@ def gaussian_exponential(
             state = advance(state, past[:usable], here, there, covariance, eta, own=True)
             del past[order:]
             if eta:
-                state = state + _noise(draw(denoised.to(dtype)), here, there, covariance, eta)
+                state = state + _noise(unit(denoised.to(dtype)), here, there, covariance, eta)
             x = covariance.join(state).to(dtype).add_(mean, alpha=float(there.alpha))
             yield x, denoised
 

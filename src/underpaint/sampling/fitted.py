@@ -301,7 +301,7 @@ def read_calibration(path: str | Path) -> Calibration:
     Raises:
         ValueError: there is no such file, or it holds something else.
     """
-    content = read_json(path)
+    content = read_json(path, "a calibration; `underpaint calibrate` makes one")
     try:
         plans = tuple(map(_read_plan, json_part(content, "plans", list)))
         if not plans:

@@ -150,7 +150,7 @@ def read_rules(path: str | Path) -> LearnedRules:
     Raises:
         ValueError: there is no such file, or it holds something else.
     """
-    content = read_json(path)
+    content = read_json(path, "learned rules; benchmarks/learned.py makes some")
     try:
         if content.get("kind") != "learned rules":
             raise ValueError(f"its kind is {shown(content.get('kind'))}")

@@ -13,6 +13,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from ..bounds import shown
 from ..noise import NoiseLevel
 from ..theory.denoiser import Denoiser
 
@@ -20,6 +21,8 @@ from ..theory.denoiser import Denoiser
 Step = tuple[Tensor, Tensor]
 #: solver(denoise, x, level) yields one Step for each interval of the grid.
 Solver = Callable[[Denoiser, Tensor, NoiseLevel], Iterator[Step]]
+#: Draws unit noise like the rows it is given.
+Draw = Callable[[Tensor], Tensor]
 
 
 def ddim_step(x: Tensor, denoised: Tensor, here: NoiseLevel, there: NoiseLevel) -> Tensor:
@@ -36,7 +39,7 @@ def euler(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
         yield x, denoised
 
 
-def ancestral(draw: Callable[[Tensor], Tensor] = torch.randn_like) -> Solver:
+def ancestral(draw: Draw = torch.randn_like) -> Solver:
     """A stochastic solver, one call a step, of first order: x' is drawn from p(x' | x, x0) with x0-hat in place of x0.
 
     With q = (s~'/s~)^2: x' = alpha' (1 - q) D + (alpha sigma'^2 / (alpha' sigma^2)) x + sigma' sqrt(1 - q) eps.
@@ -47,13 +50,14 @@ def ancestral(draw: Callable[[Tensor], Tensor] = torch.randn_like) -> Solver:
     """
 
     def solve(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
+        unit = anew(draw)
         for here, there in pairwise(level):
             denoised = denoise(x, here)
             shrink = there.sigma / there.alpha * here.alpha / here.sigma
             fresh = 1 - shrink**2
             x = (there.alpha * fresh).to(x) * denoised + (shrink * there.sigma / here.sigma).to(x) * x
             if there.sigma > 0:
-                x = x + (there.sigma * fresh.sqrt()).to(x) * draw(x)
+                x = x + (there.sigma * fresh.sqrt()).to(x) * unit(x)
             yield x, denoised
 
     return solve
@@ -139,6 +143,26 @@ SOLVERS: dict[str, tuple[Solver, Callable[[int], int]]] = {
     "dpmpp-2m": (dpmpp_2m, lambda steps: steps),
     "dpmpp-3m": (dpmpp_3m, lambda steps: steps),
 }
+
+
+def check_solver(given: Solver) -> Solver:
+    """What is given, if it may be a solver.
+
+    Raises:
+        ValueError: it cannot be called.
+    """
+    if not callable(given):
+        raise ValueError(
+            f"A solver is a function, such as underpaint.euler or underpaint.heun, got {shown(given)}; "
+            "underpaint.sampling.solvers.find_solver gives the one of a name."
+        )
+    return given
+
+
+def anew(draw: Draw) -> Draw:
+    """What draws noise, as at the beginning of a run: noise that belongs to seeds begins again."""
+    begin: Callable[[], Draw] | None = getattr(draw, "anew", None)
+    return draw if begin is None else begin()
 
 
 def find_solver(name: str) -> Solver:

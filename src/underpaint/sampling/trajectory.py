@@ -11,7 +11,7 @@ from torch import Tensor
 from ..bounds import check_seeds, integer
 from ..noise import NoiseLevel
 from ..theory.denoiser import Denoiser, checked
-from .solvers import Solver, dpmpp_2m
+from .solvers import Solver, check_solver, dpmpp_2m
 
 #: callback(index, x, denoised) after step `index` (from 0), with the state after it.
 Callback = Callable[[int, Tensor, Tensor], None]
@@ -85,27 +85,40 @@ def initial_noise(
     return level.sigma.to(dtype) * torch.stack(rows)
 
 
-def seeded_noise(seeds: Sequence[int]) -> Callable[[Tensor], Tensor]:
+class SeededNoise:
+    """Unit noise that belongs to seeds; see `seeded_noise`."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        check_seeds(seeds)
+        self.seeds, self._generators = tuple(seeds), [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._begun = False
+
+    def __repr__(self) -> str:
+        return f"SeededNoise(of {len(self.seeds)} seeds)"
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Of each row its own generator's next."""
+        if len(x) != len(self.seeds):
+            raise ValueError(f"There are {len(self.seeds)} seeds for {len(x)} rows.")
+        for _ in range(1 if self._begun else 2):  # what is drawn first is the initial noise
+            rows = [torch.randn(x.shape[1:], generator=generator, dtype=x.dtype) for generator in self._generators]
+        self._begun = True
+        return torch.stack(rows).to(x.device)
+
+    def anew(self) -> SeededNoise:
+        """The same from its beginning."""
+        return SeededNoise(self.seeds)
+
+
+def seeded_noise(seeds: Sequence[int]) -> SeededNoise:
     """What draws unit noise like rows [len(seeds), D], again and again, for stochastic solvers: one CPU generator per
-    seed, which goes on from where `initial_noise` left it.
+    seed, which goes on from where `initial_noise` left it. A solver begins it anew in each run, so that one solver
+    gives the same images twice.
 
     Raises:
         ValueError: as `initial_noise`; when it is called, there are more rows or fewer.
     """
-    check_seeds(seeds)
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    begun = False
-
-    def draw(x: Tensor) -> Tensor:
-        nonlocal begun
-        if len(x) != len(generators):
-            raise ValueError(f"There are {len(generators)} seeds for {len(x)} rows.")
-        for _ in range(1 if begun else 2):  # what is drawn first is the initial noise
-            rows = [torch.randn(x.shape[1:], generator=generator, dtype=x.dtype) for generator in generators]
-        begun = True
-        return torch.stack(rows).to(x.device)
-
-    return draw
+    return SeededNoise(seeds)
 
 
 def sample(
@@ -133,6 +146,7 @@ def sample(
     """
     check_grid(level)
     _check_states(x)
+    solve = dpmpp_2m if solver is None else check_solver(solver)
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}.")
     integer(every, "number of steps between states that are kept", 1, 2**31)
@@ -148,7 +162,7 @@ def sample(
     states, estimates = x.new_empty((len(kept), *x.shape)), x.new_empty((len(kept) - 1, *x.shape))
     states[0], place, index = x, 1, 0
     with torch.no_grad():
-        for state, denoised in (solver or dpmpp_2m)(counted, x, level):
+        for state, denoised in solve(counted, x, level):
             if kept[place - 1] == index:
                 estimates[place - 1] = denoised
             if kept[place] == index + 1:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..bounds import integer, number
+from ..bounds import a, integer, number
 from ..noise import NoiseLevel
 from . import modes
 from .covariance import Covariance
@@ -208,6 +208,20 @@ class Gaussian:
 
         correction = self.covariance.spectral(left_out, rows) - (share * alpha).to(x) * self.mean.to(x.dtype)
         return plane, correction
+
+
+def check_gaussian(given: Gaussian) -> Gaussian:
+    """What is given, if it is a Gaussian.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if not isinstance(given, Gaussian):
+        raise ValueError(
+            f"Expected a Gaussian of the data, got {a(type(given).__name__)}; Gaussian.fit, load_gaussian and "
+            "fit_from_model make one."
+        )
+    return given
 
 
 def guided_gaussian(uncond: Gaussian, cond: Gaussian, weight: float) -> Gaussian:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..bounds import MOST_ITEMS, integer
-from .gaussian import Gaussian
+from .gaussian import Gaussian, check_gaussian
 
 #: Ratios of noise to the largest deviation of the data that are looked at, as powers of ten.
 _POWERS = (-12.0, 12.0)
@@ -60,5 +60,6 @@ def collapse_ratio(gaussian: Gaussian, count: int) -> float:
 
 def _variances(gaussian: Gaussian) -> Tensor:
     """Of all directions, [D] float64."""
+    gaussian = check_gaussian(gaussian)
     values, rest = gaussian.eigenvalues.double().cpu(), gaussian.dimension - len(gaussian.eigenvalues)
     return torch.cat([values, values.new_full((rest,), float(gaussian.covariance.residual))]).clamp(min=0)
