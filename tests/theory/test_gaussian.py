@@ -525,7 +525,7 @@ def test_a_full_basis_of_many_variances_is_combined_in_pieces(
     kept = parts[0].clone()
     assert_close(covariance.combine(function, parts), expected, rtol=0, atol=error)
     assert_close(parts[0], kept, rtol=0, atol=0)
-    assert asked[1] < 500
+    assert asked[1] < 800
     given = parts[0].data_ptr()
     own = covariance.combine(function, parts, own=True)
     assert own.data_ptr() == given
