@@ -126,6 +126,28 @@ def test_the_film_is_moved_by_keys_and_plays(visitor: Visitor):
     page.keyboard.press("End")
 
 
+def test_a_changed_control_says_that_the_result_is_of_the_old_settings(visitor: Visitor):
+    """Until the new one is there, or the control is as it was."""
+    page, dimmed = visitor.page, "#paint-view .answer.old"
+    seed = page.get_by_label("Seed", exact=True).input_value()
+    assert page.locator(dimmed).count() == 0
+    visitor.set("Seed", str(int(seed) + 1))
+    page.wait_for_selector(dimmed)
+    words = f"These results belong to the old settings (Seed: {seed}). Press “Paint” for the new ones."
+    assert visitor.words("#paint-view .belongs") == words
+    assert page.locator("#paint-files .answer.old").count() == 1
+    assert page.locator("#theory-view .answer.old").count() == 0  # which is of no seed
+    shade = "getComputedStyle(document.querySelector('#paint-view .film')).opacity"
+    assert float(page.evaluate(shade)) < 0.5
+    visitor.set("Seed", seed)
+    page.wait_for_selector(dimmed, state="detached")
+    visitor.set("Seed", str(int(seed) + 1))
+    page.wait_for_selector(dimmed)
+    visitor.request("paint")
+    assert page.locator(dimmed).count() == 0
+    assert float(page.evaluate(shade)) == 1
+
+
 def test_every_tab_answers(visitor: Visitor):
     visitor.steps(5)
     page = visitor.page
@@ -210,6 +232,8 @@ def test_another_model_brings_its_own_controls(visitor: Visitor):
     page.get_by_label("Model").click()
     page.get_by_role("option", name="emoji-scenes").click()
     page.get_by_label("Prompt").wait_for(state="visible", timeout=WAIT)
+    page.wait_for_selector("#paint-view .answer.old")
+    assert "Model: fashion-mnist" in visitor.words("#paint-view .belongs")
     visitor.set("Prompt", "a penguin")
     visitor.steps(5)
     setup = visitor.request("paint")["setup"]

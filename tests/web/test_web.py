@@ -6,6 +6,7 @@ import base64
 import contextvars
 import io
 import json
+import re
 import runpy
 import socket
 import sys
@@ -15,12 +16,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from tiny import tiny_ddpm
 from typer.testing import CliRunner
@@ -36,11 +37,11 @@ from underpaint.recipes.shared.request import Request
 from underpaint.recipes.shared.results import to_json
 from underpaint.theory.gaussian import Gaussian
 from underpaint.web import show
-from underpaint.web.checks import condition
+from underpaint.web.checks import Read, condition
 from underpaint.web.script import constructor
 from underpaint.web.server_state import TELL_SECONDS, ServerState, Stopped, watched
 from underpaint.web.show import Answer
-from underpaint.web.tabs import TABS
+from underpaint.web.tabs import TABS, ask
 from underpaint.web.tabs.painting import OWN
 from underpaint.web.turns import MAX_WAITING
 
@@ -77,7 +78,7 @@ def server_state(place: Path) -> ServerState:
 @pytest.fixture(scope="module")
 def answers(server_state: ServerState) -> dict[str, Answer]:
     """What each tab says to these controls."""
-    return {name: tab(server_state, VALUES, silent) for name, tab in TABS.items()}
+    return {name: ask(name, server_state, VALUES, silent) for name in TABS}
 
 
 def test_a_network_that_is_no_denoiser_is_told_in_words(
@@ -378,6 +379,46 @@ def test_each_tab_answers_in_json_types(answers: dict[str, Answer]):
         assert {"film", "grids", "charts"} & view.keys(), name
 
 
+#: Controls that every tab's answer depends on, for a model without prompts and classes, but for Theory's.
+SUBJECT = {"model", "label", "seed", "steps", "solver"}
+
+
+@pytest.mark.parametrize(
+    ("tab", "settings"),
+    [
+        ("Paint", SUBJECT),
+        ("Theory", {"model", "schedule", "variance", "at"}),
+        ("Features", SUBJECT),
+        ("Teleport", SUBJECT | {"seeds", "tolerance"}),
+        ("Solvers", SUBJECT | {"seeds", "calls", "landing", "levels"}),
+        ("Perturb", SUBJECT | {"direction", "number", "magnitude", "from", "to"}),
+        ("Map", SUBJECT | {"across", "across number", "down", "down number", "enter", "span", "points", "toward"}),
+        ("Retrieve", SUBJECT | {"neighbours"}),
+    ],
+)
+def test_an_answer_knows_the_settings_that_it_belongs_to(answers: dict[str, Answer], tab: str, settings: set[str]):
+    """Those that were read for it, with their values; guidance is none of them where there is nothing to guide to."""
+    assert answers[tab].view["settings"] == {name: VALUES[name] for name in settings}
+
+
+def test_the_files_of_an_answer_belong_to_its_settings(answers: dict[str, Answer]):
+    assert answers["Features"].files()["settings"] == answers["Features"].view["settings"]
+
+
+def test_guidance_belongs_to_an_answer_for_a_class_alone():
+    state, values = ServerState(), VALUES | {"model": "fashion-mnist", "guidance": 3}
+    for label, more in (("any", set()), ("7", {"guidance"})):
+        state.request(read := Read(values | {"label": label}))
+        assert read.settings.keys() == SUBJECT | more
+
+
+def test_controls_remember_what_was_read():
+    read = Read({"seed": 3, "steps": 12, "toward": ""})
+    assert (read["seed"], read.get("toward"), read.get("nothing"), len(read)) == (3, "", None, 3)
+    assert list(read) == ["seed", "steps", "toward"]
+    assert read.settings == {"seed": 3, "toward": ""}
+
+
 def test_the_film_of_a_painting(answers: dict[str, Answer]):
     film = answers["Paint"].view["film"]
     assert [frame["name"] for frame in film["frames"]] == [
@@ -505,23 +546,47 @@ def test_the_server_is_at_home_only(address: str, hosts: list[Any]):
 
 
 @needs_gradio
+def test_the_browser_hears_of_every_control_that_changes(address: str):
+    """Any change hands all values to the page's script, in the order of their names, without asking the server."""
+    import httpx
+
+    config = httpx.get(f"{address}config").json()
+    (call,) = [c for c in config["dependencies"] if "underpaint-settings" in str(c["js"])]
+    labels = json.loads(re.search(r"labels = ({.*?});", call["js"])[1])
+    shown = {part["id"]: part["props"].get("label") for part in config["components"]}
+    assert set(labels) == set(VALUES)
+    assert [shown[part] for part in call["inputs"]] == list(labels.values())
+    assert sorted(call["targets"]) == sorted([part, "change"] for part in call["inputs"])
+    assert call["backend_fn"] is False
+
+
+@needs_gradio
+def test_every_answer_says_how_to_bring_it_up_to_date(address: str):
+    import httpx
+
+    parts = httpx.get(f"{address}config").json()["components"]
+    words = {part["props"]["value"] for part in parts if str(part["props"].get("elem_id")).endswith("-run")}
+    again = {part["props"]["elem_id"]: part["props"]["props"]["again"] for part in parts if part["type"] == "html"}
+    assert set(again) == {f"{tab.lower()}-{part}" for tab in TABS for part in ("view", "files")}
+    assert {f"Press “{word}” for the new ones." for word in words} < set(again.values())
+
+
+@needs_gradio
 def test_a_flood_at_the_door_is_taken_in_turns_too(address: str, monkeypatch: pytest.MonkeyPatch):
     """Gradio hands requests on as they come, and turns are taken behind it."""
     import httpx
-
-    from underpaint.web import page
 
     config, order, held = httpx.get(f"{address}config").json(), [], threading.Event()
     shown = {part["id"]: part["props"].get("value") for part in config["components"]}
     named = {part["props"].get("elem_id"): part["id"] for part in config["components"]}
 
     def ask(visitor: str, tab: str) -> None:
-        def answered(state: ServerState, values: dict[str, Any], progress: Any) -> Answer:
+        def answered(state: ServerState, values: Any, progress: Any) -> Answer:
             order.append(visitor)
             held.wait(20)
-            return SimpleNamespace(view={}, files=dict)
+            return Answer("x", {}, None, lambda _: Figure(), "")
 
-        monkeypatch.setitem(page.TABS, tab, answered)
+        monkeypatch.setitem(TABS, tab, answered)
         (call,) = [c for c in config["dependencies"] if [named[f"{tab.lower()}-run"], "click"] in c["targets"]]
         body = {"fn_index": call["id"], "session_hash": visitor, "data": [shown[part] for part in call["inputs"]]}
         assert httpx.post(f"{address}gradio_api/queue/join", json=body).status_code == 200

@@ -3,7 +3,7 @@ not relied on: whoever speaks to the server without them gets a sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..bounds import integer as integer, number as number
@@ -13,6 +13,26 @@ from ..models.model import Condition, Model
 Values = Mapping[str, Any]
 
 MAX_STEPS, MAX_SEEDS, MAX_POINTS, MAX_PROMPT = 100, 8, 9, 300
+
+
+class Read(Mapping[str, Any]):
+    """Controls that remember which of them were looked at: ``settings`` are those that an answer depends on."""
+
+    def __init__(self, values: Values) -> None:
+        self._values = values
+        self.settings: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        self.settings[name] = self._values[name]
+        return self.settings[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
 #: Kinds of direction, as the page names them; files are not among them.
 DIRECTIONS = {"path of the estimate": "x0", "path of the noise": "eps", "data": "data", "random": "random"}
 

@@ -95,6 +95,8 @@ def _connect(page: Page, blocks: gr.Blocks) -> None:
         event = run.click(page.running(tab), page.inputs, answers, show_progress_on=answers[0], **work)
         stop.click(page.stopping(tab), None, None, cancels=[event], queue=False, show_progress="hidden", **private)
     controls = page.controls
+    changes = [control.change for control in controls.values()]
+    gr.on(changes, None, list(controls.values()), None, js=page.listening, queue=False, **private)
     shaped = [controls[name] for name in ("prompt", "label", "guidance", "toward")]
     fitted = controls["model"].change(page.fitting, controls["model"], shaped, show_progress="minimal", **quick)
     view, files = page.answers["Theory"]
@@ -156,7 +158,7 @@ def _theory(page: Page) -> None:
         page.controls["schedule"] = gr.Dropdown([OWN, *SCHEDULES], value=OWN, label="Schedule", min_width=200)
         page.controls["variance"] = gr.Slider(-4, 3, 0, step=0.1, label="log₁₀ λ", min_width=200)
         page.controls["at"] = gr.Slider(0, 1, 0.5, step=0.01, label="Time: noise (0) to image (1)", min_width=200)
-    page.answer("Theory")
+    page.answer("Theory", "The new ones follow by themselves.")
     page.figure = gr.Button("Figure and downloads", size="sm", elem_id="theory-figure")
     gr.Markdown(_FEATURES)
     page.asked("Features", "Let the Gaussian paint this seed")

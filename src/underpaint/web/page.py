@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from ..progress import silent
 from .checks import Values
 from .server_state import ServerState, Stopped, watched
 from .show import Answer, View
-from .tabs import TABS
+from .tabs import ask
 
 #: What a model that takes prompts and names some is asked for at first.
 PROMPT = "a red apple and a teddy bear on a blue background"
@@ -34,11 +35,12 @@ class Page:
         self.buttons: dict[str, tuple[gr.Button, gr.Button]] = {}
         self.figure: gr.Button
 
-    def answer(self, tab: str) -> None:
-        """The places of a tab's view and of its files."""
+    def answer(self, tab: str, again: str) -> None:
+        """The places of a tab's view and of its files; ``again`` says what brings them up to date."""
         names = [f"{tab.lower()}-{part}" for part in ("view", "files")]
         self.answers[tab] = [
-            gr.HTML(html_template="", js_on_load=_SCRIPT, apply_default_css=False, elem_id=name) for name in names
+            gr.HTML(html_template="", js_on_load=_SCRIPT, apply_default_css=False, elem_id=name, again=again)
+            for name in names
         ]
 
     def asked(self, tab: str, words: str) -> None:
@@ -47,7 +49,7 @@ class Page:
             run = gr.Button(words, variant="primary", scale=3, elem_id=f"{tab.lower()}-run")
             stop = gr.Button("Stop", scale=1, min_width=90, elem_id=f"{tab.lower()}-stop")
         self.buttons[tab] = run, stop
-        self.answer(tab)
+        self.answer(tab, f"Press “{words}” for the new ones.")
 
     @property
     def opens(self) -> bool:
@@ -62,11 +64,24 @@ class Page:
         """What the controls say, by name."""
         return {name: given[control] for name, control in self.controls.items()}
 
+    @property
+    def listening(self) -> str:
+        """What the browser does with the controls' values, in their order, at each change: answers look whether they
+        are still theirs (result.js)."""
+        names = json.dumps({name: control.label for name, control in self.controls.items()}, ensure_ascii=False)
+        return f"""(...values) => {{
+            const labels = {names};
+            const now = Object.fromEntries(Object.keys(labels).map((name, k) => [name, values[k]]));
+            window.underpaint = {{ labels, now }};
+            document.dispatchEvent(new Event("underpaint-settings"));
+            return [];
+        }}"""
+
     def opening(self, tab: str) -> Answer:
         """A tab's answer to the controls as they stand at first: the same for everybody, so it is made once."""
         defaults = {name: control.value for name, control in self.controls.items()}
         return self.server_state.keep(
-            ("opening", tab), lambda: self.server_state.work(lambda: TABS[tab](self.server_state, defaults, silent))
+            ("opening", tab), lambda: self.server_state.work(lambda: ask(tab, self.server_state, defaults, silent))
         )
 
     def opened(self, tab: str, files: bool = False) -> View:
@@ -87,7 +102,7 @@ class Page:
             state, visitor = self.server_state, _visitor(request)
             with sentences(), state.run(visitor, tab) as stopped:
                 values = self.values(given)
-                answer = state.work(lambda: TABS[tab](state, values, watched(stopped, tell)), visitor, stopped)
+                answer = state.work(lambda: ask(tab, state, values, watched(stopped, tell)), visitor, stopped)
                 yield answer.view, {}
                 yield gr.skip(), state.work(answer.files, visitor, stopped)
 
@@ -98,7 +113,7 @@ class Page:
 
         def run(given: dict[Any, Any], request: gr.Request) -> View:
             def answered() -> View:
-                answer = TABS[tab](self.server_state, self.values(given), silent)
+                answer = ask(tab, self.server_state, self.values(given), silent)
                 return answer.files() if files else answer.view
 
             with sentences():

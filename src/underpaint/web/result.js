@@ -213,16 +213,31 @@ const filesOf = (value) => {
   return [make("p", { class: "downloads" }, "Download: ", ...links), make("details", {}, summary, figure)];
 };
 
+// What was made from other settings than those that stand in the controls now says so, and steps back.
+const age = () => {
+  const { labels, now } = window.underpaint ?? {};
+  const all = element.querySelector(".answer");
+  if (!all || !now) return;
+  const same = (a, b) => JSON.stringify(a ?? "") === JSON.stringify(b ?? "");
+  const other = Object.entries(props.value?.settings ?? {}).filter(([name, value]) => !same(value, now[name]));
+  const told = ([name, value]) => `${labels[name]}: ${value === "" || value === null ? "empty" : value}`;
+  const words = `These results belong to the old settings (${other.map(told).join(", ")}). ${props.again}`;
+  all.classList.toggle("old", other.length > 0);
+  all.querySelector(".belongs").textContent = other.length ? words : "";
+};
+
 const render = () => {
   const value = props.value;
-  const all = make("div", { class: "answer" });
+  const all = make("div", { class: "answer" }, make("p", { class: "belongs", role: "status" }));
   if (value?.film) all.append(filmOf(value.film));
   if (value?.grids) all.append(...value.grids.map(gridOf));
   if (value?.charts) all.append(make("div", { class: "charts" }, ...value.charts.map((chart) => chartOf(chart))));
   if (value?.words) all.append(make("div", { class: "words" }, ...value.words.map((text) => make("p", { text }))));
   if (value?.downloads) all.append(...filesOf(value));
   element.replaceChildren(all);
+  age();
 };
 
 render();
+document.addEventListener("underpaint-settings", age);
 watch("value", render);

@@ -11,7 +11,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -20,6 +20,7 @@ from torch.nn.functional import interpolate
 
 from ..analysis.summary import Summary
 from ..recipes.shared.results import to_json
+from .checks import Read
 
 View = dict[str, Any]
 
@@ -102,13 +103,19 @@ def mean(summary: Summary) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a tab has to show: its view at once, and its files, whose figure takes a moment to draw."""
+    """What a tab has to show: its view at once, and its files, whose figure takes a moment to draw; and the
+    ``settings`` of the controls that it was made from."""
 
     name: str
     view: View
     result: Any
     figure: Callable[[Any], Figure]
     script: str
+    settings: View = field(default_factory=dict)
+
+    def made_from(self, read: Read) -> Answer:
+        """The same, with the settings that were read for it also in its view."""
+        return replace(self, view=self.view | {"settings": read.settings}, settings=read.settings)
 
     def files(self) -> View:
         """The figure, and the three files to download: it, every number, and the Python that makes them."""
@@ -123,7 +130,7 @@ class Answer:
             "py": data_uri(self.script.encode(), "text/x-python"),
         }
         links = [{"name": f"{self.name}.{kind}", "href": href} for kind, href in found.items()]
-        return {"figure": picture, "about": self.name, "downloads": links}
+        return {"figure": picture, "about": self.name, "downloads": links, "settings": self.settings}
 
 
 def answer(

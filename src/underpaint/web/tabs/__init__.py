@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ...progress import Progress
-from ..checks import Values
+from ..checks import Read, Values
 from ..server_state import ServerState
 from ..show import Answer
 from .fewer_calls import solvers_tab, teleport_tab
@@ -25,3 +25,9 @@ TABS: dict[str, Tab] = {
     "Map": map_tab,
     "Retrieve": retrieve_tab,
 }
+
+
+def ask(tab: str, server_state: ServerState, values: Values, progress: Progress) -> Answer:
+    """A tab's answer, which knows the settings of the controls that it depends on: those that were read for it."""
+    read = Read(values)
+    return TABS[tab](server_state, read, progress).made_from(read)

@@ -27,6 +27,8 @@ from ..server_state import ServerState
 from ..show import Answer, View
 
 OWN = "the model's own"
+#: Closed forms of a schedule are of no prompt and no seed.
+_WHATEVER = {"prompt": "", "label": "", "seed": 0, "steps": 12, "guidance": 1, "solver": "ddim"}
 
 
 def paint_tab(server_state: ServerState, values: Values, progress: Progress) -> Answer:
@@ -82,7 +84,7 @@ def _painted(result: Painting) -> list[str]:
 
 def theory_tab(server_state: ServerState, values: Values, progress: Progress) -> Answer:
     """Closed forms along a schedule; of the data as a whole, whatever is to be painted."""
-    request, sampler = server_state.request({**values, "prompt": "", "label": ""})
+    request, sampler = server_state.request({"model": values["model"], **_WHATEVER})
     schedule = chosen(values["schedule"], "schedule", (OWN, *SCHEDULES))
     variance = 10 ** number(values["variance"], "power of ten of λ", -6, 6)
     curves = Curves(None if schedule == OWN else schedule, variance, number(values["at"], "time", 0, 1))
