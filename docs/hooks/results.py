@@ -40,8 +40,9 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def reports() -> dict[str, dict[str, Any]]:
-    """The stored reports by model."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(STORED.glob("*.json"))}
+    """The stored reports by model, those of examples after those of the box."""
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(STORED.glob("*.json"))}
+    return dict(sorted(found.items(), key=lambda known: ":" in known[1]["setup"].get("place", "")))
 
 
 def store(path: Path) -> Path:
@@ -204,11 +205,13 @@ def command(report: dict[str, Any]) -> str:
     """The command that makes a stored report again, from what it says of itself."""
     setup, several = report["setup"], report.get("conditions")
     cases = several["cases"]["value"] if several else [setup.get("condition", "unconditional")]
-    words = ["underpaint", "report", "--model", setup["model"], "--seeds", _seeds(setup["seeds"])]
+    place, samples = setup.get("place", setup["model"]), setup.get("own_samples")
+    words = ["underpaint", "report", "--model", place, "--seeds", _seeds(setup["seeds"])]
+    words += ["--samples", str(samples)] if samples else []
     words += ["--steps", str(setup["steps"]), "--solver", setup["solver"], *_asked(cases)]
     if report.get("frechet") and report["frechet"]["respent"]["value"]:
         words.append("--full")
-    return shlex.join(words)
+    return f"{'cd examples && ' if ':' in place else ''}{shlex.join(words)}"
 
 
 def bench_commands(setup: dict[str, Any]) -> Iterator[str]:

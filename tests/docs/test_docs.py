@@ -304,6 +304,12 @@ def test_the_command_of_a_report_is_one_that_makes_it(hook: Any) -> None:
     setup = {**REPORT["setup"], "condition": "class 7"}
     assert hook("results").command({"setup": setup}).endswith("--solver ddim --class 7")
     assert "--class" not in hook("results").command({"setup": {**setup, "condition": "unconditional"}})
+    mine = {**setup, "place": "power_spectra:model", "own_samples": 200}
+    assert (
+        hook("results")
+        .command({"setup": mine})
+        .startswith("cd examples && underpaint report --model power_spectra:model --seeds 3-5 --samples 200 ")
+    )
 
 
 @pytest.mark.parametrize("path", sorted((DOCS / "results").glob("*.json")), ids=lambda path: path.stem)
@@ -313,7 +319,10 @@ def test_stored_reports_are_whole_and_short(path: Path, hook: Any) -> None:
     assert text.count("\n") == 1
     assert len(text) < 30_000, "store no more than the book shows"
     assert stored["setup"]["model"] == path.stem
-    assert hook("results").command(stored).startswith(f"underpaint report --model {path.stem} ")
+    place = stored["setup"].get("place", path.stem)
+    beginning = f"underpaint report --model {place} "
+    assert hook("results").command(stored).removeprefix("cd examples && ").startswith(beginning)
+    assert place == path.stem or (DOCS.parent / "examples" / f"{place.partition(':')[0]}.py").is_file()
     known = {"statement", "measure", "value", "spread", "bound", "holds"}
     for claim in stored["claims"]:  # of before the intervals, or with them
         assert set(claim) in (known, known | {"interval", "verdict"})

@@ -372,7 +372,7 @@ def test_a_scheduler_that_is_asked_for_its_type_is_of_it() -> None:
     assert type(pipe.scheduler) is diffusers.FlowMatchEulerDiscreteScheduler
 
 
-@pytest.mark.parametrize("strength", [0.5, 0.95, 1.0])
+@pytest.mark.parametrize("strength", [0.3, 0.5, 0.95, 1.0])
 def test_an_image_is_no_start(strength: float) -> None:
     for name in ("DDIM", "EulerDiscrete"):
         pipe = pipeline("sd", name)

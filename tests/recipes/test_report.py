@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from underpaint.analysis.summary import Summary
 from underpaint.figures.report import REPORT_FIGURES
@@ -20,10 +21,10 @@ from underpaint.recipes.report import claims
 from underpaint.recipes.report.build import Report, left_out, report
 from underpaint.recipes.report.settings import Settings
 from underpaint.recipes.report.trajectories import compare_cases, spread_components
-from underpaint.recipes.shared.model_and_data import cluster
+from underpaint.recipes.shared.model_and_data import Sources, cluster
 from underpaint.recipes.shared.request import Conditioning
 from underpaint.recipes.shared.results import to_json
-from underpaint.sampling.solvers import euler
+from underpaint.sampling.solvers import dpmpp_2m, euler
 from underpaint.sampling.trajectory import initial_noise, sample
 
 #: Fashion-MNIST has no reader of scenes, and the small report is about one condition.
@@ -149,6 +150,41 @@ def test_sections_that_are_left_out_say_why(small: Report, tmp_path: Path):
     subject = dataclasses.replace(small.subject, features=None)
     parts = {field.name: getattr(small, field.name) for field in dataclasses.fields(small)} | {"frechet": None}
     assert "no features for these data" in left_out(subject, parts)["Fréchet distances"]
+
+
+NETWORK = """
+import torch
+import underpaint as up
+
+TRUTH = up.Gaussian(torch.full((64,), 0.2), up.Covariance(torch.tensor([0.5, 0.2, 0.1]), torch.eye(64)[:, :3], 1e-3))
+
+def told(x, sigma):
+    return TRUTH(x.flatten(1), up.EDM()(sigma.double())).reshape(x.shape)
+
+def model():
+    return up.wrap(told, shape=(1, 8, 8), schedule=up.EDM(), prediction="x0", name="known")
+"""
+
+
+def test_own_samples_stand_for_data_that_are_not_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """They are of other seeds than the report's, and nothing is claimed of training data."""
+    (tmp_path / "known_network.py").write_text(NETWORK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made = report(Settings(Sources("known_network:model", samples=40), seeds=tuple(range(8)), steps=12))
+    model = made.subject.model
+    level = model.schedule.grid(25)
+    expected = sample(model, initial_noise(range(8, 48), 64, level[0]), level, dpmpp_2m).final
+    assert_close(made.subject.rows, expected, rtol=0, atol=1e-5)
+    assert made.setup["data"] == "samples of known, seeds 8 to 47, 25 steps of dpmpp-2m, in the place of data"
+    assert (made.setup["place"], made.setup["own_samples"]) == ("known_network:model", 40)
+    said = {claim.statement for claim in made.claims}
+    assert len(said) == 13
+    assert not any("training" in statement for statement in said)
+    assert made.left_out["claims on the training data"] == "samples of the model stand for them"
+    write_report(made, tmp_path / "r", silent)
+    for wrong, why in (({"samples": 19}, "20 to"), ({"samples": 40, "data": "a"}, "not both")):
+        with pytest.raises(ValueError, match=why):
+            Sources("known_network:model", **wrong)
 
 
 def test_without_a_feature_space_the_rest_is_still_there(small: Report, tmp_path: Path):

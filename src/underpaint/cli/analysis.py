@@ -47,6 +47,10 @@ def report(
     column: ColumnOption = None,
     labelled: LabelsOption = True,
     gaussian: DataGaussianOption = None,
+    samples: Annotated[
+        int | None,
+        typer.Option("--samples", help="So many of the model's own samples in the place of data not at hand."),
+    ] = None,
     seeds: SeedsOption = "0-63",
     steps: StepsOption = 51,
     solver: SolverOption = "ddim",
@@ -80,7 +84,7 @@ def report(
     from ..recipes.shared.model_and_data import Sources
 
     asked = ((*(prompts or ()), *(classes or ())), tuple(guidance or (1.0,)), negative)
-    sources = Sources(model, data, split, column, labelled, gaussian, device, dtype)
+    sources = Sources(model, data, split, column, labelled, gaussian, device, dtype, samples)
     settings = Settings(sources, chosen, steps, solver, 5000 if full else 300, full, *asked)
     with kept_in(folder / "parts"), progress_bars(quiet) as progress:
         computed = compute(settings, progress, folder / "parts")

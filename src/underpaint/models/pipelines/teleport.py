@@ -124,7 +124,6 @@ class _Jump:
         scale: the scheduler's init_noise_sigma before its grid was cut.
         shown: the states that networks were shown since, as they were before they jumped.
         calls: of networks while the jump was pending.
-        mixed: the scheduler has put an image and noise together.
     """
 
     here: NoiseLevel
@@ -132,7 +131,7 @@ class _Jump:
 
     def __init__(self, scheduler: Any, gaussian: Gaussian, skip: float) -> None:
         self.scheduler, self.gaussian, self.skip = scheduler, gaussian, skip
-        self.pending = self.running = self.late = self.mixed = False
+        self.pending = self.running = self.late = False
         self.scale: float | None = None
         self.shown: list[Tensor] = []
         self.calls = 0
@@ -146,7 +145,7 @@ class _Jump:
         if skip >= len(starts):
             raise ValueError(f"skip must leave one of the {len(starts)} steps of this call to the network, got {skip}.")
         self.here, self.there = levels[0], levels[starts[skip]]
-        self.pending, self.mixed, self.calls = skip > 0, False, 0
+        self.pending, self.calls = skip > 0, 0
         self.shown.clear()
         if self.pending:
             layout = getattr(self.scheduler, "layout", self.scheduler)
@@ -200,10 +199,6 @@ class _Jump:
         """Raise unless the first state that is stepped is noise; or, to begin anew, if the networks were not shown it
         where the jump lands, or something else in its place."""
         name = type(self.scheduler).__name__
-        if self.mixed:
-            raise ValueError(
-                "Teleport starts from noise; this pipeline starts from an image to which its scheduler added noise."
-            )
         if self.calls == 0:
             raise ValueError(
                 f"The scheduler, {name}, is stepped and no network of the pipeline was called before: what is not a "
@@ -305,11 +300,15 @@ def _jumping(own: type, jump: _Jump) -> type:
 
 
 def _mixing(plain: Any, jump: _Jump) -> Any:
-    """A scheduler's way to put an image and noise together; done before the first step, it makes the start."""
+    """A scheduler's way to put an image and noise together: done before the first step, it makes the start, which is
+    refused before the pipeline meets with a grid that is too short for it."""
 
     @functools.wraps(plain)
     def mix(self: Any, *args: Any, **kwargs: Any) -> Any:
-        jump.mixed = jump.mixed or (self is jump.scheduler and jump.pending)
+        if self is jump.scheduler and jump.pending:
+            raise ValueError(
+                "Teleport starts from noise; this pipeline starts from an image to which its scheduler added noise."
+            )
         return plain(self, *args, **kwargs)
 
     return mix

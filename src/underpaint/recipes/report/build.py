@@ -107,7 +107,8 @@ def report(settings: Settings, progress: Progress = silent, parts: Path | None =
     asked = Request(settings.sources.model, settings.conditions, settings.guidance, settings.negative)
     model = settings.sources.load()
     listed = cases(asked, model)
-    subject = load_model_and_data(settings.sources, case=listed[0], progress=progress, model=model)
+    own = max(settings.seeds) + 1  # the first seed of samples that stand for data
+    subject = load_model_and_data(settings.sources, case=listed[0], progress=progress, model=model, first=own)
     keep = make_only if parts is None else Parts(parts, _identity(settings, subject), _KEPT)
     checked = keep("check", partial(check_case, model, listed[0], progress))
     level = subject.model.schedule.grid(settings.steps)
@@ -129,7 +130,7 @@ def report(settings: Settings, progress: Progress = silent, parts: Path | None =
         level=level,
         trajectory=trajectory,
         subject=subject,
-        claims=judge(sections) if checked.sound else (),
+        claims=judge(sections, subject.own) if checked.sound else (),
         left_out=left_out(subject, sections),
         **sections,
     )
@@ -173,6 +174,8 @@ def left_out(subject: ModelAndData, sections: dict[str, Any]) -> dict[str, str]:
             if subject.features is None
             else "of one condition; images of it are not meant to be like all of the data"
         )
+    if subject.own:
+        why["claims on the training data"] = "samples of the model stand for them"
     if sections["decided"] is None:
         why["what is decided when"] = "nothing in the box finds the objects of these pictures"
     if sections["conditions"] is None:
@@ -190,20 +193,25 @@ def _identity(settings: Settings, subject: ModelAndData) -> dict[str, Any]:
     known = {"weights": fingerprint(subject.model), "data": digest({"rows": subject.rows} | labels)}
     versions = {name: version(name) for name in ("torch", "diffusers")}
     statistics = digest(gaussian_tensors(subject.gaussian))
-    anywhere = replace(settings, sources=replace(settings.sources, device=None))
+    anywhere = replace(settings, sources=replace(settings.sources, device=None, model=settings.sources.place))
     return asdict(anywhere) | known | versions | {"gaussian": statistics, "source": subject.data.source}
 
 
 def describe(settings: Settings, subject: ModelAndData, trajectory: Trajectory, seconds: float) -> dict[str, Any]:
     """Who, what and with which versions."""
     packages = {name: version(name) for name in ("underpaint", "torch", "diffusers", "numpy")}
-    return subject.described(settings.solver, settings.steps) | {
-        "images": list(subject.model.image_shape),
-        "denoisers": subject.about,
-        "prediction": subject.model.prediction,
-        "left_off": subject.model.notes.get("left off"),
-        "nfe": trajectory.nfe * subject.calls,
-        "seeds": list(settings.seeds),
-        "seconds": round(seconds, 1),
-        "versions": packages | {"python": platform.python_version()},
-    }
+    asked = {"place": settings.sources.place, "own_samples": settings.sources.samples}
+    return (
+        subject.described(settings.solver, settings.steps)
+        | asked
+        | {
+            "images": list(subject.model.image_shape),
+            "denoisers": subject.about,
+            "prediction": subject.model.prediction,
+            "left_off": subject.model.notes.get("left off"),
+            "nfe": trajectory.nfe * subject.calls,
+            "seeds": list(settings.seeds),
+            "seconds": round(seconds, 1),
+            "versions": packages | {"python": platform.python_version()},
+        }
+    )

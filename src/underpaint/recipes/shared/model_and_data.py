@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ... import assets
+from ...bounds import MOST_ITEMS, check_seeds, integer, shown
 from ...data.datasets import ImageData, load_data
 from ...data.labels import LEAVE_OUT
 from ...data.splits import plain_split
@@ -30,6 +31,7 @@ from ...theory.gaussian import Gaussian
 from ...theory.mixture import Mixture
 from ...theory.moments import Moments
 from ...version import __version__
+from .own_samples import own_data
 from .request import Conditioning, check_statistics, find_denoiser, load_on, network_calls
 
 #: So many of the items of the data that were left out are named in results; all are counted.
@@ -59,6 +61,7 @@ class ModelAndData:
         reader: finds the objects of emoji scenes; None for other data.
         about: what each denoiser was made from, in words.
         held: rows that mixture and exact score do not know, where some were asked for.
+        own: the data are samples of the model itself, which say nothing of those that it was trained on.
     """
 
     model: Model
@@ -73,6 +76,7 @@ class ModelAndData:
     reader: Reader | None = None
     case: Conditioning = field(default_factory=Conditioning)
     held: HeldOut | None = None
+    own: bool = False
 
     @property
     def denoise(self) -> Denoiser:
@@ -167,14 +171,15 @@ class Sources:
     """Where a study's model and data come from.
 
     Attributes:
-        model: what `load_model` takes.
+        model: a name that `load_model` takes, or a model.
         data: as `load_data` takes them; None for the model's own.
         split, column, labelled: of the data, as for `load_data`.
         gaussian: a file of statistics, in place of fitting the Gaussian to the data.
         device, dtype: names of the network's; states stay on the CPU in float32.
+        samples: so many of the model's own samples in the place of data that are not at hand.
     """
 
-    model: str = "fashion-mnist"
+    model: str | Model = "fashion-mnist"
     data: str | None = None
     split: str = "train"
     column: str | None = None
@@ -182,6 +187,18 @@ class Sources:
     gaussian: str | None = None
     device: str | None = None
     dtype: str | None = None
+    samples: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.samples is not None:
+            integer(self.samples, "number of samples in the place of data", 20, MOST_ITEMS)
+            if self.data is not None:
+                raise ValueError(f"Give data ({shown(self.data)}) or a number of samples in their place, not both.")
+
+    @property
+    def place(self) -> str:
+        """What a user writes for the model, or its name."""
+        return self.model.name if isinstance(self.model, Model) else self.model
 
     def load(self) -> Model:
         """The model alone."""
@@ -195,11 +212,14 @@ def load_model_and_data(
     progress: Progress = silent,
     held_out: int = 0,
     model: Model | None = None,
+    first: int = 0,
 ) -> ModelAndData:
     """Load a model, unless it is loaded already, and its data, and fit the analytic denoisers.
 
     With ``held_out``, so many images that denoisers of the data do not know are there to judge them on: of the test
     split where training data have one here, else set aside from the data, at most a fifth of them (or two).
+
+    Where samples stand for data, they are those of the case, from the seed ``first`` on.
 
     The Gaussian of a data set in the box is that of its complete training split, whatever part of it is on this
     machine; mixture and exact score use the images that are here. The mixture has one component a class, or
@@ -213,20 +233,10 @@ def load_model_and_data(
     loaded, case = model or sources.load(), case or Conditioning()
     find_denoiser(loaded, case)
     advance()
-    name = sources.data if sources.data is not None else loaded.notes.get("data")
-    if name is None:
-        raise ValueError(f"{loaded.name} does not say what it was trained on; give its data (a name or a folder).")
-    images, apart, whence = hold_out(
-        load_data(name, sources.split, loaded.image_shape, sources.column, sources.labelled),
-        lambda: load_data(name, "test", loaded.image_shape, sources.column, sources.labelled),
-        held_out,
-        sources.split,
-    )
-    _check_classes(images)
-    rows = encode(loaded, images, progress)
-    held = None if apart is None else HeldOut(encode(loaded, apart), apart.labels, whence)
+    images, rows, held = _own(sources, loaded, case, first, progress) or _data(sources, loaded, held_out, progress)
     advance()
-    known, fitted = find_gaussian(loaded, str(name), images, rows, sources.gaussian)
+    name = "" if sources.samples else str(sources.data or loaded.notes["data"])
+    known, fitted = find_gaussian(loaded, name, images, rows, sources.gaussian)
     advance()
     labels = with_labels(images) if images.labels is not None else cluster(rows, components)
     kind = "classes" if images.labels is not None else "k-means clusters"
@@ -241,7 +251,7 @@ def load_model_and_data(
     }
     mixture = Mixture.fit(rows, labels, rank)
     advance()
-    features, reference, reader = find_quality_measures(assets.folder(str(name)))
+    features, reference, reader = find_quality_measures(assets.folder(name))
     return ModelAndData(
         loaded,
         images,
@@ -255,7 +265,40 @@ def load_model_and_data(
         reader,
         case,
         held,
+        sources.samples is not None,
     )
+
+
+def _own(
+    sources: Sources, model: Model, case: Conditioning, first: int, progress: Progress
+) -> tuple[ImageData, Tensor, None] | None:
+    """Samples of the model, where they were asked for in the place of data."""
+    if sources.samples is None:
+        return None
+    seeds = range(first, first + sources.samples)
+    check_seeds(seeds)
+    return *own_data(model, case, seeds, progress), None
+
+
+def _data(
+    sources: Sources, model: Model, held_out: int, progress: Progress
+) -> tuple[ImageData, Tensor, HeldOut | None]:
+    """The images, the model's rows of them, and what is set aside to judge on."""
+    name = sources.data if sources.data is not None else model.notes.get("data")
+    if name is None:
+        raise ValueError(
+            f"{model.name} does not say what it was trained on; give its data (a name or a folder), or for a report a "
+            "number of its own samples to stand for them."
+        )
+    images, apart, whence = hold_out(
+        load_data(name, sources.split, model.image_shape, sources.column, sources.labelled),
+        lambda: load_data(name, "test", model.image_shape, sources.column, sources.labelled),
+        held_out,
+        sources.split,
+    )
+    _check_classes(images)
+    rows = encode(model, images, progress)
+    return images, rows, None if apart is None else HeldOut(encode(model, apart), apart.labels, whence)
 
 
 def _check_classes(images: ImageData) -> None:

@@ -277,7 +277,7 @@ def find_device(name: str | None) -> torch.device | None:
     return device
 
 
-def load_on(place: str | Path, device: str | None, dtype: str | None) -> Model:
+def load_on(place: str | Path | Model, device: str | None, dtype: str | None) -> Model:
     """A model on a device and in a dtype of these names; ValueError where there is none, before it is loaded."""
     return load_model(place, device=find_device(device), dtype=dtype_named(dtype))
 

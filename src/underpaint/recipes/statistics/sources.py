@@ -16,8 +16,7 @@ from ...data.stream import Chunk, Source, check_range, digest
 from ...metrics.spaces import find_features, width
 from ...models.fingerprint import fingerprint
 from ...models.model import Model
-from ...sampling.solvers import find_solver
-from ...sampling.trajectory import initial_noise, sample
+from ..shared.own_samples import SOLVER, STEPS, own_states, told
 from ..shared.request import Conditioning, find_denoiser, find_device, load_on
 
 
@@ -113,23 +112,20 @@ def seen(source: Source, features: str, model: Model | None = None, device: torc
 def own_samples(
     model: Model,
     count: int,
-    steps: int = 25,
-    solver: str = "dpmpp-2m",
+    steps: int = STEPS,
+    solver: str = SOLVER,
     batch: int = 64,
     case: Conditioning | None = None,
 ) -> Source:
     """A model's own samples for seeds 0 to count - 1, as a source; each chunk is sampled when it is read."""
     integer(count, "number of samples", 2, MOST_ITEMS)
-    solve, level, case = find_solver(solver), model.schedule.grid(steps), case or Conditioning()
-    denoise = find_denoiser(model, case)
+    case = case or Conditioning()
+    find_denoiser(model, case)
 
     def read(start: int, stop: int) -> Chunk:
-        parts = [range(first, min(first + batch, stop)) for first in range(start, stop, batch)]
-        noise = (initial_noise(part, model.dimension, level[0]) for part in parts)
-        return Chunk(torch.cat([sample(denoise, x, level, solve, every=steps).final for x in noise]))
+        return Chunk(own_states(model, case, range(start, stop), steps, solver, batch))
 
-    what = "samples" if case == Conditioning() else f"samples ({case})"
-    how = f"{what} of {model.name}, seeds 0 to {count - 1}, {steps} steps of {solver}"
+    how = told(model, case, range(count), steps, solver)
     return Source(
         model.name,
         model.shape,
