@@ -260,6 +260,21 @@ def test_what_cannot_be_replayed_gets_a_sentence() -> None:
         load_model(pipe, **given).rows(torch.zeros(1, 3, 16, 80))
 
 
+@pytest.mark.parametrize(
+    ("kind", "needed"),
+    [("image_to_image", "image"), ("inpainting", "mask_image"), ("wan_image_to_video", "image"),
+     ("ltx_image_to_video", "image"), ("stable_video", "image"), ("kandinsky22", "image_embeds")],
+)  # fmt: skip
+def test_a_pipeline_that_lacks_what_it_needs_says_so(kind: str, needed: str) -> None:
+    """In place of what its own call makes of None: a type error, or one of an attribute."""
+    pipe, given = zoo.ZOO[kind]()
+    with pytest.raises(
+        ValueError, match=rf"The {type(pipe).__name__} cannot be called .* needs besides, .*\b{needed}\b"
+    ):
+        load_model(pipe)
+    load_model(pipe, **given)
+
+
 def test_the_pipeline_is_left_as_it_was() -> None:
     pipe = pipeline("sd")
     scheduler, held = pipe.scheduler, dict(vars(pipe))

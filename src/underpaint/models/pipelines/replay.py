@@ -8,9 +8,11 @@ output as the denoised image that it stands for.
 from __future__ import annotations
 
 import math
+import traceback
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -31,6 +33,8 @@ from .outputs import Outputs
 _KEPT = 16
 #: Latent cells to pixels: a guess, for how many states go through the networks at once.
 _PIXELS = 16
+#: What pipelines raise where an argument that they need is not given, or is none that they take.
+_REFUSED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 def replayed_model(pipe: Any, size: Any = None, **given: Any) -> Model:
@@ -41,12 +45,23 @@ def replayed_model(pipe: Any, size: Any = None, **given: Any) -> Model:
     drawn (a latent image) are drawn once, by a generator of seed 0 or by the one that is given.
 
     Raises:
-        ValueError: the pipeline has no scheduler whose levels are known, could not be called so, or makes more at a
+        ValueError: the pipeline has no scheduler whose levels are known, cannot be called so, or makes more at a
             step than a function of state and level: it replaces part of its state between steps, goes by the number of
             the step, or steps several states.
     """
     call = _call(pipe, size, given)
-    replay = Replay(call)
+    try:
+        replay = Replay(call)
+    except _REFUSED as error:
+        if _ours(error):
+            raise
+        lacking = [name for name in call.known if name not in (*call.given, "kwargs")]
+        how = f"with {' and '.join(given)} alone" if given else "without arguments"
+        raise ValueError(
+            f"The {type(pipe).__name__} cannot be called {how}: {' '.join(str(error).split()).rstrip('.')}. "
+            f"Give load_model what its call needs besides, of "
+            f"{', '.join(lacking)}."
+        ) from error
     shape, prompt = replay.shape, call.given.get("prompt")
     takes = isinstance(prompt, str)
     return Model(
@@ -63,6 +78,12 @@ def replayed_model(pipe: Any, size: Any = None, **given: Any) -> Model:
         device=torch.device(str(getattr(pipe, "_execution_device", None) or getattr(pipe, "device", "cpu"))),
         notes={"call": {name: value for name, value in given.items() if isinstance(value, str | int | float)}},
     )
+
+
+def _ours(error: Exception) -> bool:
+    """Whether an error was raised by this library, and not by a pipeline that it called."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return Path(frames[-1].filename).is_relative_to(Path(__file__).parents[2])
 
 
 def _call(pipe: Any, size: Any, given: Mapping[str, Any]) -> Call:

@@ -104,7 +104,7 @@ def report(settings: Settings, progress: Progress = silent, parts: Path | None =
         ValueError: as `load_model_and_data`, or settings that leave too little to measure.
     """
     began = time.monotonic()
-    asked = Request(settings.sources.model, settings.conditions, settings.guidance, settings.negative)
+    asked = Request(settings.sources.place, settings.conditions, settings.guidance, settings.negative)
     model = settings.sources.load()
     listed = cases(asked, model)
     own = max(settings.seeds) + 1  # the first seed of samples that stand for data
