@@ -72,11 +72,22 @@ def test_a_network_that_cannot_tell_is_refused_and_nothing_is_written(module: st
     assert not place.exists()
 
 
-def test_what_is_of_pictures_is_refused(tmp_path: Path) -> None:
-    done = CliRunner().invoke(
-        app, ["stats", "a:b", "--jacobian", "--size", "8", "--out", str(tmp_path / "s.safetensors")]
-    )
-    assert str(done.exception) == "Statistics by --jacobian are of a model's own states; leave out --size."
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--size", "8"), "of a model's own states; leave out --size."),
+        (("--split", "test", "--precise"), "of a model's own states; leave out --split, --precise."),
+        (("--rank", "0"), "rank must lie between 1 and the dimension 64, got 0."),
+        (("--rank", "65"), "rank must lie between 1 and the dimension 64, got 65."),
+        (("--samples", "1"), "The number of samples to compare with must be a whole number from 2 to"),
+    ],
+)
+def test_what_it_cannot_do_is_refused(module: str, tmp_path: Path, words: tuple[str, ...], said: str) -> None:
+    place = tmp_path / "s.safetensors"
+    done = CliRunner().invoke(app, ["stats", f"{module}:sound", "--jacobian", *words, "--out", str(place)])
+    assert isinstance(done.exception, ValueError)
+    assert said in str(done.exception)
+    assert not place.exists()
 
 
 @pytest.mark.parametrize("schedule", [DDPM(), EDM(), Flow(), VPSDE(), Truncated(EDM(), 0.5, 30.0)], ids=str)

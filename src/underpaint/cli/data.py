@@ -91,8 +91,16 @@ def stats(
     from ..recipes.statistics.sources import open_data, parse_size
 
     if jacobian:
-        odd = {"--features": features, "--latents": encoder, "--size": size, "--shrinkage": shrinkage}
-        named = [name for name, value in odd.items() if value is not None]
+        odd: dict[str, object] = {
+            "--features": features,
+            "--latents": encoder,
+            "--size": size,
+            "--mode": mode,
+            "--column": column,
+        }
+        odd |= {"--shrinkage": shrinkage, "--kind": kind != "auto", "--split": split != "train"}
+        odd |= {"--precise": precise, "--strict": strict, "--checkpoint": checkpoint}
+        named = [name for name, value in odd.items() if value]
         if named:
             raise ValueError(f"Statistics by --jacobian are of a model's own states; leave out {', '.join(named)}.")
         _from_network(data, place, rank, samples, (prompt, label, guidance, negative), device, dtype, as_json, quiet)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...bounds import MOST_ITEMS, integer
 from ...calibration.own_samples import VarianceRatio, compare_with_samples
 from ...calibration.statistics import fit_from_model
 from ...data.store import save_gaussian
@@ -67,8 +68,10 @@ def take_from_network(
     """
     model, case = load_on(str(place), device, dtype), case or Conditioning()
     denoise, dimension = find_denoiser(model, case), model.dimension
-    levels, count = levels_to_try(model.schedule), 32 if samples is None else samples
-    gaussian = fit_from_model(denoise, dimension, levels, min(rank or 64, dimension), samples=count)
+    levels = levels_to_try(model.schedule)
+    count = integer(32 if samples is None else samples, "number of samples to compare with", 2, MOST_ITEMS)
+    kept = min(64, dimension) if rank is None else rank
+    gaussian = fit_from_model(denoise, dimension, levels, kept, samples=count)
     compared = compare_with_samples(denoise, gaussian, levels[0], count)
     of = "" if case == Conditioning() else f" ({case})"
     notes = {
