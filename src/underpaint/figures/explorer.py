@@ -184,16 +184,17 @@ def contest(result: SolverErrors) -> Figure:
     starts = {"from the start": "", f"after a jump to σ/α = {result.ratio:.3g}": AFTER}
     if not result.jumps:
         starts.popitem()
-    names, seeds, inch = ["fine solution", *result.solvers], min(4, len(result.fine)), image_inch(result.fine)
+    names, seeds, inch = ["fine solution", *result.names()], min(4, len(result.fine)), image_inch(result.fine)
     wide, tall = seeds * inch + 0.3, max(3.2, len(names) * inch + 0.9)
     figure = Figure(figsize=(1.4 + len(starts) * wide + 5.6, tall), layout="constrained")
     *panels, right = figure.subplots(1, len(starts) + 1, width_ratios=[*[wide] * len(starts), 4.2])
     for k, (title, suffix) in enumerate(starts.items()):
-        rows = [result.fine, *(result.finals[name + suffix] for name in result.solvers)]
+        blank = torch.ones_like(result.fine)  # a calibrated plan jumps by itself
+        rows = [result.fine, *(result.finals.get(name + suffix, blank) for name in result.names())]
         show(panels[k], torch.stack(rows)[:, :seeds], () if k else names)
         panels[k].set_title(title)
         _distances(right, result, suffix, title, k)
-    right.set_yticks(range(len(result.solvers)), [f"{name}\n{result.nfe[name]} calls" for name in result.solvers])
+    right.set_yticks(range(len(names) - 1), [f"{name}\n{result.nfe[name]} calls" for name in result.names()])
     right.invert_yaxis()
     right.set(title="distance from the fine solution", xlabel="root mean square per number", xscale="log")
     right.legend()
@@ -202,7 +203,7 @@ def contest(result: SolverErrors) -> Figure:
 
 def _distances(axes: Axes, result: SolverErrors, suffix: str, label: str, k: int) -> None:
     """Mean and range over seeds, a row for each solver, those of the k-th start a little lower."""
-    errors = [result.error[name + suffix] for name in result.solvers]
+    errors = [result.error[name + suffix] for name in result.names(suffix)]
     mean, low, high = (torch.stack([getattr(e, part) for e in errors]) for part in ("mean", "low", "high"))
     spread = torch.stack([mean - low, high - mean]).clamp(min=0).numpy()
     places, colour = torch.arange(len(errors)) + 0.24 * k - 0.12, (COLOURS["network"], ACCENT)[k]

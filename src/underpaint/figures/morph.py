@@ -43,7 +43,7 @@ def morph_strips(result: Morph) -> Figure:
     ]
     shares = torch.linspace(0, 1, points).tolist()
     show(axes, result.pictures, names, [f"{share:.2g}" for share in shares])
-    left, right = lower.subplots(1, 2)
+    left, *right = lower.subplots(1, 1 if result.log_prob is None else 2, squeeze=False)[0]
     _lines(left, shares, result, result.residual)
     left.set(
         title=f"what the network takes away at σ/α = {float(result.residual_level.ratio):.2g}",
@@ -52,13 +52,18 @@ def morph_strips(result: Morph) -> Figure:
         ylim=(0, None),
     )
     left.legend(fontsize=7)
-    _lines(right, shares, result, result.log_prob, result.log_prob_error)
-    right.set(
+    if result.log_prob is not None:
+        _densities(right[0], shares, result, result.log_prob)
+    return figure
+
+
+def _densities(axes: Axes, shares: list[float], result: Morph, density: Tensor) -> None:
+    _lines(axes, shares, result, density, result.log_prob_error)
+    axes.set(
         title=f"log density at σ/α = {float(result.noised.ratio):.2g}, less that of the ends",
         xlabel="share of the path",
         ylabel="nats a number of the state",
     )
-    return figure
 
 
 def _lines(axes: Axes, shares: list[float], result: Morph, values: Tensor, error: Tensor | None = None) -> None:

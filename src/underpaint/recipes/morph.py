@@ -60,7 +60,7 @@ class MorphSettings:
         levels: from ``begin`` to ``ratio``, evenly in the logarithm.
         rounds: at each level.
         walkers: noisy pictures for each point of a principal curve.
-        probes: random probes for the trace in each density.
+        probes: random probes for the trace in each density; 0 leaves the densities out, which cost the most.
         draws: noises for each residual, at sigma/alpha ``residual_ratio``.
         seed: of walkers and probes.
     """
@@ -86,7 +86,8 @@ class MorphSettings:
         integer(self.levels, "number of levels", 2, 10_000)
         integer(self.rounds, "number of rounds", 1, 10_000)
         integer(self.walkers, "number of walkers", 2, 10_000)
-        integer(self.probes, "number of probes", 2, 10_000)
+        if self.probes != 0:
+            integer(self.probes, "number of probes", 2, 10_000)
         integer(self.draws, "number of noises", 1, 10_000)
         integer(self.seed, "seed", 0, SEEDS - 1)
         number(self.ratio, "ratio of a path", 1e-4, 1e4)
@@ -95,7 +96,7 @@ class MorphSettings:
 
 @dataclass(frozen=True, eq=False)
 class Morph:
-    """Paths of K pictures; rows of the tensors go with ``paths``."""
+    """Paths of K pictures; rows of the tensors go with ``paths``. Densities are None where there were no probes."""
 
     setup: dict[str, Any]
     paths: tuple[str, ...] = quantity("name")
@@ -105,8 +106,10 @@ class Morph:
     distance: float = quantity("root mean square difference of the two pictures, a number of the state")
     length: Tensor = quantity("length along the path over the distance of its ends [path]")
     residual: Tensor = quantity("root mean square of x - D(noised x), a number of the state [path, point]")
-    log_prob: Tensor = quantity("log density less the mean of that of the two pictures, nats a number [path, point]")
-    log_prob_error: Tensor = quantity("standard error of the density, nats a number [path, point]")
+    log_prob: Tensor | None = quantity(
+        "log density less the mean of that of the two pictures, nats a number [path, point]"
+    )
+    log_prob_error: Tensor | None = quantity("standard error of the density, nats a number [path, point]")
     pull: dict[str, Tensor] = quantity("root mean square of (D(x) - x) across a string, over the level's sigma/alpha")
     pictures: Tensor = picture()
 
@@ -163,7 +166,9 @@ def morph(
     rows = torch.stack([path.rows for path in found])
     noised, measured = (sampler.model.schedule.level(ratio) for ratio in (settings.ratio, settings.residual_ratio))
     residual = [denoise_around(denoise, path, measured, settings.draws, settings.seed)[1] for path in rows]
-    density, error = _log_probs(sampler, denoise, rows, noised, settings, progress)
+    density, error = None, None
+    if settings.probes:
+        density, error = _log_probs(sampler, denoise, rows, noised, settings, progress)
     return Morph(
         setup=describe(sampler, first.case, ()) | {"toward": last.case.condition},
         paths=settings.paths,

@@ -16,6 +16,7 @@ from ...noise import NoiseLevel, Schedule, spaced_ratios
 from ...progress import Progress, silent
 from ...sampling.auto import predicted_error
 from ...sampling.exponential import gaussian_exponential
+from ...sampling.fitted import Calibration, read_calibration
 from ...sampling.solvers import SOLVERS, Solver, dpmpp_3m
 from ...sampling.teleport import respend, teleport
 from ...sampling.trajectory import initial_noise, sample
@@ -24,6 +25,7 @@ from ...theory.gaussian import Gaussian
 from ..shared.request import Conditioning, Request, Sampler, describe, find_denoiser, network_calls, only
 from ..shared.results import picture, quantity
 from .painting import known_gaussian
+from .plans import plan_from_data
 
 
 @dataclass(frozen=True)
@@ -127,12 +129,14 @@ class SolverComparison:
         ratio: sigma/alpha that the jumps land on; their calls are *re-spent* below it.
         low: levels are even in log(sigma/alpha) down to this one; None keeps to the schedule's own grid.
         fine: steps of the fine solution.
+        plan: `FROM_DATA` for a calibrated plan that is made of the data alone, or a file of plans; None for no plan.
     """
 
     calls: int = 8
     ratio: float = 10.0
     low: float | None = 0.1
     fine: int = 50
+    plan: str | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.calls <= self.fine or self.fine < 4:
@@ -158,7 +162,7 @@ class SolverComparison:
 @dataclass(frozen=True, eq=False)
 class SolverErrors:
     """Distance of each solver's pictures from the fine solution; images [seed, C, H, W] by solver, those after the jump
-    under the solver's name and `AFTER`."""
+    under the solver's name and `AFTER`, and those of a calibrated plan, which jumps by itself, under `PLAN`."""
 
     setup: dict[str, Any]
     ratio: float = quantity("sigma/alpha that the jumps land on")
@@ -174,9 +178,14 @@ class SolverErrors:
     def best(self) -> str:
         return min(self.error, key=lambda name: float(self.error[name].mean))
 
+    def names(self, suffix: str = "") -> tuple[str, ...]:
+        """The solvers from the start, the calibrated plan among them; with `AFTER`, those after the jump."""
+        return tuple(name for name in (*self.solvers, PLAN) if name + suffix in self.error)
 
-#: What is added to a solver's name where it starts after the jump.
-AFTER = ", after the jump"
+
+#: What is added to a solver's name where it starts after the jump; a calibrated plan's name; and where that comes from
+#: if not from a file.
+AFTER, PLAN, FROM_DATA = ", after the jump", "calibrated plan", "data"
 
 
 def log_grid(schedule: Schedule, steps: int, low: float | None = None, start: float | None = None) -> NoiseLevel:
@@ -188,22 +197,30 @@ def log_grid(schedule: Schedule, steps: int, low: float | None = None, start: fl
 
 
 def compare_solvers(
-    sampler: Sampler, request: Request, contest: SolverComparison | None = None, progress: Progress = silent
+    sampler: Sampler,
+    request: Request,
+    contest: SolverComparison | None = None,
+    progress: Progress = silent,
+    plans: Calibration | None = None,
 ) -> SolverErrors:
     """Sample the seeds with each solver at equal calls (Heun, two a step, may spend one less), from the start and after
-    a jump.
+    a jump; and by a calibrated plan of as many calls, if one is asked for.
 
     Without statistics of the data there are no jumps, and no Gaussian exponential integrator.
 
+    Args:
+        plans: those that the contest asks for, where they are known already.
+
     Raises:
-        ValueError: several conditions, or a jump that lands above the first level.
+        ValueError: several conditions, a jump that lands above the first level, or no plan of so many calls.
     """
     contest, case, schedule = contest or SolverComparison(), only(request, sampler), sampler.model.schedule
     gaussian = None if sampler.theory.everything is None else jumping_gaussian(sampler, case)[0]
     solvers: dict[str, Solver] = {name: solver for name, (solver, _) in SOLVERS.items()}
     if gaussian is not None:
         solvers["Gaussian exponential"] = gaussian_exponential(gaussian, corrector=True, ending="denoised")
-    rounds = len(solvers) * (1 if gaussian is None else 2)
+    planned = _planned(sampler, request, case, contest, plans, progress)
+    rounds = len(solvers) * (1 if gaussian is None else 2) + (planned is not None)
     advance = progress("solvers", contest.fine + rounds * contest.calls)
     denoise = counted(find_denoiser(sampler.model, case), advance)
     start = initial_noise(request.seeds, sampler.model.dimension, sampler.level[0])
@@ -215,6 +232,9 @@ def compare_solvers(
         if gaussian is not None:
             jump = contest.level(schedule, steps, jump=True)
             runs[name + AFTER] = teleport(gaussian, denoise, start, jump, 1, solver)
+    if planned is not None:
+        solver, level = planned
+        runs[PLAN] = sample(denoise, start, level, solver)
     calls = network_calls(sampler.model, case)
     error = {name: agreement.mean_squared_error(run.final, fine).sqrt() for name, run in runs.items()}
     return SolverErrors(
@@ -228,3 +248,19 @@ def compare_solvers(
         fine=sampler.model.images(fine),
         finals={name: sampler.model.images(run.final) for name, run in runs.items()},
     )
+
+
+def _planned(
+    sampler: Sampler,
+    request: Request,
+    case: Conditioning,
+    contest: SolverComparison,
+    plans: Calibration | None,
+    progress: Progress,
+) -> tuple[Solver, NoiseLevel] | None:
+    """The solver and the grid of the calibrated plan that is asked for."""
+    if contest.plan is None:
+        return None
+    if plans is None and contest.plan == FROM_DATA:
+        plans = plan_from_data(sampler, case, contest.calls, request.statistics or (request.model,), progress)
+    return (plans or read_calibration(contest.plan)).solver(known_gaussian(sampler), contest.calls)
