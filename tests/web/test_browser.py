@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(LACKING), reason=f"not i
 WAIT = 120_000
 #: The buttons of each tab but the first, which is answered already.
 ASKED = {"Theory": ["features"], "Teleport": ["teleport", "solvers"], "Perturb": ["perturb"], "Map": ["map"],
-         "Retrieve": ["retrieve"]}  # fmt: skip
+         "Morph": ["morph"], "Retrieve": ["retrieve"]}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def visitor(browser: Any, address: str) -> Iterator[Visitor]:
 def test_a_first_painting_is_there_without_asking(visitor: Visitor):
     assert visitor.page.locator("#paint-view .frames figure").count() == 4
     assert "σ/α" in visitor.words("#paint-view output")
-    assert visitor.numbers("paint")["setup"]["seeds"] == [0]
+    assert visitor.numbers("paint")["setup"]["seeds"] == [int(visitor.page.get_by_label("Seed").first.input_value())]
 
 
 def test_the_film_is_moved_by_keys_and_plays(visitor: Visitor):
@@ -163,6 +163,22 @@ def test_every_tab_answers(visitor: Visitor):
                 assert opened == cells.nth(1).get_attribute("aria-label")
                 cells.nth(1).press("ArrowRight")
                 assert visitor.words(f"#{key}-view .opened figcaption >> nth=0") != opened
+
+
+def test_the_tour_leads_on_by_keys_alone(visitor: Visitor):
+    page = visitor.page
+    page.locator("#tour-next").focus()
+    for number, key in enumerate(("paint", "features", "teleport", "perturb", "retrieve", "teleport"), 1):
+        page.evaluate(f"document.querySelector('#{key}-files .answer')?.replaceChildren()")
+        page.keyboard.press("Enter")
+        page.wait_for_function(f"document.querySelector('#tour-words').innerText.startsWith('Step {number} of 6')")
+        page.wait_for_selector(f"#{key}-files a", timeout=WAIT)
+        assert page.locator(f"#{key}-view").is_visible()
+        assert page.locator(f"#{key}-view .answer.old").count() == 0
+    setup = visitor.numbers("teleport")["setup"]
+    assert (setup["condition"], setup["guidance"]) == (9, 8)
+    page.locator("#tour button").first.press("Enter")
+    page.locator("#tour-words").wait_for(state="hidden")
 
 
 def test_a_tab_is_asked_and_a_picture_opened_by_keys_alone(visitor: Visitor):
@@ -249,6 +265,8 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(browser: Any, address: str)
         for key in keys:
             narrow.request(key)
         assert narrow.page.evaluate("document.documentElement.scrollWidth") == 390
+        tops = [narrow.page.locator(part).bounding_box()["y"] for part in (".tab-wrapper", "#tour", "#subject")]
+        assert tops == sorted(tops)  # the tabs come first
         too_wide = "[...document.querySelectorAll('.answer > *')].some(e => e.getBoundingClientRect().right > 391)"
         assert not narrow.page.evaluate(too_wide)
     narrow.content()

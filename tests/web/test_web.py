@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextvars
 import io
+import itertools
 import json
 import re
 import runpy
@@ -14,8 +15,10 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -29,20 +32,34 @@ from typer.testing import CliRunner
 import underpaint.web.server_state
 from underpaint import assets
 from underpaint.cli import app
-from underpaint.data.store import save_gaussian
+from underpaint.data.store import load_gaussian, save_gaussian
+from underpaint.noise import DDPM
 from underpaint.progress import silent
 from underpaint.recipes.explorer.painting import Curves
-from underpaint.recipes.explorer.teleport import SolverComparison
-from underpaint.recipes.shared.request import Request
+from underpaint.recipes.explorer.steady import moved_by_other_noise
+from underpaint.recipes.explorer.teleport import PLAN, SolverComparison
+from underpaint.recipes.shared.request import Conditioning, Request, Sampler
 from underpaint.recipes.shared.results import to_json
+from underpaint.sampling.fitted import Calibration, Plan, fingerprint, write_calibration
+from underpaint.sampling.trajectory import initial_noise, sample
 from underpaint.theory.gaussian import Gaussian
 from underpaint.web import show
 from underpaint.web.checks import Read, condition
 from underpaint.web.script import constructor
-from underpaint.web.server_state import TELL_SECONDS, ServerState, Stopped, watched
+from underpaint.web.server_state import (
+    MADE_PLAN,
+    NO_PLAN,
+    STEADY_SEEDS,
+    STEADY_STEPS,
+    TELL_SECONDS,
+    ServerState,
+    Stopped,
+    watched,
+)
 from underpaint.web.show import Answer
 from underpaint.web.tabs import TABS, ask
 from underpaint.web.tabs.painting import OWN
+from underpaint.web.tour import TOUR
 from underpaint.web.turns import MAX_WAITING
 
 needs_gradio = pytest.mark.skipif(find_spec("gradio") is None, reason="the extra web (gradio) is not installed")
@@ -53,7 +70,8 @@ VALUES: dict[str, Any] = {
     "schedule": OWN, "variance": 0.0, "at": 0.5, "seeds": 2, "tolerance": 0.1, "calls": 4, "landing": 0.5,
     "levels": "the model's own", "direction": "data", "number": 1, "magnitude": 4, "from": 0.0, "to": 0.5,
     "across": "path of the estimate", "across number": 1, "down": "random", "down number": 2, "enter": 0.5,
-    "span": 0.3, "points": 3, "toward": "", "neighbours": 2,
+    "span": 0.3, "points": 3, "toward": "", "neighbours": 2, "other seed": 8, "other end": "", "path": "arc of noise",
+    "pictures": 5, "plan": NO_PLAN,
 }  # fmt: skip
 
 
@@ -110,7 +128,7 @@ def test_the_page_starts_with_what_was_given_and_offers_the_box(server_state: Se
     assert server_state.first == "tiny"
     assert set(server_state.places) == {"tiny", *assets.names()}
     boxed = ServerState()
-    assert boxed.first == ("emoji-scenes" if "emoji-scenes" in assets.names() else "fashion-mnist")
+    assert boxed.first == "fashion-mnist"  # where theory and network agree
     assert ServerState(("fashion-mnist",)).first == "fashion-mnist"
 
 
@@ -125,6 +143,8 @@ def test_folders_of_one_name_are_told_apart(place: Path, tmp_path: Path):
         ((("nowhere",),), "There is no model 'nowhere'"),
         (((), ("a",)), "1 files of statistics for 0 models"),
         ((("fashion-mnist",), ("nowhere.safetensors",)), "There is no file nowhere.safetensors"),
+        (((), (), None, None, ("a",)), "1 files of calibrated plans for 0 models"),
+        ((("fashion-mnist",), (), None, None, ("nowhere.json",)), "nowhere.json"),
     ],
 )
 def test_the_desk_says_what_is_missing(arguments, words: str):
@@ -168,12 +188,17 @@ def test_questions_out_of_bounds_are_refused_whatever_the_page_lets_through(
         ("Teleport", {"tolerance": 0}, "The allowed error must be"),
         ("Solvers", {"calls": 1000}, "The number of calls must be"),
         ("Solvers", {"levels": "magic"}, "The levels must be one of even in log σ/α, the model's own"),
+        ("Solvers", {"plan": "/etc/passwd"}, "The plan must be one of none, made of the data"),
         ("Perturb", {"direction": "/etc/passwd.safetensors"}, "The direction must be one of"),
         ("Perturb", {"number": 99}, "The number of the direction must be"),
         ("Perturb", {"to": 7}, "The share of the way must be"),
         ("Perturb", {"magnitude": float("inf")}, "The magnitude must be"),
         ("Map", {"points": 99}, "The number of points must be"),
         ("Map", {"span": -1}, "The span must be"),
+        ("Morph", {"path": "curvy"}, "The path must be one of arc of noise, minimum energy, principal curve"),
+        ("Morph", {"pictures": 99}, "The number of pictures must be a whole number from 3 to 15"),
+        ("Morph", {"other seed": 3}, "A path needs two pictures"),
+        ("Morph", {"other seed": -1}, "The other seed must be"),
         ("Retrieve", {"neighbours": 0}, "The number of neighbours must be"),
     ],
 )
@@ -341,7 +366,7 @@ def test_stopped_work_ends_inside_the_recipe(server_state: ServerState):
         if done == 1:
             stopped.set()
 
-    for tab in ("Paint", "Teleport", "Solvers", "Perturb", "Map", "Retrieve"):
+    for tab in ("Paint", "Teleport", "Solvers", "Perturb", "Map", "Morph", "Retrieve"):
         stopped.clear()
         with pytest.raises(Stopped):
             TABS[tab](server_state, VALUES, watched(stopped, tell))
@@ -390,9 +415,10 @@ SUBJECT = {"model", "label", "seed", "steps", "solver"}
         ("Theory", {"model", "schedule", "variance", "at"}),
         ("Features", SUBJECT),
         ("Teleport", SUBJECT | {"seeds", "tolerance"}),
-        ("Solvers", SUBJECT | {"seeds", "calls", "landing", "levels"}),
+        ("Solvers", SUBJECT | {"seeds", "calls", "landing", "levels", "plan"}),
         ("Perturb", SUBJECT | {"direction", "number", "magnitude", "from", "to"}),
         ("Map", SUBJECT | {"across", "across number", "down", "down number", "enter", "span", "points", "toward"}),
+        ("Morph", SUBJECT | {"other seed", "other end", "path", "pictures"}),
         ("Retrieve", SUBJECT | {"neighbours"}),
     ],
 )
@@ -447,6 +473,23 @@ def test_the_film_of_jumps(answers: dict[str, Answer]):
     assert "5 steps skipped, 1 calls instead of 6 (5 saved)" in film["captions"][-1]
 
 
+def test_the_film_of_a_path_is_beside_the_straight_line(answers: dict[str, Answer]):
+    """Both begin and end with the two samples; the dots of the chart are what the network takes away."""
+    answer, film = answers["Morph"], answers["Morph"].view["film"]
+    assert [frame["name"] for frame in film["frames"]] == ["straight line", "arc of noise"]
+    assert (film["split"], len(film["captions"]), film["captions"][2]) == (2, 5, "picture 3 of 5: 50% of the way")
+    straight, path = (pictures(frame).float() for frame in film["frames"])
+    assert torch.equal(straight[:, :8], path[:, :8])
+    assert torch.equal(straight[:, -8:], path[:, -8:])
+    for shown, found in zip((straight, path), answer.result.pictures, strict=True):
+        assert torch.equal(shown, pictures(show.sheet(found.unsqueeze(0))).float())
+    assert not torch.equal(straight, path)
+    lines = film["chart"]["lines"]
+    assert [line["name"] for line in lines] == ["straight line", "arc of noise"]
+    assert [point[1] for point in lines[0]["points"]] == pytest.approx(answer.result.residual[0].tolist(), rel=1e-4)
+    assert answer.result.log_prob is None
+
+
 def test_grids_have_a_caption_for_every_picture(answers: dict[str, Answer]):
     for tab, shape in (("Features", (2, 9)), ("Solvers", (6, 2)), ("Perturb", (4, 7)), ("Map", (3, 3))):
         grid = answers[tab].view["grids"][0]
@@ -462,6 +505,50 @@ def test_neighbours_are_the_data_themselves(answers: dict[str, Answer], place: P
     nearest = int(answer.result.index[-1, 0])
     assert torch.equal(pictures(grid)[8:16, -8:], torch.from_numpy(data[nearest]))
     assert f"Training image {nearest}," in grid["captions"][1][-1]
+
+
+def test_a_calibration_that_was_given_is_among_the_solvers(place: Path, tmp_path: Path):
+    """Its pictures are those of its plan, and its distance stands beside the others'."""
+    statistics = str(place / "stats.safetensors")
+    gaussian = load_gaussian(statistics)
+    made = Plan(DDPM().grid(4), solver="exponential-2c")
+    file = tmp_path / "plans.json"
+    write_calibration(file, Calibration((made,), {"cases": ["class 3"], "gaussian": fingerprint(gaussian)}))
+    state = ServerState((str(place / "tiny"),), (statistics,), calibrations=(str(file),))
+    assert state.plans("tiny") == ("plans.json", NO_PLAN, MADE_PLAN)
+    assert state.plans("fashion-mnist") == (NO_PLAN, MADE_PLAN)
+    values = VALUES | {"plan": "plans.json"}
+    answer = TABS["Solvers"](state, values, silent)
+    started, jumped = answer.view["grids"]
+    assert started["rowNames"][-1] == f"calibrated plan: {show.mean(answer.result.error[PLAN])}"
+    assert not any("plan" in name for name in jumped["rowNames"])
+    _, sampler = state.request(values, 2)
+    start = initial_noise((3, 4), 192, made.level[0])
+    final = sample(sampler.model, start, made.level, made.after_jump(gaussian)).final
+    torch.testing.assert_close(answer.result.finals[PLAN], sampler.model.images(final))
+    assert answer.result.nfe[PLAN] == 4
+    assert answer.view["words"][-1] == (
+        "The calibrated plan was made for class 3, and here it is run for unconditional."
+    )
+    assert "plan='plans.json'" in answer.script
+    other = TABS["Solvers"](state, values | {"calls": 3}, silent)
+    assert other.view["words"][-1].startswith("plans.json has plans of 4 calls")
+    assert PLAN not in other.result.error
+
+
+@pytest.mark.slow
+def test_a_plan_is_made_of_the_data_alone_where_none_was_given(server_state: ServerState):
+    """Once for each number of calls, without a call of the network; never with guidance."""
+    _, sampler = server_state.request(VALUES)
+    silenced = replace(sampler, model=replace(sampler.model, network=None))
+    plans = server_state.made_plan("tiny", silenced, Conditioning(), 4, silent)
+    assert [plan.calls for plan in plans.plans] == [4]
+    assert server_state.made_plan("tiny", silenced, Conditioning(), 4, None) is plans
+    answer = TABS["Solvers"](server_state, VALUES | {"plan": MADE_PLAN}, silent)
+    assert answer.view["grids"][0]["rowNames"][-1].startswith("calibrated plan: ")
+    assert "without a call of the network" in answer.view["words"][-1]
+    with pytest.raises(ValueError, match="is for a guidance of 1"):
+        server_state.made_plan("tiny", sampler, Conditioning(3, 2.0), 4, silent)
 
 
 def test_theory_is_of_the_data_whatever_is_painted(server_state: ServerState):
@@ -566,7 +653,8 @@ def test_every_answer_says_how_to_bring_it_up_to_date(address: str):
 
     parts = httpx.get(f"{address}config").json()["components"]
     words = {part["props"]["value"] for part in parts if str(part["props"].get("elem_id")).endswith("-run")}
-    again = {part["props"]["elem_id"]: part["props"]["props"]["again"] for part in parts if part["type"] == "html"}
+    answers = [part["props"] for part in parts if "again" in part["props"].get("props", {})]
+    again = {props["elem_id"]: props["props"]["again"] for props in answers}
     assert set(again) == {f"{tab.lower()}-{part}" for tab in TABS for part in ("view", "files")}
     assert {f"Press “{word}” for the new ones." for word in words} < set(again.values())
 
@@ -681,17 +769,129 @@ def test_what_goes_wrong_becomes_one_sentence(caplog: pytest.LogCaptureFixture):
 @needs_gradio
 def test_the_page_fits_its_controls_to_the_model(server_state: ServerState):
     from underpaint.web.layout import build
-    from underpaint.web.page import Page
+    from underpaint.web.page import FITTED, Page
 
     _, page = build(server_state)
     assert isinstance(page, Page)
     assert set(page.controls) == set(VALUES)
-    prompt, label, guidance, toward = page.fitting("tiny")
-    assert not any(update["visible"] for update in (prompt, label, guidance, toward))
+    assert len(page.fitting("tiny")) == len(FITTED)
+    assert not any(update.get("visible") for update in page.fitting("tiny"))
     label = page.fitting("fashion-mnist")[1]
+    assert page.fitting("fashion-mnist")[2]["value"] == 1  # where theory and network agree
     assert label["visible"]
     assert label["choices"][:3] == ["any", ("0: T-shirt", "0"), ("1: trouser", "1")]
     assert server_state.class_names("tiny") == []
+
+
+# ---- how the page begins, and its tour ------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def page() -> Any:
+    pytest.importorskip("gradio")
+    from underpaint.web.layout import build
+
+    return build(ServerState())[1]
+
+
+def test_the_page_begins_with_seeds_that_are_not_on_a_border(page: Any, monkeypatch: pytest.MonkeyPatch):
+    """Of the seeds that were tried, no two neighbours move less when their noise changes a little."""
+    state = page.server_state
+    seed = state.steady_seed(state.first)
+    model = state.model(state.first)
+    sampler = Sampler(model, model.schedule.grid(STEADY_STEPS))
+    moved = moved_by_other_noise(sampler, model, range(STEADY_SEEDS)).tolist()
+    worst = [max(pair) for pair in itertools.pairwise(moved)]
+    assert worst[seed] == min(worst)
+    monkeypatch.setattr(underpaint.web.server_state, "moved_by_other_noise", None)
+    assert state.steady_seed(state.first) == seed  # found once
+    first, view = page.began()
+    assert first == view["settings"]["seed"] == seed
+    assert view["settings"] == {"model": "fashion-mnist", "label": "any", "seed": seed, "steps": 12, "solver": "ddim"}
+    assert page.controls["guidance"].value == 1
+
+
+def test_the_curve_that_theory_begins_with_is_not_flat(page: Any):
+    view = TABS["Theory"](page.server_state, page.defaults("fashion-mnist"), silent).view
+    for title in ("ψ: the component in the state", "gain: what becomes of a nudge"):
+        (chart,) = (chart for chart in view["charts"] if chart["title"] == title)
+        chosen = [point[1] for point in chart["lines"][-1]["points"]]
+        assert max(chosen) > 2 * min(chosen)
+        assert chosen not in [[point[1] for point in line["points"]] for line in chart["lines"][:-1]]
+
+
+def test_a_step_of_the_tour_sets_every_control_and_says_what_to_look_at(page: Any):
+    seed, outputs = page.server_state.steady_seed("fashion-mnist"), [*page.controls, "tabs", "words", "onward"]
+    visitor, first = SimpleNamespace(session_hash="anna"), {name: c.value for name, c in page.controls.items()}
+    for number, stage in enumerate(TOUR, 1):
+        updates = page.touring(number)(visitor)
+        assert len(updates) == len(outputs) + len(TOUR)
+        found = dict(zip(outputs, updates, strict=False))
+        values = {name: found[name]["value"] for name in page.controls}
+        assert values == first | {"model": "fashion-mnist", "seed": seed} | dict(stage.settings)
+        assert found["tabs"]["selected"] == stage.page
+        assert f"Step {number} of 6: {stage.name}.</b> {stage.words}" in found["words"]
+        assert 2 <= stage.words.count(". ") + 1 <= 4
+        assert f'data-next="{number % 6 + 1}"' in found["words"]
+        assert [update["variant"] for update in updates[-6:]].index("primary") == number - 1
+    assert [stage.name for stage in TOUR] == ["Watch", "Predict", "Skip", "Nudge", "Retrieve", "Break"]
+    assert TOUR[-1].settings["guidance"] > 1
+    assert all("guidance" not in stage.settings for stage in TOUR[:-1])
+
+
+def contrast(one: str, other: str) -> float:
+    """Of two colours #rrggbb, as WCAG 2.1 defines it."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@needs_gradio
+def test_words_can_be_read_by_light_and_in_the_dark():
+    """The theme's text on its grounds, and the page's own ink on its paper."""
+    from underpaint.web.server import _DARK, _LIGHT, _theme
+
+    theme = _theme()
+    assert (theme.body_background_fill, theme.body_background_fill_dark) == ("#fdfbf7", "#16162a")
+    for colours in (_LIGHT, _DARK):
+        assert contrast(colours["body_text_color"], colours["body_background_fill"]) > 7
+        assert contrast(colours["button_primary_text_color"], colours["button_primary_background_fill"]) > 4.5
+    for ground in ("block_background_fill", "input_background_fill", "button_secondary_background_fill"):
+        assert contrast(_DARK["body_text_color"], _DARK[ground]) > 4.5
+    folder = Path(underpaint.web.server_state.__file__).parent
+    light, dark = re.findall(r"{ (--paper: [^}]*)}", (folder / "page.css").read_text())
+    (by_day, at_night) = (dict(part.strip().split(": ") for part in kind.split(";")[:-1]) for kind in (light, dark))
+    assert by_day.keys() == at_night.keys()
+    assert contrast(by_day["--ink"], "#ffffff") > 7
+    assert contrast(at_night["--ink"], at_night["--paper"]) > 7
+    assert contrast(at_night["--theory"], at_night["--paper"]) > 4.5
+    script = (folder / "result.js").read_text()
+    assert not re.findall(r"#[0-9a-f]{3,6}\b|\bblack\b|\bwhite\b", script)  # colours are the style's, or the answer's
+
+
+@needs_gradio
+def test_every_step_of_the_tour_runs_its_tab_and_can_be_reached_by_keys(address: str):
+    """Each has a button, in a box that a button folds away; a click sets the controls, and then asks the tab."""
+    import httpx
+
+    config = httpx.get(f"{address}config").json()
+    parts = {part["id"]: part for part in config["components"]}
+    named = {part["props"].get("elem_id"): part["id"] for part in config["components"]}
+    (box,) = [part for part in parts.values() if part["props"].get("elem_id") == "tour"]
+    assert (box["type"], box["props"]["open"]) == ("accordion", True)
+    for number, stage in enumerate(TOUR, 1):
+        (ready,) = [c for c in config["dependencies"] if [named[f"tour-{number}"], "click"] in c["targets"]]
+        asked = [c for c in config["dependencies"] if c["trigger_after"] == ready["id"]]
+        assert [c["outputs"] for c in asked] == [[named[f"{stage.tab.lower()}-{part}"] for part in ("view", "files")]]
+        assert asked[0]["trigger_only_on_success"]
+        stops = [c for c in config["dependencies"] if [named[f"{stage.tab.lower()}-stop"], "click"] in c["targets"]]
+        assert any(asked[0]["id"] in stop["cancels"] for stop in stops)
+    (onward,) = [c for c in config["dependencies"] if [named["tour-next"], "click"] in c["targets"]]
+    assert onward["backend_fn"] is False
+    assert "tour-${next}" in onward["js"]
 
 
 def test_the_command_says_how_to_get_what_it_needs(monkeypatch: pytest.MonkeyPatch):

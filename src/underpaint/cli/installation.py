@@ -58,6 +58,9 @@ def explore(
     gaussian: Annotated[
         list[str] | None, typer.Option("--gaussian", help="Statistics for the first --model, the second, and so on.")
     ] = None,
+    calibration: Annotated[
+        list[str] | None, typer.Option("--calibration", help="Calibrated plans, for each --model as --gaussian.")
+    ] = None,
     port: Annotated[
         int | None, typer.Option("--port", help="Default: the first free one from 7860.", min=1, max=65535)
     ] = None,
@@ -79,4 +82,4 @@ def explore(
         if not quiet:
             out.print(f"The explorer is at {address}", highlight=False, soft_wrap=True)
 
-    serve(tuple(models or ()), tuple(gaussian or ()), port, share, say, device, dtype)
+    serve(tuple(models or ()), tuple(gaussian or ()), port, share, say, device, dtype, tuple(calibration or ()))

@@ -12,7 +12,7 @@ from ..models.model import Condition, Model
 #: The page's controls by name.
 Values = Mapping[str, Any]
 
-MAX_STEPS, MAX_SEEDS, MAX_POINTS, MAX_PROMPT = 100, 8, 9, 300
+MAX_STEPS, MAX_SEEDS, MAX_POINTS, MAX_PICTURES, MAX_PROMPT = 100, 8, 9, 15, 300
 
 
 class Read(Mapping[str, Any]):

@@ -7,12 +7,15 @@ from typing import Any
 
 import gradio as gr
 
+from ..figures.morph import WORDS
 from ..recipes.explorer.painting import SCHEDULES
-from .checks import DIRECTIONS, MAX_POINTS, MAX_SEEDS, MAX_STEPS
-from .page import PROMPT, Page
+from .checks import DIRECTIONS, MAX_PICTURES, MAX_POINTS, MAX_SEEDS, MAX_STEPS
+from .page import FITTED, PROMPT, Page
 from .server_state import ServerState
 from .tabs.fewer_calls import LEVELS
+from .tabs.morphing import PATHS
 from .tabs.painting import OWN
+from .tour import TOUR, onward, words
 
 _TITLE = """# underpaint
 A diffusion model begins with noise and takes it away, step by step, until a picture stands. Much of what it does on
@@ -33,13 +36,13 @@ _PAINT = """A picture on its way. The network's estimate of it settles from coar
 later; beside it, what the Gaussian makes of the same noise. **Try:** play it, or move the slider with the arrow keys,
 and watch the bars fill from the top down. Then take another seed."""
 
-_THEORY = """For Gaussian data all of the way is known: each principal component runs by itself, and the larger its
-variance λ, the earlier it is painted. The thick curve is the λ you choose, the black line the time. **Try:** move
+_THEORY = """### When each component is painted
+For Gaussian data all of the way is known: each principal component runs by itself, and the larger its
+variance λ, the earlier it is painted. The thick curve is the λ you choose, the upright line the time. **Try:** move
 log₁₀ λ and see the third chart; then take the schedule of another family of models."""
 
-_FEATURES = """### What emerges when
-The Gaussian alone, without any network, makes a picture of the seed's noise, its strongest components first. **Try:**
-compare it with the network's picture of the same seed under Paint."""
+_FEATURES = """The Gaussian alone, without any network, makes a picture of the seed's noise, its strongest components
+first. **Try:** compare it with the network's picture of the same seed under Paint."""
 
 _TELEPORT = """At high noise the network agrees with the Gaussian, so one exact step of the Gaussian can replace many
 calls. Compare full sampling, above, with a jump down to σ_skip and the network from there, below. **Try:** after the
@@ -47,8 +50,9 @@ run, move the slider: how far can it jump before another picture comes out?"""
 
 _SOLVERS = """### Solvers at equal calls
 The same seeds, by every solver with the same number of calls, from the start and after a jump; the number beside a name
-is its distance from a fine solution of 50 steps. **Try:** fewer calls; and the model's own levels, for the choice of
-levels often matters more than the solver."""
+is its distance from a fine solution of 50 steps. A calibrated plan was fitted beforehand: to the network, if its file
+was given at the start (`--calibration`), or to the data alone. **Try:** a calibrated plan; fewer calls; and the model's
+own levels, for the choice of levels often matters more than the solver."""
 
 _PERTURB = """Does a push on the way matter? The state is nudged along one direction, at several times and by several
 lengths, and sampled on. An early nudge can become another picture, a late one is merely added, one along noise dies
@@ -59,6 +63,10 @@ _MAP = """The pictures around one sample. A state on its way, or the finished sa
 **Try:** move it at 1, the finished sample: directions of images lead to other images, others to noise. Or choose
 another prompt or class to blend into, from the top down."""
 
+_MORPH = """From one sample to another. The straight line mixes the two pictures, so halfway there are both at once. The
+other paths stay where the network knows pictures. **Try:** play it; then take another kind of path, or another class or
+prompt for the other end."""
+
 _RETRIEVE = """Does the model copy? Below its estimates are the training images nearest to them. The exact score knows
 nothing but the training images and ends in one of them. **Try:** look where the network parts from it: there it makes
 something new."""
@@ -68,12 +76,14 @@ def build(server_state: ServerState) -> tuple[gr.Blocks, Page]:
     """The page for the models on a desk."""
     page = Page(server_state)
     with gr.Blocks(title="underpaint", analytics_enabled=False) as blocks:
-        gr.Markdown(_TITLE)
-        with gr.Accordion("Words used here", open=False):
+        gr.Markdown(_TITLE, elem_id="title")
+        with gr.Accordion(f"A tour in {len(TOUR)} steps", open=True, elem_id="tour"):
+            _tour(page)
+        with gr.Accordion("Words used here", open=False, elem_id="words"):
             gr.Markdown(_WORDS)
-        with gr.Group():
+        with gr.Group(elem_id="subject"):
             _subject(page)
-        with gr.Tabs():
+        with gr.Tabs(elem_id="tabs") as page.tabs:
             for name, layout in _LAYOUTS.items():
                 with gr.Tab(name, id=name):
                     layout(page)
@@ -90,33 +100,59 @@ def _connect(page: Page, blocks: gr.Blocks) -> None:
     private: dict[str, Any] = {"api_visibility": "private"}
     work: dict[str, Any] = {**private, "concurrency_id": "work", "concurrency_limit": 24}
     quick: dict[str, Any] = {**private, "concurrency_id": "quick", "concurrency_limit": 12}
-    for tab, (run, stop) in page.buttons.items():
+    controls, runs = page.controls, dict[str, list[Any]]()
+    for tab, (run, _) in page.buttons.items():
         answers = page.answers[tab]
-        event = run.click(page.running(tab), page.inputs, answers, show_progress_on=answers[0], **work)
-        stop.click(page.stopping(tab), None, None, cancels=[event], queue=False, show_progress="hidden", **private)
-    controls = page.controls
+        runs[tab] = [run.click(page.running(tab), page.inputs, answers, show_progress_on=answers[0], **work)]
+    toured = [*controls.values(), page.tabs, page.guide, page.onward, *page.stages]
+    for number, (stage, button) in enumerate(zip(TOUR, page.stages, strict=True), 1):
+        answers = page.answers[stage.tab]
+        ready = button.click(page.touring(number), None, toured, show_progress="hidden", **work)
+        event = ready.success(page.running(stage.tab), page.inputs, answers, show_progress_on=answers[0], **work)
+        runs[stage.tab].append(event)
+    page.onward.click(None, js=_ONWARD, queue=False, **private)
+    for tab, (_, stop) in page.buttons.items():
+        stop.click(page.stopping(tab), None, None, cancels=runs[tab], queue=False, show_progress="hidden", **private)
     changes = [control.change for control in controls.values()]
     gr.on(changes, None, list(controls.values()), None, js=page.listening, queue=False, **private)
-    shaped = [controls[name] for name in ("prompt", "label", "guidance", "toward")]
-    fitted = controls["model"].change(page.fitting, controls["model"], shaped, show_progress="minimal", **quick)
+    shaped = [controls[name] for name in FITTED]
+    controls["model"].input(page.fitting, controls["model"], shaped, show_progress="minimal", **quick)
     view, files = page.answers["Theory"]
-    redraw = (page.quick("Theory"), page.inputs, view)
     gr.on(
-        [controls[name].change for name in ("schedule", "variance", "at")],
-        *redraw,
+        [controls[name].change for name in ("model", "schedule", "variance", "at")],
+        page.quick("Theory"),
+        page.inputs,
+        view,
         show_progress="hidden",
         trigger_mode="always_last",
         **quick,
     )
-    fitted.success(*redraw, show_progress="hidden", **quick)
     page.figure.click(page.quick("Theory", files=True), page.inputs, files, **quick)
     blocks.load(page.fitting, controls["model"], shaped, show_progress="hidden", **quick)
     if page.opens:
         blocks.load(partial(page.opened, "Theory"), None, view, **quick)
         view, files = page.answers["Paint"]
-        first = blocks.load(partial(page.opened, "Paint"), None, view, **work)
+        first = blocks.load(page.began, None, [controls["seed"], view], show_progress_on=view, **work)
         first.success(partial(page.opened, "Paint", files=True), None, files, **work)
     blocks.unload(page.leaving)
+
+
+#: What the button to the next step of the tour does: it presses that step's own.
+_ONWARD = """() => {
+    const next = document.querySelector("#tour-words [data-next]").dataset.next;
+    document.getElementById(`tour-${next}`).click();
+    return [];
+}"""
+
+
+def _tour(page: Page) -> None:
+    """A button for each step, the words of the one that was taken, and the way on."""
+    with gr.Row(elem_id="tour-steps"):
+        for number, stage in enumerate(TOUR, 1):
+            button = gr.Button(f"{number} {stage.name}", size="sm", min_width=84, elem_id=f"tour-{number}")
+            page.stages.append(button)
+    page.guide = gr.HTML(words(0), elem_id="tour-words")
+    page.onward = gr.Button(onward(0), size="sm", elem_id="tour-next")
 
 
 def _subject(page: Page) -> None:
@@ -124,7 +160,7 @@ def _subject(page: Page) -> None:
     add, first = page.controls, page.server_state.first
     boxed = first == "emoji-scenes"
     with gr.Row():
-        add["model"] = gr.Dropdown(list(page.server_state.places), value=first, label="Model", scale=1, min_width=200)
+        add["model"] = gr.Dropdown(list(page.server_state.places), value=first, label="Model", scale=1, min_width=140)
         add["prompt"] = gr.Dropdown(
             [PROMPT],
             value=PROMPT if boxed else "",
@@ -136,12 +172,12 @@ def _subject(page: Page) -> None:
             visible=boxed,
         )
         add["label"] = gr.Dropdown(
-            ["any"], value="any", label="Class", allow_custom_value=True, visible=False, min_width=200
+            ["any"], value="any", label="Class", allow_custom_value=True, visible=False, min_width=140
         )
     with gr.Row():
         add["seed"] = gr.Number(0, label="Seed", precision=0, min_width=100)
         add["steps"] = gr.Slider(4, MAX_STEPS, 12, step=1, label="Steps", min_width=160)
-        add["guidance"] = gr.Slider(0, 15, 3 if boxed else 1, step=0.5, label="Guidance", min_width=160)
+        add["guidance"] = gr.Slider(0, 15, 1, step=0.5, label="Guidance", min_width=160)
         add["solver"] = gr.Dropdown(
             ["ddim", "heun", "dpmpp-2m", "dpmpp-3m"], value="ddim", label="Solver", min_width=120
         )
@@ -153,15 +189,15 @@ def _paint(page: Page) -> None:
 
 
 def _theory(page: Page) -> None:
+    gr.Markdown(_FEATURES)
+    page.asked("Features", "Let the Gaussian paint this seed")
     gr.Markdown(_THEORY)
     with gr.Row():
         page.controls["schedule"] = gr.Dropdown([OWN, *SCHEDULES], value=OWN, label="Schedule", min_width=200)
-        page.controls["variance"] = gr.Slider(-4, 3, 0, step=0.1, label="log₁₀ λ", min_width=200)
+        page.controls["variance"] = gr.Slider(-4, 3, 1.5, step=0.1, label="log₁₀ λ", min_width=200)
         page.controls["at"] = gr.Slider(0, 1, 0.5, step=0.01, label="Time: noise (0) to image (1)", min_width=200)
     page.answer("Theory", "The new ones follow by themselves.")
     page.figure = gr.Button("Figure and downloads", size="sm", elem_id="theory-figure")
-    gr.Markdown(_FEATURES)
-    page.asked("Features", "Let the Gaussian paint this seed")
 
 
 def _teleport(page: Page) -> None:
@@ -178,6 +214,8 @@ def _teleport(page: Page) -> None:
         add["calls"] = gr.Slider(2, 30, 6, step=1, label="Calls of the denoiser", min_width=200)
         add["landing"] = gr.Slider(-0.5, 1.5, 1, step=0.1, label="Jumps land on log₁₀ σ/α", min_width=200)
         add["levels"] = gr.Dropdown(list(LEVELS), value=next(iter(LEVELS)), label="Levels", min_width=160)
+        plans = list(page.server_state.plans(page.server_state.first))
+        add["plan"] = gr.Dropdown(plans, value=plans[0], label="Calibrated plan", min_width=200)
     page.asked("Solvers", "Compare solvers")
 
 
@@ -210,6 +248,20 @@ def _map(page: Page) -> None:
     page.asked("Map", "Map")
 
 
+def _morph(page: Page) -> None:
+    gr.Markdown(_MORPH)
+    add = page.controls
+    with gr.Row():
+        add["other seed"] = gr.Number(8, label="Seed of the other end", precision=0, min_width=140)
+        add["other end"] = gr.Dropdown(
+            [], value="", label="Prompt or class of the other end", allow_custom_value=True, min_width=200
+        )
+    with gr.Row():
+        add["path"] = gr.Dropdown(list(PATHS), value=WORDS["principal"], label="Path", min_width=200)
+        add["pictures"] = gr.Slider(3, MAX_PICTURES, 9, step=1, label="Pictures on the way", min_width=160)
+    page.asked("Morph", "Go from one to the other")
+
+
 def _retrieve(page: Page) -> None:
     gr.Markdown(_RETRIEVE)
     page.controls["neighbours"] = gr.Slider(1, MAX_SEEDS, 3, step=1, label="Training images to show")
@@ -222,5 +274,6 @@ _LAYOUTS = {
     "Teleport": _teleport,
     "Perturb": _perturb,
     "Map": _map,
+    "Morph": _morph,
     "Retrieve": _retrieve,
 }

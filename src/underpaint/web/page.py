@@ -18,9 +18,12 @@ from .checks import Values
 from .server_state import ServerState, Stopped, watched
 from .show import Answer, View
 from .tabs import ask
+from .tour import MODEL, TOUR, onward, words
 
 #: What a model that takes prompts and names some is asked for at first.
 PROMPT = "a red apple and a teddy bear on a blue background"
+#: Controls that are fitted to the model.
+FITTED = ("prompt", "label", "guidance", "toward", "other end", "plan")
 _SCRIPT = (Path(__file__).parent / "result.js").read_text(encoding="utf-8")
 _LOG = logging.getLogger(__name__)
 
@@ -34,6 +37,11 @@ class Page:
         self.answers: dict[str, list[gr.HTML]] = {}
         self.buttons: dict[str, tuple[gr.Button, gr.Button]] = {}
         self.figure: gr.Button
+        #: the tabs, the tour's words, the button to its next step, and those to each of its steps
+        self.tabs: gr.Tabs
+        self.guide: gr.HTML
+        self.onward: gr.Button
+        self.stages: list[gr.Button] = []
 
     def answer(self, tab: str, again: str) -> None:
         """The places of a tab's view and of its files; ``again`` says what brings them up to date."""
@@ -77,12 +85,26 @@ class Page:
             return [];
         }}"""
 
+    def defaults(self, model: str) -> Values:
+        """The controls as they stand at first, with a seed that is not on a border between two pictures."""
+        first = {name: control.value for name, control in self.controls.items()}
+        state = self.server_state
+        return first | {"model": model, "seed": state.steady_seed(model), "plan": state.plans(model)[0]}
+
     def opening(self, tab: str) -> Answer:
         """A tab's answer to the controls as they stand at first: the same for everybody, so it is made once."""
-        defaults = {name: control.value for name, control in self.controls.items()}
-        return self.server_state.keep(
-            ("opening", tab), lambda: self.server_state.work(lambda: ask(tab, self.server_state, defaults, silent))
-        )
+        state = self.server_state
+
+        def answered() -> Answer:
+            return ask(tab, state, self.defaults(state.first), silent)
+
+        return state.keep(("opening", tab), lambda: state.work(answered))
+
+    def began(self) -> tuple[int, View]:
+        """The seed that the page begins with, and its painting."""
+        with sentences():
+            answer = self.opening("Paint")
+            return answer.settings["seed"], answer.view
 
     def opened(self, tab: str, files: bool = False) -> View:
         """The view, or the files, of that answer."""
@@ -130,8 +152,27 @@ class Page:
     def leaving(self, request: gr.Request) -> None:
         self.server_state.stop(_visitor(request))
 
+    def touring(self, number: int) -> Callable[[gr.Request], list[Any]]:
+        """A step of the tour, from 1: all controls as it wants them, its tab, its words, and where it leads on."""
+        stage, state = TOUR[number - 1], self.server_state
+
+        def go(request: gr.Request) -> list[Any]:
+            with sentences():
+                values = {**state.work(lambda: self.defaults(MODEL), _visitor(request)), **stage.settings}
+            fitted = dict(zip(FITTED, self.fitting(MODEL), strict=True))
+            kinds = ["primary" if k == number else "secondary" for k in range(1, len(TOUR) + 1)]
+            return [
+                *({**fitted.get(name, gr.update()), "value": values[name]} for name in self.controls),
+                gr.update(selected=stage.page),
+                words(number),
+                gr.update(value=onward(number)),
+                *(gr.update(variant=kind) for kind in kinds),
+            ]
+
+        return go
+
     def fitting(self, name: str) -> list[Any]:
-        """Prompt, class, guidance and what to blend into, as the chosen model takes them."""
+        """The controls of `FITTED` as the chosen model takes them."""
         with sentences():
             model, names = self.server_state.model(name), self.server_state.class_names(name)
         takes, prompts = model.embed is not None, list(model.notes.get("prompts", []))
@@ -140,9 +181,10 @@ class Page:
         ]
         prompt = gr.update(visible=takes, choices=prompts, value=PROMPT if prompts else "")
         label = gr.update(visible=bool(labels) and not takes, choices=["any", *labels], value="any")
-        guidance = gr.update(visible=takes or bool(labels), value=3 if takes else 1)
+        guidance = gr.update(visible=takes or bool(labels), value=1)
         toward = gr.update(visible=takes or bool(labels), choices=prompts if takes else labels, value="")
-        return [prompt, label, guidance, toward]
+        plans = self.server_state.plans(name)
+        return [prompt, label, guidance, toward, toward, gr.update(choices=list(plans), value=plans[0])]
 
 
 @contextmanager

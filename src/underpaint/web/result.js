@@ -65,27 +65,29 @@ const chartOf = (chart, movers = []) => {
     y = axisOf(around(y0, y1, bottom - top), bottom, top, false, false);
   }
   const canvas = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": chart.title });
-  const rule = (x1, y1, x2, y2, stroke) => canvas.append(draw("line", { x1, y1, x2, y2, stroke, "stroke-width": 0.8 }));
+  const rule = (x1, y1, x2, y2, name = "") => canvas.append(draw("line", { x1, y1, x2, y2, class: name }));
   for (const tick of x.ticks) {
-    rule(x.place(tick), top, x.place(tick), bottom, "#e8e4dc");
+    rule(x.place(tick), top, x.place(tick), bottom);
     canvas.append(draw("text", { x: x.place(tick), y: bottom + 14, "text-anchor": "middle" }, short(tick)));
   }
   for (const tick of y.ticks) {
-    rule(left, y.place(tick), right, y.place(tick), "#e8e4dc");
+    rule(left, y.place(tick), right, y.place(tick));
     canvas.append(draw("text", { x: left - 4, y: y.place(tick) + 4, "text-anchor": "end" }, short(tick)));
   }
-  if (chart.mark !== undefined) rule(x.place(chart.mark), top, x.place(chart.mark), bottom, "black");
-  if (chart.level !== undefined) rule(left, y.place(chart.level), right, y.place(chart.level), "black");
+  if (chart.mark !== undefined) rule(x.place(chart.mark), top, x.place(chart.mark), bottom, "now");
+  if (chart.level !== undefined) rule(left, y.place(chart.level), right, y.place(chart.level), "now");
   const legend = make("p", { class: "legend" });
   for (const line of chart.lines) {
     const drawn = line.points.filter((p) => x.usable(p[0]) && y.usable(p[1])).map((p) => `${x.place(p[0])},${y.place(p[1])}`);
-    const look = { stroke: line.colour, "stroke-width": line.wide ? 2.6 : 1.5, fill: "none" };
+    const colour = `--line: ${line.colour}`;
+    const look = { style: colour, "stroke-width": line.wide ? 2.6 : 1.5 };
     if (line.dashed) look["stroke-dasharray"] = "4 3";
     canvas.append(draw("polyline", { points: drawn.join(" "), ...look }));
-    const key = make("i", { style: { "border-top": `${line.wide ? 3 : 2}px ${line.dashed ? "dashed" : "solid"} ${line.colour}` } });
+    const stroke = `${line.wide ? 3 : 2}px ${line.dashed ? "dashed" : "solid"}`;
+    const key = make("i", { style: { "--line": line.colour, "border-top": stroke } });
     legend.append(make("span", {}, key, line.name));
     if (!chart.follow) continue;
-    const dot = draw("circle", { r: 5, fill: line.colour });
+    const dot = draw("circle", { r: 5, style: colour });
     canvas.append(dot);
     movers.push((index) => {
       const point = line.points[Math.min(index, line.points.length - 1)];
@@ -216,14 +218,14 @@ const filesOf = (value) => {
 // What was made from other settings than those that stand in the controls now says so, and steps back.
 const age = () => {
   const { labels, now } = window.underpaint ?? {};
-  const all = element.querySelector(".answer");
-  if (!all || !now) return;
+  const note = element.querySelector(".belongs");
+  if (!note || !now) return;
   const same = (a, b) => JSON.stringify(a ?? "") === JSON.stringify(b ?? "");
   const other = Object.entries(props.value?.settings ?? {}).filter(([name, value]) => !same(value, now[name]));
   const told = ([name, value]) => `${labels[name]}: ${value === "" || value === null ? "empty" : value}`;
   const words = `These results belong to the old settings (${other.map(told).join(", ")}). ${props.again}`;
-  all.classList.toggle("old", other.length > 0);
-  all.querySelector(".belongs").textContent = other.length ? words : "";
+  note.parentNode.classList.toggle("old", other.length > 0);
+  note.textContent = other.length ? words : "";
 };
 
 const render = () => {

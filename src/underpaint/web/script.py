@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from ..recipes.shared.request import Request, name_condition
@@ -20,17 +21,21 @@ write_result(result, {{"{name}": {figure}(result)}}, "{name}")
 '''
 
 
-def write_script(name: str, request: Request, recipe: Any, figure: Any, options: Any = None) -> str:
+def write_script(
+    name: str, request: Request, recipe: Any, figure: Any, options: Any = None, given: Sequence[Any] = ()
+) -> str:
     """A script that asks a recipe the same thing and writes its figure and numbers into the folder ``name``.
 
     Args:
         request: with the model as the page names it; a folder's path is not told.
         recipe, figure: functions of the library.
         options: the recipe's own dataclass.
+        given: what the recipe takes between the request and its options.
     """
     arguments = ["sampler"]
     if "request" in inspect.signature(recipe).parameters:
         arguments.append("request")
+    arguments += map(repr, given)
     names = [recipe.__name__]
     if options is not None:
         arguments.append(constructor(options))

@@ -122,18 +122,51 @@ def start(server_state: ServerState, port: int | None = None, share: bool = Fals
     return blocks, public or local
 
 
+#: The book's sienna, from light to dark, and its paper and ink (docs/assets/book.css).
+_SIENNA = ("#fbf1ec", "#f6dfd4", "#edbfaa", "#e9a586", "#e58a63", "#c1542c", "#a8431f", "#8a3719", "#6b2b14", "#4d1f0e",
+           "#331409")  # fmt: skip
+_LIGHT = {
+    "body_background_fill": "#fdfbf7",
+    "body_text_color": "#22223b",
+    "button_primary_background_fill": "#a8431f",
+    "button_primary_background_fill_hover": "#8a3719",
+    "button_primary_text_color": "#ffffff",
+}
+_DARK = {
+    "body_background_fill": "#16162a",
+    "body_text_color": "#ecebf4",
+    "body_text_color_subdued": "#b4b3c8",
+    "background_fill_primary": "#22223b",
+    "background_fill_secondary": "#1c1c32",
+    "block_background_fill": "#22223b",
+    "block_label_text_color": "#ecebf4",
+    "block_title_text_color": "#ecebf4",
+    "border_color_primary": "#3a3a5c",
+    "button_primary_background_fill": "#a8431f",
+    "button_primary_background_fill_hover": "#c1542c",
+    "button_primary_text_color": "#ffffff",
+    "button_secondary_background_fill": "#3a3a5c",
+    "button_secondary_background_fill_hover": "#4a4a72",
+    "button_secondary_text_color": "#ecebf4",
+    "input_background_fill": "#2d2d4c",
+    "slider_color": "#e58a63",
+}
+
+
 def _theme() -> Any:
-    """Gradio's base theme in the fonts of the visitor's system."""
+    """Gradio's base theme in the book's colours, by light and in the dark, and the fonts of the visitor's system."""
     sans = [gr.themes.Font(name) for name in ("system-ui", "sans-serif")]
     mono = [gr.themes.Font(name) for name in ("ui-monospace", "monospace")]
-    return gr.themes.Base(primary_hue="purple", neutral_hue="stone", font=sans, font_mono=mono)
+    sienna = gr.themes.Color(*_SIENNA, name="sienna")
+    theme = gr.themes.Base(primary_hue=sienna, neutral_hue="stone", font=sans, font_mono=mono)
+    return theme.set(**_LIGHT, **{f"{name}_dark": colour for name, colour in _DARK.items()})
 
 
 def _warm(page: Page) -> None:
     """Load the first model and make the first answers while the browser still opens the page."""
     if page.opens:
         with suppress(Exception):  # whoever opens the page is told
-            page.opened("Paint")
+            page.began()
             page.opened("Theory")
             page.opened("Paint", files=True)
 
@@ -146,14 +179,15 @@ def serve(
     say: Callable[[str], None],
     device: str | None = None,
     dtype: str | None = None,
+    calibrations: tuple[str, ...] = (),
 ) -> None:
     """Serve until interrupted; ``say`` is told the address. Models on the hub are fetched before.
 
     Raises:
-        ValueError: a model, a file of statistics, a device or a dtype is not there.
+        ValueError: a model, a file of statistics or of plans, a device or a dtype is not there.
         OSError: the port is taken.
     """
-    server_state = ServerState(folders, statistics, device, dtype)
+    server_state = ServerState(folders, statistics, device, dtype, calibrations)
     for place in folders:
         if place not in assets.names() and not Path(place).exists() and is_hub_id(place):
             fetch(place)

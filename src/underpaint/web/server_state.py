@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,13 +22,21 @@ from ..models.model import Model
 from ..models.pipelines.hub import is_hub_id
 from ..progress import Progress
 from ..recipes.explorer.nearest_images import TrainingImages, load_training_images
+from ..recipes.explorer.plans import plan_from_data
+from ..recipes.explorer.steady import moved_by_other_noise, steadiest
 from ..recipes.shared.check import check_case
 from ..recipes.shared.request import Conditioning, Request, Sampler, dtype_named, find_device, load_on, prepare
+from ..sampling.fitted import Calibration, read_calibration
 from .checks import MAX_SEEDS, MAX_STEPS, Values, condition, integer, number
+from .tour import MODEL
 from .turns import Turns
 
 T = TypeVar("T")
 
+#: Calibrated plans on offer, beside a file's: none, and one that is made while the visitor waits.
+NO_PLAN, MADE_PLAN = "none", "made of the data now, in some seconds"
+#: Among how many seeds the page looks for the first two of a row, in how many steps.
+STEADY_SEEDS, STEADY_STEPS = 6, 8
 #: How long progress waits before it is told again.
 TELL_SECONDS = 0.3
 
@@ -43,10 +52,11 @@ class ServerState:
         folders: models given at the start, beside those in the box: places that `load_model` takes.
         statistics: files of the data's Gaussian, for the first folder, the second, and so on.
         device, dtype: names of the networks'; None for the usual ones.
+        calibrations: files of calibrated plans, for the first folder, the second, and so on.
 
     Raises:
-        ValueError: a place, device or dtype that does not exist, statistics that cannot be read, or more of them than
-            folders.
+        ValueError: a place, device or dtype that does not exist, statistics or plans that cannot be read, or more of
+            them than folders.
     """
 
     def __init__(
@@ -55,23 +65,27 @@ class ServerState:
         statistics: tuple[str, ...] = (),
         device: str | None = None,
         dtype: str | None = None,
+        calibrations: tuple[str, ...] = (),
     ) -> None:
         find_device(device), dtype_named(dtype)  # what there is none of is found before the page is served
         self._where = device, dtype
-        if len(statistics) > len(folders):
-            raise ValueError(
-                f"Got {len(statistics)} files of statistics for {len(folders)} models; give a --model each."
-            )
+        for files, what in ((statistics, "statistics"), (calibrations, "calibrated plans")):
+            if len(files) > len(folders):
+                raise ValueError(f"Got {len(files)} files of {what} for {len(folders)} models; give a --model each.")
         for place in folders:
             if not (place in assets.names() or Path(place).exists() or is_hub_id(place)):
                 raise ValueError(f"There is no model {place!r}: give a name in the box, or a folder that exists.")
         for file in statistics:
             load_gaussian(file)  # a file that cannot be read is found before the page is served
+        read = {file: read_calibration(file) for file in calibrations}
         named = {_unique(place, index, folders): place for index, place in enumerate(folders)}
-        box = sorted(assets.names(), key=lambda name: name != "emoji-scenes")
+        box = sorted(assets.names(), key=lambda name: name != MODEL)
         #: name on the page -> place; the first is what the page starts with
         self.places = named | {name: name for name in box}
         self._statistics = dict(zip(named, statistics, strict=False))
+        self._calibrations = {
+            name: (Path(file).name, read[file]) for name, file in zip(named, calibrations, strict=False)
+        }
         self._kept: dict[tuple[str, str], Any] = {}
         self._locks: dict[tuple[str, str], threading.Lock] = {}
         self._door = threading.Lock()
@@ -126,6 +140,32 @@ class ServerState:
             return numbers
         known = self.keep(("classes", name), lambda: load_data(data, shape=model.image_shape).classes)
         return list(known.values()) if len(known) == model.classes else numbers
+
+    def steady_seed(self, name: str) -> int:
+        """A seed to begin with: its picture and the next seed's change little when their noise does. Found by trying
+        some, once for each model; this calls the network."""
+
+        def find() -> int:
+            model = self.model(name)
+            sampler = Sampler(model, model.schedule.grid(STEADY_STEPS))
+            return steadiest(moved_by_other_noise(sampler, model, range(STEADY_SEEDS)), 2)
+
+        return self.keep(("steady seed", name), find)
+
+    def plans(self, name: str) -> tuple[str, ...]:
+        """Calibrated plans on offer for a model; the first is what the page begins with."""
+        given = (self._calibrations[name][0],) if name in self._calibrations else ()
+        return (*given, NO_PLAN, MADE_PLAN)
+
+    def calibration(self, name: str) -> Calibration:
+        """The plans that were given for a model."""
+        return self._calibrations[name][1]
+
+    def made_plan(self, name: str, sampler: Sampler, case: Conditioning, calls: int, progress: Progress) -> Calibration:
+        """A plan of so many calls, made of a model's data alone, once for each case."""
+        statistics = (self._statistics[name],) if name in self._statistics else (self.place(name),)
+        make = partial(plan_from_data, sampler, case, calls, statistics, progress)
+        return self.keep(("plan", f"{name}, {case}, {calls} calls"), make)
 
     def doubts(self, name: str, progress: Progress) -> list[str]:
         """What the check finds wrong with a model, in words; nothing where it holds, or the model is of the box."""

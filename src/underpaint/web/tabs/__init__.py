@@ -9,6 +9,7 @@ from ..checks import Read, Values
 from ..server_state import ServerState
 from ..show import Answer
 from .fewer_calls import solvers_tab, teleport_tab
+from .morphing import morph_tab
 from .neighbourhood import map_tab, perturb_tab, retrieve_tab
 from .painting import features_tab, paint_tab, theory_tab
 
@@ -23,6 +24,7 @@ TABS: dict[str, Tab] = {
     "Solvers": solvers_tab,
     "Perturb": perturb_tab,
     "Map": map_tab,
+    "Morph": morph_tab,
     "Retrieve": retrieve_tab,
 }
 

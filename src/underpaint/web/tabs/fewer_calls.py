@@ -8,8 +8,10 @@ from ...figures import explorer as figures
 from ...figures.explorer import level_names
 from ...figures.style import COLOURS
 from ...progress import Progress
+from ...recipes.explorer.plans import doubts_of
 from ...recipes.explorer.teleport import (
     AFTER,
+    FROM_DATA,
     Hybrids,
     SolverComparison,
     SolverErrors,
@@ -17,10 +19,12 @@ from ...recipes.explorer.teleport import (
     compare_solvers,
     compare_teleports,
 )
+from ...recipes.shared.request import Request, Sampler, only
+from ...sampling.fitted import Calibration
 from .. import show
 from ..checks import Values, chosen, integer, number
 from ..script import write_script
-from ..server_state import ServerState
+from ..server_state import MADE_PLAN, NO_PLAN, ServerState
 from ..show import Answer, View, mean
 
 #: Which levels solvers are compared on -> the lowest of them, or None for the schedule's own grid.
@@ -40,7 +44,7 @@ def teleport_tab(server_state: ServerState, values: Values, progress: Progress) 
         for name, summary, colour, dashed in kinds
     ]
     axes = {"reverse": True, "logX": True, "level": result.tolerance}
-    unit = "standard deviations of the data; black: allowed"
+    unit = "standard deviations of the data; flat line: allowed"
     errors = show.chart("error: how far the final picture moves", "σ_skip", unit, lines, **axes)
     start = result.skip.index(result.advised) or min(2, len(result.skip) - 1)
     film = show.film(frames, _jumped(result), start, chart=errors, split=len(request.seeds))
@@ -76,12 +80,12 @@ def _advice(result: Hybrids) -> list[str]:
 def solvers_tab(server_state: ServerState, values: Values, progress: Progress) -> Answer:
     """Solvers at equal calls, plain and after a jump."""
     request, sampler = server_state.request(values, values["seeds"])
-    contest = SolverComparison(
-        integer(values["calls"], "number of calls", 2, 30),
-        10 ** number(values["landing"], "power of ten of σ_skip", -0.5, 2),
-        LEVELS[chosen(values["levels"], "levels", tuple(LEVELS))],
-    )
-    result = compare_solvers(sampler, request, contest, progress)
+    calls = integer(values["calls"], "number of calls", 2, 30)
+    landing = 10 ** number(values["landing"], "power of ten of σ_skip", -0.5, 2)
+    low = LEVELS[chosen(values["levels"], "levels", tuple(LEVELS))]
+    source, plans, said = _plans(server_state, values, request, sampler, calls, progress)
+    contest = SolverComparison(calls, landing, low, plan=source)
+    result = compare_solvers(sampler, request, contest, progress, plans)
     grids = [_standing(result, request.seeds, "from the start", "")]
     if result.jumps:
         grids.append(_standing(result, request.seeds, f"after a jump to σ/α = {result.ratio:.3g}", AFTER))
@@ -90,14 +94,36 @@ def solvers_tab(server_state: ServerState, values: Values, progress: Progress) -
         f"Closest to the fine solution: {best}, at {mean(result.error[best])} (root mean square per number of the "
         f"state) with {result.nfe[best]} calls of the network. Every solver has {contest.calls} calls of the denoiser; "
         "Heun, two a step, may spend one less.",
+        *said,
     ]
     script = write_script("solvers", request, compare_solvers, figures.contest, contest)
     return show.answer("solvers", words, result, figures.contest, script, grids=grids)
 
 
+def _plans(
+    server_state: ServerState, values: Values, request: Request, sampler: Sampler, calls: int, progress: Progress
+) -> tuple[str | None, Calibration | None, list[str]]:
+    """Where the calibrated plan comes from, the plans that hold it, and what there is to say of it."""
+    name, wanted = str(values["model"]), chosen(values["plan"], "plan", server_state.plans(values["model"]))
+    if wanted == NO_PLAN:
+        return None, None, []
+    case = only(request, sampler)
+    if wanted == MADE_PLAN:
+        made = server_state.made_plan(name, sampler, case, calls, progress)
+        told = (
+            f"The calibrated plan was fitted to {made.about['from']['data'][case.what]}, without a call of the network."
+        )
+        return FROM_DATA, made, [told]
+    plans = server_state.calibration(name)
+    if all(plan.calls != calls for plan in plans.plans):
+        known = ", ".join(str(plan.calls) for plan in plans.plans)
+        return None, None, [f"{wanted} has plans of {known} calls; choose one of these to see it among the solvers."]
+    return wanted, plans, doubts_of(plans, case)
+
+
 def _standing(result: SolverErrors, seeds: tuple[int, ...], title: str, suffix: str) -> View:
     """The pictures of each solver below the fine solution, with their distances from it."""
-    names = {name: f"{name}: {mean(result.error[name + suffix])}" for name in result.solvers}
+    names = {name: f"{name}: {mean(result.error[name + suffix])}" for name in result.names(suffix)}
     shown = torch.stack([result.fine, *(result.finals[name + suffix] for name in names)])
     rows = ["fine solution", *names.values()]
     captions = [[f"{row}, seed {seed}" for seed in seeds] for row in rows]

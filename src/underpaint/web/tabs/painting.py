@@ -139,7 +139,7 @@ def _data_charts(result: ClosedForms) -> list[View]:
     ratio = result.level.ratio
     index = torch.arange(1, len(result.spectrum) + 1, dtype=torch.float64)
     values = result.spectrum.clamp(min=float(result.spectrum[0]) * 1e-6)
-    spectrum = show.line("λ; above the black line, (σ/α)², it has emerged", torch.stack([index, values], 1), ACCENT)
+    spectrum = show.line("λ; above the flat line, (σ/α)², it has emerged", torch.stack([index, values], 1), ACCENT)
     emerged = show.line("emerged", torch.stack([ratio, result.emerged], 1), COLOURS["Gaussian"])
     level, now = float(ratio[result.index]) ** 2, float(ratio[result.index])
     return [
