@@ -12,6 +12,9 @@ all components at once and component by component.
 Certain: `PointCloud(points, error=1e-3)` over `PointCloud(points)` at each level, on images that the cloud does not
 hold (the test split, or ``--held-out``) and noise; the two take turns, and the median and the quartiles of ``--turns``
 ratios are told; `error` is the largest difference of an image, relative to its length, from that of the full scan.
+Windows: local patches, Wiener windows and equivariant patches, screened and not, over what `LocalCloud` did before: it
+gathered the windows of all data, or multiplied all of the state with zeros outside them. Of ``--batch`` held-out images
+of Fashion-MNIST and noise; of equivariant patches the time for one image of the data, the former way with four of them.
 Growth: the time of a call of both against the number of points, moved copies of the images in a memory-mapped file.
 """
 
@@ -19,7 +22,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,9 @@ from torch import Tensor
 import underpaint as up
 from underpaint.theory.cloud import as_rows
 from underpaint.theory.covariance import Covariance
+from underpaint.theory.local import LocalCloud, Views, patch_views
+from underpaint.theory.modes import shrinkage
+from underpaint.theory.softmax import SoftmaxMean
 
 SIGMAS = (0.01, 0.1, 0.3, 1.0, 3.0, 80.0)
 
@@ -108,9 +114,11 @@ def certain_scores(data: str, held_out: str | None, batch: int, turns: int) -> N
         print(f"| {sigma:g} | {middle:.2f} | {low:.2f} to {high:.2f} | {whole:.3f} | {error:.0e} |", flush=True)
 
 
-def growth(data: str, batch: int, turns: int, counts: tuple[int, ...] = (6_000, 60_000, 600_000)) -> None:
+def growth(
+    data: str, batch: int, turns: int, picture: str | None, counts: tuple[int, ...] = (6_000, 60_000, 600_000)
+) -> None:
     """Seconds of a call against the number of points, in a mapped file of bytes."""
-    images = load_bytes(data, "train")
+    images, found = load_bytes(data, "train"), []
     print("\n| points | σ | seconds, certain to 1e-3 | seconds, full scan |\n|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for count in counts:
@@ -123,6 +131,26 @@ def growth(data: str, batch: int, turns: int, counts: tuple[int, ...] = (6_000, 
                 x, at = fresh + sigma * noise, level(sigma)
                 _, (ours, whole) = shares(certain, plain, x, at, turns=turns)
                 print(f"| {count:,} | {sigma:g} | {ours:.4f} | {whole:.4f} |", flush=True)
+                found.append((count, sigma, ours, whole))
+    if picture:
+        draw_growth(found, picture)
+
+
+def draw_growth(found: Sequence[tuple[int, float, float, float]], picture: str) -> None:
+    """Seconds against points, one line for each sigma: of points, sigma, seconds certain to 1e-3 and of a full scan."""
+    from underpaint.figures.style import MODES, QUIET, new_figure
+
+    figure, axes = new_figure(5.6, 3.6)
+    sigmas = sorted({sigma for _, sigma, _, _ in found}, reverse=True)
+    for sigma, colour in zip(sigmas, MODES[::2], strict=False):
+        rows = [row for row in found if row[1] == sigma]
+        counts = [row[0] for row in rows]
+        axes.plot(counts, [row[3] for row in rows], ":", color=colour, linewidth=1)
+        axes.plot(counts, [row[2] for row in rows], "o-", color=colour, label=f"certain to 1e-3, σ/α {sigma:g}")
+    axes.plot([], [], ":", color=QUIET, label="full scan")
+    axes.set(xscale="log", yscale="log", xlabel="points", ylabel="seconds a call", title="exact score, mapped points")
+    axes.legend()
+    figure.savefig(picture)
 
 
 def mapped_copies(images: Tensor, count: int, path: Path) -> Tensor:
@@ -142,6 +170,83 @@ def load_bytes(source: str, split: str) -> Tensor:
     if source.endswith(".npy"):
         return torch.from_numpy(np.load(source)).flatten(1)
     return ((up.load_data(source, split).rows() + 1) * 127.5).round().to(torch.uint8)
+
+
+def former(points: Tensor, x: Tensor, level: up.NoiseLevel, views: Sequence[Views], budget: int = 1 << 22) -> Tensor:
+    """`LocalCloud` as it was: windows are gathered, or all of the state is multiplied with zeros outside them."""
+    alpha, sigma, denoised = float(level.alpha), float(level.sigma), torch.empty_like(x)
+    scale, square, cloud = alpha / sigma**2, (alpha / sigma) ** 2, LocalCloud(points, lambda _: views)
+    for view in views:
+        (places, size), dimension = view.windows.shape, x.shape[1]
+        dense, pairs = not view.shared and 6 * size > dimension, places * (places if view.shared else 1)
+        dtype, means = cloud._dtype(scale * x.double(), square, size), []
+        batch = max(1, min(len(x), budget // max(pairs, places * (dimension if dense else size))))
+        chunk = max(1, budget // max(batch * pairs, places * (1 if dense else size), dimension))
+        seen = torch.zeros(places, dimension + 1, dtype=dtype).scatter_(1, view.windows, 1.0)[:, :dimension]
+        for rows in (scale * x.double()).to(dtype).split(batch):
+            sums, query = SoftmaxMean(), seen.unsqueeze(1) * rows if dense else picked(rows, view.windows, view.shared)
+            for stored in points.to(dtype).split(chunk):
+                other = stored if dense else picked(stored, view.windows, view.shared)
+                half = seen @ stored.square().T if dense else other.square().sum(2)
+                sums.add(
+                    (query @ other.mT).sub_(half.unsqueeze(1), alpha=square / 2),
+                    picked(stored, view.centres, view.shared),
+                )
+            means.append(sums.mean.view(len(rows), places, -1) if view.shared else sums.mean.transpose(0, 1))
+        denoised[:, view.centres] = torch.cat(means).to(x)
+    return denoised
+
+
+def picked(rows: Tensor, index: Tensor, shared: bool) -> Tensor:
+    """Entries of rows by index, the number D being 0: [1, n L, S] if shared, else [L, n, S]."""
+    padded = torch.cat([rows, rows.new_zeros(len(rows), 1)], 1)[:, index]
+    return padded.flatten(0, 1).unsqueeze(0) if shared else padded.transpose(0, 1)
+
+
+def by_size(gaussian: up.Gaussian, level: up.NoiseLevel, threshold: float) -> list[Views]:
+    """Wiener windows as they were found: anew at each call, those of about equal size together."""
+    gain = gaussian.covariance.spectral(lambda v: level.alpha * shrinkage(v, level), torch.eye(gaussian.dimension))
+    seen = (gain.abs() > threshold * gain.diagonal().unsqueeze(1)).fill_diagonal_(True)
+    index = torch.where(seen, torch.arange(len(seen)), len(seen)).sort(1).values
+    return [
+        Views(part.unsqueeze(1), index[part][:, : int(seen[part].sum(1).max())])
+        for part in seen.sum(1).argsort().split(64)
+    ]
+
+
+def window_scores(count: int, batch: int, turns: int) -> None:
+    images, shape = up.load_data("fashion-mnist"), (1, 28, 28)
+    rows = images.rows()[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:count]]
+    fresh, gaussian = up.load_data("fashion-mnist", "test").rows()[:batch], up.load_gaussian("fashion-mnist")
+    noise, level, few = torch.randn(batch, 784), up.EDM(), rows[:4]
+    print(f"\nwindows: {count} images of Fashion-MNIST, {batch} held-out states\n")
+    print("| what | σ | time over the former | quartiles | error |\n|---|---|---|---|---|", flush=True)
+
+    def told(what: str, sigma: float, one: Callable[..., Tensor], other: Callable[..., Tensor], known: int) -> None:
+        x, at = fresh + sigma * noise, level(sigma)
+        one(x, at)  # what is made once
+        quartiles = [share * known / count for share in shares(one, other, x, at, turns=turns)[0]]
+        found, exact = one(x, at), other(x, at) if known == count else LocalCloud.patches(rows, shape, 7)(x, at)
+        error = float(((found - exact).norm(dim=1) / exact.norm(dim=1)).max())
+        print(
+            f"| {what} | {sigma:g} | {quartiles[1]:.2f} | {quartiles[0]:.2f} to {quartiles[2]:.2f} | {error:.0e} |",
+            flush=True,
+        )
+
+    for size in (3, 7, 15):
+        local, views = LocalCloud.patches(rows, shape, size, False), patch_views(shape, size, False)
+        told(f"patches of {size}", 0.5, local, lambda x, at, v=views: former(rows, x, at, v), count)
+    for threshold in (0.02, 0.1):
+        for sigma in (2.0, 0.5):
+            wiener = LocalCloud.wiener(rows, gaussian, threshold)
+            old = lambda x, at, t=threshold: former(rows, x, at, by_size(gaussian, at, t))  # noqa: E731
+            told(f"Wiener windows, {threshold:g}", sigma, wiener, old, count)
+    views = patch_views(shape, 7, True)
+    for error in (None, 1e-3):
+        shared = LocalCloud.patches(rows, shape, 7, error=error)
+        for sigma in (2.0, 0.5, 0.2, 0.1):
+            name = "equivariant patches of 7" + ("" if error is None else ", certain to 1e-3")
+            told(name, sigma, shared, lambda x, at: former(few, x, at, views), len(few))
 
 
 def mixtures(dimension: int, batch: int, counts: tuple[int, ...] = (10, 100), rank: int = 128) -> None:
@@ -175,8 +280,12 @@ def main() -> None:
     parser.add_argument("--dimension", type=int, default=3072)
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--held-out")
+    parser.add_argument("--picture", help="draw the growth with the number of points into this file")
+    parser.add_argument("--known", type=int, default=500, help="images that windows look at")
     parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--only", choices=("exact", "pruned", "certain", "growth", "mixtures"), action="append")
+    parser.add_argument(
+        "--only", choices=("exact", "pruned", "certain", "windows", "growth", "mixtures"), action="append"
+    )
     args = parser.parse_args()
     torch.manual_seed(0)
     a = torch.randn(2048, 2048)
@@ -186,7 +295,8 @@ def main() -> None:
         "exact": lambda: exact_scores(args.points, args.dimension, args.batch),
         "pruned": lambda: pruned_scores(args.points, args.batch),
         "certain": lambda: certain_scores(args.data, args.held_out, args.batch, args.turns),
-        "growth": lambda: growth(args.data, args.batch, args.turns),
+        "windows": lambda: window_scores(args.known, args.batch, args.turns),
+        "growth": lambda: growth(args.data, args.batch, args.turns, args.picture),
         "mixtures": lambda: mixtures(args.dimension, args.batch),
     }
     with torch.no_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,13 +16,23 @@ from torch import Tensor
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
-from underpaint.analysis.regimes import chance_alike, class_means, clone, crossing, nearest_class, posterior_entropy
+from underpaint.analysis.regimes import (
+    chance_alike,
+    class_means,
+    clone,
+    crossing,
+    nearest_class,
+    nudge,
+    posterior_entropy,
+)
 from underpaint.analysis.summary import share_interval
 from underpaint.cli import app
 from underpaint.noise import EDM, NoiseLevel, preserving
 from underpaint.recipes import regimes as recipe
 from underpaint.recipes.regimes import Regimes, Settings, clone_at, known_counts, regimes
-from underpaint.sampling.solvers import ancestral
+from underpaint.recipes.shared.model_and_data import ModelAndData
+from underpaint.recipes.shared.request import Conditioning
+from underpaint.sampling.solvers import ancestral, find_solver
 from underpaint.sampling.trajectory import sample
 from underpaint.theory.cloud import PointCloud
 from underpaint.theory.gaussian import Gaussian
@@ -130,6 +141,18 @@ def test_noise_of_clones_belongs_to_seeds(normal) -> None:
     assert_close(clone(known, x[1:3], level, (0, 7)), together[:, 1:3])
 
 
+def test_a_nudge_grows_or_shrinks_as_the_flow_says(normal) -> None:
+    """In Gaussian data of variance v a nudge of the state moves the end by sqrt(v / (v + s^2)) of it."""
+    known, ratio = Gaussian.isotropic(torch.zeros(1, dtype=torch.float64), 0.5), 1.5
+    x, level = 2 * normal(3000, 1), EDM(0.001, 80.0).grid(60, ratio)
+    first, second = nudge(known, x, level, range(3000), 0.2, find_solver("heun"))
+    gain = (0.5 / (0.5 + ratio**2)) ** 0.5
+    assert float((first - second).std()) == pytest.approx(0.2 * ratio * gain * 2**0.5, rel=0.05)
+    assert_close((first + second).mean() / 2, gain * x.mean(), rtol=0, atol=0.02)
+    still = nudge(known, x[:3], level, range(3), 0.0, find_solver("heun"))
+    assert torch.equal(still[0], still[1])
+
+
 def test_classes_are_those_of_the_nearest_mean() -> None:
     features = torch.tensor([[0.0, 1.0], [0.0, 3.0], [10.0, 0.0]])
     means = class_means(features, torch.tensor([4, 4, 9]))
@@ -161,10 +184,10 @@ def test_points_become_known_by_tens() -> None:
 def run(monkeypatch: pytest.MonkeyPatch):
     """regimes() of a model that is a given denoiser of the known data."""
 
-    def measured(denoise: object = None) -> Regimes:
+    def measured(denoise: object = None, **options: object) -> Regimes:
         what = subject(None if denoise is None else {None: denoise})
         monkeypatch.setattr(recipe, "load_model_and_data", lambda *args, **given: what)
-        return regimes(Settings(seeds=tuple(range(70)), steps=20, levels=4, fine=8))
+        return regimes(Settings(seeds=tuple(range(70)), steps=20, levels=4, fine=8, **options))
 
     return measured
 
@@ -196,6 +219,26 @@ def test_the_exact_score_does_not_generalise(run) -> None:
     assert 0.2 < run().generalisation.closer < 0.8
 
 
+def test_where_a_network_leaves_the_exact_score_is_where_it_does(run) -> None:
+    """A network that is the exact score above sigma/alpha 0.5 and the Gaussian below, and two that never leave."""
+    rows, _ = data()
+    cloud, known = PointCloud(rows), Gaussian.fit(rows)
+    part = run(lambda x, level: cloud(x, level) if float(level.ratio.max()) > 0.5 else known(x, level)).departure
+    below = float(part.ratio[part.ratio <= 0.5].max()), float(part.ratio[part.ratio > 0.5].min())
+    assert below[0] <= part.left <= below[1]
+    assert_close(part.explained["exact"].mean[part.ratio > 0.5], torch.ones(int((part.ratio > 0.5).sum())).double())
+    assert math.isnan(run(cloud).departure.left)
+    assert float(run().departure.explained["Gaussian"].mean.min()) == pytest.approx(1)
+
+
+def test_a_small_nudge_decides_less_than_a_stochastic_completion(run) -> None:
+    rows, labels = data()
+    drawn, moved = (run(Mixture.fit(rows, labels), nudge=size).speciation for size in (0.0, 0.02))
+    assert (drawn.nudge, moved.nudge) == (0.0, 0.02)
+    assert float(moved.share[0]) > float(drawn.share[0])
+    assert float(moved.share.min()) > 0.9
+
+
 def test_the_command_writes_everything(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(recipe, "load_model_and_data", lambda *args, **options: subject(labelled=False))
     arguments = f"regimes --seeds 0-3 --steps 5 --levels 2 -o {tmp_path / 'o'}".split()
@@ -210,6 +253,29 @@ def test_the_command_writes_everything(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert len(written["speciation"]["value"]["share"]["value"]) == 2
 
 
+def test_a_condition_reaches_the_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A class whose network is the exact score, beside one that is the Gaussian."""
+    rows, _ = data()
+    what, asked = subject({0: Gaussian.fit(rows), 1: PointCloud(rows), None: Gaussian.fit(rows)}), []
+
+    def load(*args: object, case: Conditioning, **options: object) -> ModelAndData:
+        asked.append(case)
+        return replace(what, case=case)
+
+    monkeypatch.setattr(recipe, "load_model_and_data", load)
+    arguments = f"regimes --class 1 --nudge 0.1 --seeds 0-3 --steps 8 --levels 2 --json -o {tmp_path / 'o'}".split()
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0, shown.output
+    assert asked == [Conditioning(1)]
+    written = json.loads(shown.stdout)
+    assert written["setup"]["condition"] == "class 1"
+    assert written["speciation"]["value"]["nudge"]["value"] == 0.1
+    assert written["generalisation"]["value"]["closer"]["value"] == 1
+    both = CliRunner().invoke(app, ["regimes", "--class", "1", "--prompt", "x"])
+    assert isinstance(both.exception, ValueError)
+    assert "not both" in str(both.exception)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -217,6 +283,8 @@ def test_the_command_writes_everything(monkeypatch: pytest.MonkeyPatch, tmp_path
         ({"steps": 2}, "number of steps"),
         ({"levels": 1}, "number of levels to clone at"),
         ({"images": 0}, "number of held-out images"),
+        ({"nudge": -0.1}, "nudge of clones"),
+        ({"nudge": math.nan}, "nudge of clones"),
         ({"solver": "x"}, "Unknown solver"),
     ],
 )

@@ -18,7 +18,7 @@ from underpaint.sampling.trajectory import sample
 from underpaint.theory import local as local_module
 from underpaint.theory.cloud import PointCloud
 from underpaint.theory.gaussian import Gaussian
-from underpaint.theory.local import LocalCloud, Smoothed, _banded, _gathered, patch_views
+from underpaint.theory.local import LocalCloud, Smoothed, _banded, _gathered, mask_views, patch_views
 
 SHAPE = (2, 5, 6)
 TWO = Gaussian.isotropic(torch.zeros(2), 1.0)
@@ -238,3 +238,27 @@ def test_smoothed_samples_are_barycentres() -> None:
 def test_what_cannot_be_is_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_windows_that_are_alike_go_together() -> None:
+    """Squares about the pixels of an image, in any order: few columns are seen by any of a group of places."""
+    (squares,) = patch_views((1, 16, 16), 5, False)
+    shuffled = torch.randperm(256, generator=torch.Generator().manual_seed(0))
+    seen = torch.zeros(256, 257, dtype=torch.bool).scatter_(1, squares.windows, True)[:, :256]
+    seen = seen[shuffled][:, shuffled]
+    views = mask_views(seen)
+    places = torch.cat([view.centres.flatten() for view in views])
+    assert sorted(places.tolist()) == list(range(256))
+    for view in views:
+        found = torch.zeros(len(view.centres), 257, dtype=torch.bool).scatter_(1, view.windows, True)[:, :256]
+        assert torch.equal(found, seen[view.centres.flatten()])
+    together = [int(seen[view.centres.flatten()].any(0).sum()) for view in views]
+    assert sum(together) / len(together) < 160
+
+
+def test_windows_of_the_last_level_are_kept(normal) -> None:
+    local = LocalCloud.wiener(normal(9, 12), gaussian_of(normal), 0.1)
+    here = local.views(EDM()(1.0))
+    assert local.views(EDM()(1.0)) is here
+    assert local.views(EDM()(2.0)) is not here
+    assert local.views(EDM()(1.0)) is not here

@@ -5,7 +5,7 @@ Source: Biroli, Bonnaire, de Bortoli & Mezard 2024, "Dynamical regimes of diffus
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..bounds import SEEDS
 from ..noise import NoiseLevel
-from ..sampling.solvers import ancestral
+from ..sampling.solvers import Solver, ancestral
 from ..sampling.trajectory import Callback, sample, seeded_noise
 from ..theory.cloud import as_rows
 from ..theory.denoiser import Denoiser
@@ -77,9 +77,33 @@ def clone(
     They share the state and nothing after it. `ancestral` steps draw both, so that each is a sample of p(x0 | x) as the
     denoiser has it, in the limit of small steps. Noise belongs to the seeds, one for each state, in any batch.
     """
-    draw = seeded_noise([(2 * seed + copy + SEEDS // 2) % SEEDS for copy in (0, 1) for seed in seeds])
-    finals = sample(denoise, x.repeat(2, 1), level, ancestral(draw), callback, every=len(level)).final
+    solver = ancestral(_noise_of_copies(seeds))
+    finals = sample(denoise, x.repeat(2, 1), level, solver, callback, every=len(level)).final
     return finals.unflatten(0, (2, len(x)))
+
+
+def nudge(
+    denoise: Denoiser,
+    x: Tensor,
+    level: NoiseLevel,
+    seeds: Sequence[int],
+    size: float,
+    solver: Solver,
+    callback: Callback | None = None,
+) -> Tensor:
+    """Two copies of each state x [B, D] at level[0], moved by sigma size eps with fresh noise each, and followed along
+    the grid by a solver of the flow: [2, B, D].
+
+    Nothing else is drawn, so that copies part only where the flow itself parts neighbours. Noise belongs to the seeds.
+    """
+    copies = x.repeat(2, 1)
+    copies = copies + (size * level.sigma[0]).to(copies) * _noise_of_copies(seeds)(copies)
+    return sample(denoise, copies, level, solver, callback, every=len(level)).final.unflatten(0, (2, len(x)))
+
+
+def _noise_of_copies(seeds: Sequence[int]) -> Callable[[Tensor], Tensor]:
+    """Noise for two copies of a row for each seed."""
+    return seeded_noise([(2 * seed + copy + SEEDS // 2) % SEEDS for copy in (0, 1) for seed in seeds])
 
 
 def class_means(features: Tensor, labels: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ..files import check_targets
-from .base import ANALYSE, app, finish, given, kept_in, out, parse_numbers, parse_seeds, progress_bars, say_check
+from .base import ANALYSE, app, finish, given, kept_in, only, out, parse_numbers, parse_seeds, progress_bars, say_check
 from .options import (
     AlongOption,
     ClassesOption,
@@ -264,6 +264,9 @@ def retrieve(
 @app.command(rich_help_panel=ANALYSE)
 def regimes(
     model: ModelOption = "fashion-mnist",
+    prompt: PromptOption = None,
+    label: ClassOption = None,
+    guidance: GuidanceOption = 1.0,
     data: DataOption = None,
     split: SplitOption = "train",
     column: ColumnOption = None,
@@ -271,6 +274,10 @@ def regimes(
     gaussian: DataGaussianOption = None,
     images: Annotated[int, typer.Option("--images", help="Held-out images to noise.")] = 64,
     levels: Annotated[int, typer.Option("--levels", help="Levels at which samples are cloned.")] = 8,
+    nudge: Annotated[
+        float,
+        typer.Option("--nudge", help="Move clones by this share of the noise, and leave the rest to the flow."),
+    ] = 0.0,
     seeds: SeedsOption = "0-31",
     steps: StepsOption = 30,
     solver: SolverOption = "dpmpp-2m",
@@ -292,7 +299,8 @@ def regimes(
     from ..recipes.shared.model_and_data import Sources
 
     sources = Sources(model, data, split, column, labelled, gaussian, device, dtype)
-    settings = Settings(sources, chosen, steps, solver, levels, images)
+    asked = only(given(prompt, label)), guidance, nudge
+    settings = Settings(sources, chosen, steps, solver, levels, images, 20, *asked)
     with progress_bars(quiet) as progress:
         result = compute(settings, progress)
     data = f"Data: {result.setup['data']}."

@@ -63,6 +63,13 @@ def given(*conditions: str | int | None) -> tuple[str | int, ...]:
     return tuple(condition for condition in conditions if condition is not None)
 
 
+def only(conditions: tuple[str | int, ...]) -> str | int | None:
+    """The one condition that is given, if any."""
+    if len(conditions) > 1:
+        raise ValueError("Give --class or --prompt, not both.")
+    return conditions[0] if conditions else None
+
+
 def progress_bars(quiet: bool) -> AbstractContextManager[Callable[[str, int], Callable[[], None]]]:
     """A recipe's progress on standard error: bars on a terminal, else a line now and then."""
     return progress_on(err, quiet)

@@ -16,11 +16,12 @@ from .style import ACCENT, COLOURS, MODES, QUIET, new_figure, noise_axis, styled
 
 @styled
 def along(result: Regimes) -> Figure:
-    """Over one axis: pairs of clones that end in one class, and the perplexity of the exact posterior by number of
-    points; what is predicted as vertical lines."""
-    figure, (upper, lower) = new_figure(8.0, 5.6, rows=2, sharex=True)
+    """Over one axis: pairs of clones that end in one class, the perplexity of the exact posterior by number of points,
+    and what exact score and Gaussian explain of the network; what is predicted as vertical lines."""
+    figure, (upper, middle, lower) = new_figure(8.0, 8.2, rows=3, sharex=True)
     _speciation(upper, result)
-    _collapse(lower, result)
+    _collapse(middle, result)
+    _departure(lower, result)
     noise_axis(lower)
     return figure
 
@@ -31,7 +32,9 @@ def _speciation(axes: Axes, result: Regimes) -> None:
     axes.errorbar(part.ratio, part.share, reach, color=COLOURS["network"], marker="o", markersize=4, capsize=2)
     axes.axhline(part.chance, color=QUIET, linestyle=":", label="independent samples")
     axes.axvline(part.predicted, color=ACCENT, linestyle="--", linewidth=1, label="predicted, √λ₁")
-    axes.set(title="pairs that share their state down to σ/α and end in one class", ylim=(0, 1.03), ylabel="share")
+    then = f", but for a nudge of {part.nudge:g} of the noise," if part.nudge else ""
+    title = f"pairs that share their state down to σ/α{then} and end in one class"
+    axes.set(title=title, ylim=(0, 1.03), ylabel="share")
     axes.legend(loc="lower right")
 
 
@@ -46,6 +49,17 @@ def _collapse(axes: Axes, result: Regimes) -> None:
     axes.set(title="data points that share the exact posterior (dashed: predicted collapse)", yscale="log")
     axes.set_ylabel("perplexity")
     axes.legend(loc="upper right")
+
+
+def _departure(axes: Axes, result: Regimes) -> None:
+    part = result.departure
+    for name, summary in part.explained.items():
+        axes.plot(part.ratio, summary.mean, color=COLOURS[name], label=name)
+        axes.fill_between(part.ratio, summary.low, summary.high, color=COLOURS[name], alpha=0.15, linewidth=0)
+    if part.left == part.left:
+        axes.axvline(part.left, color=QUIET, linestyle=":", label="the network leaves the exact score")
+    axes.set(title="what denoisers of the data explain of the network", ylim=(0, 1.03), ylabel="explained variance")
+    axes.legend(loc="lower left")
 
 
 def write_regimes(result: Regimes, folder: str | Path) -> dict[str, Any]:

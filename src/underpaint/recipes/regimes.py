@@ -10,16 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..analysis.regimes import chance_alike, class_means, clone, crossing, nearest_class, posterior_entropy
+from ..analysis.agreement import denoised_at, explained_shares
+from ..analysis.regimes import chance_alike, class_means, clone, crossing, nearest_class, nudge, posterior_entropy
 from ..analysis.retrieval import closeness, nearest
 from ..analysis.summary import Summary, share_interval
-from ..bounds import MOST_ITEMS, MOST_STEPS, check_several_seeds, integer
+from ..bounds import MOST_ITEMS, MOST_STEPS, check_several_seeds, integer, number
+from ..models.model import Condition
 from ..noise import NoiseLevel
 from ..progress import Progress, silent
 from ..sampling.solvers import find_solver
-from ..sampling.trajectory import Trajectory
+from ..sampling.trajectory import Callback, Trajectory
+from ..theory.denoiser import Denoiser
 from ..theory.regimes import collapse_ratio, speciation_ratio
 from .shared.model_and_data import ModelAndData, Sources, cluster, load_model_and_data, with_labels
+from .shared.request import Conditioning
 from .shared.results import quantity, table
 
 #: States that are completed together, and images that class means are taken of.
@@ -31,7 +35,9 @@ class Settings:
     """What to sample and to look at.
 
     Each seed is cloned at ``levels`` levels of the sampling grid. ``images`` held-out images are noised at
-    ``fine`` levels, to ask how many data points share the posterior.
+    ``fine`` levels, to ask how many data points share the posterior. The network is asked under a ``condition``, a
+    class or a prompt, where one is given; the data are all of them. With a ``nudge`` clones do not take a stochastic
+    completion: each is moved by this share of the noise, and follows the flow.
     """
 
     sources: Sources = field(default_factory=Sources)
@@ -41,9 +47,13 @@ class Settings:
     levels: int = 8
     images: int = 64
     fine: int = 20
+    condition: Condition | None = None
+    guidance: float = 1.0
+    nudge: float = 0.0
 
     def __post_init__(self) -> None:
         check_several_seeds(self.seeds, "Regimes")
+        number(self.nudge, "nudge of clones, as a share of the noise,", 0)
         integer(self.steps, "number of steps", 3, MOST_STEPS)
         integer(self.levels, "number of levels to clone at", 2, 1000)
         integer(self.images, "number of held-out images", 2, MOST_ITEMS)
@@ -63,6 +73,7 @@ class Speciation:
     high: Tensor = quantity("where it lies to 95 %, upper end")
     chance: float = quantity("share of pairs of different seeds that end in one class")
     classes: str = quantity("what a class is")
+    nudge: float = quantity("by what share of the noise clones are moved; 0: they take a stochastic completion")
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +85,17 @@ class Collapse:
     measured: tuple[float, ...] = quantity("sigma/alpha below which the perplexity stays at 2 or less, by N")
     ratio: Tensor = quantity("sigma/alpha of the states, falling")
     perplexity: Summary = quantity("exp(entropy of the exact posterior), geometric mean over states, [N, level]")
+
+
+@dataclass(frozen=True, eq=False)
+class Departure:
+    """Where the network leaves the exact score of its data, on its own states."""
+
+    ratio: Tensor = quantity("sigma/alpha of the states, falling")
+    explained: dict[str, Summary] = quantity(
+        "share of the network's denoised image, about the data mean, that a denoiser of the data explains, by level"
+    )
+    left: float = quantity("sigma/alpha below which the Gaussian of the data explains more than their exact score")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +115,7 @@ class Regimes:
     setup: dict[str, Any]
     speciation: Speciation = quantity("see fields")
     collapse: Collapse = quantity("see fields")
+    departure: Departure = quantity("see fields")
     generalisation: Generalisation = quantity("see fields")
 
 
@@ -103,7 +126,8 @@ def regimes(settings: Settings, progress: Progress = silent) -> Regimes:
         ValueError: as `load_model_and_data`; the data have fewer than two images, or do not vary.
     """
     began = time.monotonic()
-    subject = load_model_and_data(settings.sources, progress=progress, held_out=settings.images)
+    case = Conditioning(settings.condition, settings.guidance)
+    subject = load_model_and_data(settings.sources, case=case, progress=progress, held_out=settings.images)
     assert subject.held is not None
     counts = known_counts(len(subject.rows))
     predicted = tuple(collapse_ratio(subject.gaussian, count) for count in counts)
@@ -112,6 +136,7 @@ def regimes(settings: Settings, progress: Progress = silent) -> Regimes:
     return Regimes(
         speciation=speciate(subject, run, settings, progress),
         collapse=collapse(subject, counts, predicted, settings, progress),
+        departure=departure(subject, run),
         generalisation=generalise(subject.rows, run.final, subject.held.rows),
         setup=describe(settings, subject, time.monotonic() - began),
     )
@@ -131,7 +156,7 @@ def speciate(subject: ModelAndData, run: Trajectory, settings: Settings, progres
     ends = []
     for place in places:
         rows = [(run.x[place][part], run.level[place:], settings.seeds[part]) for part in parts]
-        finals = torch.cat([clone(subject.denoise, *row, lambda *_: advance()) for row in rows], 1)
+        finals = torch.cat([_two(subject.denoise, row, settings, lambda *_: advance()) for row in rows], 1)
         ends.append(torch.stack([nearest_class(means, _features(subject, copy)) for copy in finals]))
     hits = [int((first == second).sum()) for first, second in ends]
     share = torch.tensor(hits, dtype=torch.float64) / len(settings.seeds)
@@ -140,7 +165,16 @@ def speciate(subject: ModelAndData, run: Trajectory, settings: Settings, progres
     # clones at the noisiest level have forgotten all: they, and the runs themselves, are independent samples
     chance = chance_alike(nearest_class(means, _features(subject, run.final)))
     measured = crossing(ratio, share, (1 + chance) / 2)
-    return Speciation(predicted, measured, ratio, share, low, high, chance, kind)
+    return Speciation(predicted, measured, ratio, share, low, high, chance, kind, settings.nudge)
+
+
+def _two(
+    denoise: Denoiser, states: tuple[Tensor, NoiseLevel, tuple[int, ...]], settings: Settings, callback: Callback
+) -> Tensor:
+    """Where two clones of states [B, D] at the first of the levels end, for seeds: [2, B, D]."""
+    if settings.nudge:
+        return nudge(denoise, *states, settings.nudge, find_solver(settings.solver), callback)
+    return clone(denoise, *states, callback)
 
 
 def clone_at(level: NoiseLevel, about: float, count: int) -> list[int]:
@@ -200,6 +234,19 @@ def collapse(
     )
 
 
+def departure(subject: ModelAndData, run: Trajectory) -> Departure:
+    """What exact score and Gaussian explain of the network on the states of a run, at finite levels with noise."""
+    use = (run.level.ratio[:-1].isfinite() & (run.level.ratio[:-1] > 0)).nonzero().flatten()
+    level = NoiseLevel(run.level.alpha[use], run.level.sigma[use])
+    states, network = run.x[use], run.denoised[use]
+    explained = {
+        name: Summary.of(explained_shares(network, denoised_at(denoise, states, level), subject.gaussian.mean))
+        for name, denoise in (("exact", subject.cloud), ("Gaussian", subject.gaussian))
+    }
+    margin = explained["Gaussian"].mean - explained["exact"].mean
+    return Departure(level.ratio, explained, crossing(level.ratio, margin, 0.0))
+
+
 def generalise(rows: Tensor, finals: Tensor, held: Tensor) -> Generalisation:
     """Distances of samples [S, D] and held-out images [H, D] to the nearest of the data rows [N, D]."""
     samples, others = (nearest(rows, x)[0][:, 0] / rows.shape[1] ** 0.5 for x in (finals, held))
@@ -228,16 +275,22 @@ def tables(result: Regimes) -> str:
     return "\n\n".join(
         [
             f"Classes are decided about σ/α {_found(born.measured)} (predicted {born.predicted:.3g}): pairs of samples "
-            f"that share their state down to there agree half-way between chance, {100 * born.chance:.3g} %, and "
-            f"always. A class is {born.classes}.",
+            f"that share their state down to there{_then(born.nudge)} agree half-way between chance, "
+            f"{100 * born.chance:.3g} %, and always. A class is {born.classes}.",
             table("Pairs that end in one class", "σ/α", names, columns, shares, ".2f"),
             table(
                 "σ/α below which the exact score knows one point", "points", points, ["predicted", "measured"], lines
             ),
+            f"The network leaves the exact score about σ/α {_found(result.departure.left)}: below it the Gaussian of "
+            "the data explains more of what the network says.",
             f"A sample is closer to the data than a held-out image is with probability {new.closer:.2f} (0.5 ± "
             f"{new.error:.2f} if alike).",
         ]
     )
+
+
+def _then(nudge: float) -> str:
+    return f", but for a nudge of {nudge:g} of the noise," if nudge else ""
 
 
 def _found(ratio: float) -> str:

@@ -7,9 +7,10 @@ takes a step from there towards what networks do.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -20,7 +21,14 @@ from . import modes
 from .cloud import as_rows
 from .denoiser import Denoiser, check_states
 from .gaussian import Gaussian
+from .screening import Screen, alike, patch_means, screened_means
 from .softmax import SoftmaxMean
+
+#: The share of all weights that may be left out, in errors asked for: then images of a fifth of the largest entry on
+#: average are certain to be within it.
+_LEFT_OUT = 1 / 6
+#: Screens that are kept, and blocks of windows that one is made of.
+_MOST_SCREENS, _SAMPLED = 1024, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +95,10 @@ class LocalCloud:
     Bytes stand for b/127.5 - 1, as in `PointCloud`; where float32 could lose more than ``tolerance`` of a log-weight,
     products are taken in float64. Memory: the points once, and O(budget) numbers in a call (at least those of the
     windows of one image with one other). Cost: B N L S products, with sharing B N L^2 S.
+
+    With ``error``, places that share windows leave out those whose log-weights are certain to be too small: no denoised
+    image is further from the one of all windows than ``error`` times its own length. That is checked after the call,
+    and rows for which it is not certain are taken again from all windows. No noise is assumed in the state.
     """
 
     points: Tensor
@@ -94,10 +106,14 @@ class LocalCloud:
     tolerance: float = 1e-3
     budget: int = 1 << 22
     temperature: float = 1.0
+    error: float | None = None
     _largest: float = field(init=False, repr=False)
+    _screens: dict[Views, Screen] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         positive(self.temperature, "temperature of the softmax")
+        if self.error is not None and not 0 < self.error < 1:
+            raise ValueError(f"The relative error of a denoised image must lie between 0 and 1, got {self.error}.")
         parts = (as_rows(part).abs().max() for part in self.points.split(8192))
         object.__setattr__(self, "_largest", float(torch.stack(list(parts)).max()))
 
@@ -111,6 +127,7 @@ class LocalCloud:
         size: int | Callable[[NoiseLevel], int],
         equivariant: bool = True,
         temperature: float = 1.0,
+        error: float | None = None,
     ) -> LocalCloud:
         """Square patches of an odd ``size``, which may depend on the level, about each pixel of images (C, H, W).
 
@@ -132,7 +149,7 @@ class LocalCloud:
         def views(level: NoiseLevel) -> Sequence[Views]:
             return cut(size(level) if callable(size) else size)
 
-        return LocalCloud(points, views, temperature=temperature)
+        return LocalCloud(points, views, temperature=temperature, error=error)
 
     @staticmethod
     def wiener(points: Tensor, gaussian: Gaussian, threshold: float = 0.02, temperature: float = 1.0) -> LocalCloud:
@@ -152,7 +169,7 @@ class LocalCloud:
             seen = (gain.abs() > threshold * gain.diagonal().unsqueeze(1)).fill_diagonal_(True)
             return mask_views(seen)
 
-        return LocalCloud(points, views, temperature=temperature)
+        return LocalCloud(points, remembered(views), temperature=temperature)
 
     def __call__(self, x: Tensor, level: NoiseLevel) -> Tensor:
         return self.denoise(x, level)
@@ -166,32 +183,86 @@ class LocalCloud:
             for i, (alpha, sigma) in enumerate(pairs):
                 denoised[which == i] = self.denoise(x[which == i], NoiseLevel(alpha, sigma))
             return denoised
-        for views in self.views(level):
+        every = self.views(level)
+        for views in every:
             denoised[:, views.centres] = self._look(x, level, views).to(x.dtype)
+        if self.error is not None and any(views.shared for views in every):
+            bad = ~self._within(denoised.detach(), self.error)
+            if bool(bad.any()):
+                denoised[bad] = replace(self, error=None).denoise(x[bad], level)
         return denoised
+
+    def _within(self, denoised: Tensor, error: float) -> Tensor:
+        """Which images [B, D] are certain to be within the error, relative to their own lengths.
+
+        A share e of all weights that is left out moves a mean m by e |m - m_left|, m_left being that of what was left
+        out; no entry of it is larger than the largest of all.
+        """
+        size = denoised.double().norm(dim=1)
+        moved = _LEFT_OUT * error * (size + self._largest * denoised.shape[1] ** 0.5)
+        return moved * (1 + error) <= error * size
 
     def _look(self, x: Tensor, level: NoiseLevel, views: Views) -> Tensor:
         """Posterior means of the centres, [B, L, C]."""
+        alpha, sigma = float(level.alpha), self.temperature**0.5 * max(float(level.sigma), 1e-9)
+        look = self._share if views.shared else self._stay
+        return look(x, alpha / sigma**2, (alpha / sigma) ** 2, views)
+
+    def _stay(self, x: Tensor, scale: float, square: float, views: Views) -> Tensor:
+        """Of places that know their own windows only."""
         (places, size), dimension = views.windows.shape, x.shape[1]
         weigh, width = _cheapest(views, dimension)
-        pairs = places * (places if views.shared else 1)
-        batch = max(1, min(len(x), self.budget // max(pairs, places * width)))
-        gathered = places * size if weigh is _gathered else places
-        chunk = max(1, self.budget // max(batch * pairs, gathered, dimension))
+        batch = max(1, min(len(x), self.budget // (places * width)))
+        chunk = max(1, self.budget // max(batch * places, places * size if weigh is _gathered else places, dimension))
         if weigh is _banded and x.device.type == "cpu":
             chunk = max(1, chunk // 4)  # stays in the cache
-        alpha, sigma = float(level.alpha), self.temperature**0.5 * max(float(level.sigma), 1e-9)
-        scale, square, means = alpha / sigma**2, (alpha / sigma) ** 2, []
+        means = []
         for rows in x.split(batch):
             scaled = scale * rows.double()
             dtype = self._dtype(scaled, square, size)
             logits_of, sums = weigh(scaled.to(dtype), views, square), SoftmaxMean()
             for part in self.points.split(chunk):
                 stored = as_rows(part, dtype)
-                sums.add(logits_of(stored), _picked(stored, views.centres, views.shared))
-            mean = sums.mean
-            means.append(mean.view(len(rows), places, -1) if views.shared else mean.transpose(0, 1))
+                sums.add(logits_of(stored), _picked(stored, views.centres))
+            means.append(sums.mean.transpose(0, 1))
         return torch.cat(means)
+
+    def _share(self, x: Tensor, scale: float, square: float, views: Views) -> Tensor:
+        """Of places that share their windows."""
+        places, size = views.windows.shape
+        cpu = x.device.type == "cpu"
+        block = max(1, min(2048 if cpu else 16_384, self.budget // size))
+        together = max(1, min(64 if cpu else 4096, self.budget // block))
+        count, means = places * len(self.points), []
+        for rows in x.split(max(1, self.budget // (places * size))):
+            queries = scale * rows.double()[:, views.windows].flatten(0, 1)
+            dtype = self._dtype(scale * rows.double(), square, size)
+            asked, blocks = queries.to(dtype), self._blocks(views, dtype, block)
+            if self.error is None or count < 4 * block:
+                mean = patch_means(asked, square, blocks, together)
+            else:
+                screen, longest = self._screen(views, block), self._largest * size**0.5
+                margin = math.log(count / (_LEFT_OUT * self.error))
+                mean = screened_means(asked, square, blocks, together, screen, longest, margin)
+            means.append(mean.view(len(rows), places, -1))
+        return torch.cat(means)
+
+    def _blocks(self, views: Views, dtype: torch.dtype, block: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Windows of the data at all places [n, S], and their centres [n, C], block by block."""
+        places = len(views.windows)
+        windows, centres = views.windows.to(self.points.device), views.centres.to(self.points.device)
+        for part in self.points.split(max(1, block // places)):
+            found = as_rows(part[:, windows].flatten(0, 1), dtype), as_rows(part[:, centres].flatten(0, 1), dtype)
+            yield from zip(*(values.split(block) for values in found), strict=True)
+
+    def _screen(self, views: Views, block: int) -> Screen:
+        """Made once for the views; of the last levels, where they depend on them."""
+        if views not in self._screens:
+            while len(self._screens) >= _MOST_SCREENS:
+                self._screens.pop(next(iter(self._screens)))
+            sample = islice(self._blocks(views, torch.float32, block), _SAMPLED)
+            self._screens[views] = Screen.of(torch.cat([patches for patches, _ in sample]))
+        return self._screens[views]
 
     def _dtype(self, scaled: Tensor, square: float, size: int) -> torch.dtype:
         """float32 unless the rounding of a log-weight of windows of ``size`` could pass the tolerance in it."""
@@ -232,18 +303,41 @@ def patch_views(shape: tuple[int, int, int], size: int, equivariant: bool) -> tu
     return tuple(Views(centres[places], windows[places][:, inside[places[0]]], shared=True) for places in alike)
 
 
-def mask_views(seen: Tensor, batch: int = 64) -> tuple[Views, ...]:
-    """Views in which coordinate q looks at those j where seen[q, j]; places of about equal size go together."""
-    coordinates, whole, sizes = torch.arange(len(seen), device=seen.device), seen.all(1), seen.sum(1)
+def remembered(views: Callable[[NoiseLevel], Sequence[Views]]) -> Callable[[NoiseLevel], Sequence[Views]]:
+    """The same views by level; those of the last level are kept."""
+    last: dict[tuple[float, float], Sequence[Views]] = {}
+
+    def found(level: NoiseLevel) -> Sequence[Views]:
+        key = (float(level.alpha), float(level.sigma))
+        if key not in last:
+            last.clear()
+            last[key] = views(level)
+        return last[key]
+
+    return found
+
+
+def mask_views(seen: Tensor, batch: int = 16) -> tuple[Views, ...]:
+    """Views in which coordinate q looks at those j where seen[q, j]; places with alike windows go together."""
+    coordinates, whole = torch.arange(len(seen), device=seen.device), seen.all(1)
     views = []
     if bool(whole.any()):
         views.append(Views(coordinates[whole].unsqueeze(0), coordinates.unsqueeze(0)))
     partial = coordinates[~whole]
-    for places in partial[sizes[partial].argsort()].split(batch):
-        if len(places):
+    if len(partial):
+        order = alike(_sketched(seen[partial].float()), batch)
+        for places in partial[order].split(batch):
             index = torch.where(seen[places], coordinates, len(seen)).sort(1).values
-            views.append(Views(places.unsqueeze(1), index[:, : int(sizes[places].max())]))
+            views.append(Views(places.unsqueeze(1), index[:, : int(seen[places].sum(1).max())]))
     return tuple(views)
+
+
+def _sketched(rows: Tensor, width: int = 8) -> Tensor:
+    """A few numbers for each of rows [n, D] that are near where rows are: their leading components, about."""
+    start = torch.randn(rows.shape[1], width, generator=torch.Generator().manual_seed(0)).to(rows)
+    for _ in range(2):
+        start = torch.linalg.qr(rows.T @ (rows @ start)).Q
+    return rows @ start
 
 
 #: Log-weights of data rows, of states [B, D], views and (alpha/sigma)^2.
@@ -257,33 +351,42 @@ def _cheapest(views: Views, dimension: int) -> tuple[_Weigh, int]:
         channels, height, width = views.squares[0]
         if 2 * size > channels * width + height:
             return _banded, channels * width
-    if not views.shared and 6 * size > dimension:
-        return _dense, dimension
+    together = len(_seen_by_any(views.windows, dimension))
+    if 6 * size > together:
+        return _dense, together
     return _gathered, size
 
 
 def _gathered(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Tensor]:
-    """Log-weights of data rows, for scaled states [B, D], from the windows of both: [L, B, n], shared [1, B L, n L]."""
-    queries = _picked(scaled, views.windows, views.shared)
+    """Log-weights of data rows, for scaled states [B, D], from the windows of both: [L, B, n]."""
+    queries = _picked(scaled, views.windows)
 
     def logits(stored: Tensor) -> Tensor:
-        patches = _picked(stored, views.windows, views.shared)
+        patches = _picked(stored, views.windows)
         return torch.baddbmm(-square / 2 * patches.square().sum(2).unsqueeze(1), queries, patches.mT)
 
     return logits
 
 
 def _dense(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Tensor]:
-    """The same for wide windows, which are cheaper to multiply with zeros outside them than to gather. [L, B, n]."""
-    count, dimension = len(views.windows), scaled.shape[1]
-    seen = scaled.new_zeros(count, dimension + 1).scatter_(1, views.windows.to(scaled.device), 1.0)[:, :dimension]
-    queries = seen.unsqueeze(1) * scaled
+    """The same by one product for all places, with the columns that any of them sees, and zeros where one does not:
+    alike windows are cheaper to multiply with zeros outside them than to gather. [L, B, n]."""
+    windows = views.windows.to(scaled.device)
+    columns = _seen_by_any(windows, scaled.shape[1])
+    seen = scaled.new_zeros(len(windows), scaled.shape[1] + 1).scatter_(1, windows, 1.0)[:, columns]
+    queries = seen.unsqueeze(1) * scaled[:, columns]
 
     def logits(stored: Tensor) -> Tensor:
-        half_norms = seen @ stored.square().T / 2
-        return (queries @ stored.T).sub_(half_norms.unsqueeze(1), alpha=square)
+        few = stored[:, columns]
+        return (queries @ few.T).sub_((seen @ few.square().T).unsqueeze(1), alpha=square / 2)
 
     return logits
+
+
+def _seen_by_any(windows: Tensor, dimension: int) -> Tensor:
+    """Coordinates in any of windows [L, S], of which ``dimension`` is none."""
+    columns = windows.unique()
+    return columns[columns < dimension]
 
 
 def _banded(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Tensor]:
@@ -311,7 +414,7 @@ def _band(edge: int, half: int, like: Tensor) -> Tensor:
     return ((place.unsqueeze(1) - place).abs() <= half).to(like)
 
 
-def _picked(rows: Tensor, index: Tensor, shared: bool) -> Tensor:
-    """Entries [n, L, S] of rows [n, D], index D being 0: as [1, n L, S] if all places are compared, else [L, n, S]."""
+def _picked(rows: Tensor, index: Tensor) -> Tensor:
+    """Entries [L, n, S] of rows [n, D], index D being 0."""
     padded = torch.cat([rows, rows.new_zeros(len(rows), 1)], 1)[:, index.to(rows.device)]
-    return padded.flatten(0, 1).unsqueeze(0) if shared else padded.transpose(0, 1)
+    return padded.transpose(0, 1)

@@ -22,7 +22,7 @@ from . import modes
 from .cloud import PointCloud, as_rows
 from .denoiser import Denoiser, check_states
 from .gaussian import Gaussian
-from .local import LocalCloud, Views, mask_views
+from .local import LocalCloud, Views, mask_views, remembered
 
 #: Below it, the Studio and GoldDiff take a diagonal entry of the Wiener filter for 1.
 _SMALL = 1e-6
@@ -249,7 +249,7 @@ class BatchPosterior:
         return total
 
 
-def released_views(gaussian: Gaussian, share: float) -> Callable[[NoiseLevel], tuple[Views, ...]]:
+def released_views(gaussian: Gaussian, share: float) -> Callable[[NoiseLevel], Sequence[Views]]:
     """The windows of `PCALocality` by level; those of the last level are kept.
 
     Raises:
@@ -257,16 +257,7 @@ def released_views(gaussian: Gaussian, share: float) -> Callable[[NoiseLevel], t
     """
     if positive(share, "share of the largest entry") > 1:
         raise ValueError(f"The share of the largest entry must be at most 1, got {share}.")
-    last: dict[tuple[float, float], tuple[Views, ...]] = {}
-
-    def views(level: NoiseLevel) -> tuple[Views, ...]:
-        key = (float(level.alpha), float(level.sigma))
-        if key not in last:
-            last.clear()
-            last[key] = mask_views(released_mask(gaussian, level, share))
-        return last[key]
-
-    return views
+    return remembered(lambda level: mask_views(released_mask(gaussian, level, share)))
 
 
 def released_mask(gaussian: Gaussian, level: NoiseLevel, share: float) -> Tensor:

@@ -1,0 +1,104 @@
+"""Patches that are left out: the result stays, and few are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+
+from underpaint.noise import EDM, Flow, NoiseLevel
+from underpaint.theory import screening
+from underpaint.theory.local import LocalCloud
+from underpaint.theory.screening import Screen, alike
+
+SHAPE = (1, 12, 12)
+
+
+def smooth(normal: Callable[..., Tensor], count: int, seed: int = 0) -> Tensor:
+    """Images [N, 144] of neighbouring pixels that are alike, in [-1, 1], float32."""
+    place = torch.arange(12, dtype=torch.float64)
+    root = torch.linalg.cholesky(torch.exp(-(place.unsqueeze(1) - place).abs() / 6))
+    return (root @ normal(count, 144, seed=seed).view(-1, 12, 12) @ root.T).clamp(-1, 1).flatten(1).float()
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    return float(((found - expected).norm(dim=1) / expected.norm(dim=1)).max())
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Shares of blocks that are read after screening."""
+    shares: list[float] = []
+    plain = screening._Group.kept
+
+    def kept(group: screening._Group, shadows: Tensor) -> Tensor | None:
+        found = plain(group, shadows)
+        shares.append(1.0 if found is None else len(found) / len(shadows))
+        return found
+
+    monkeypatch.setattr(screening._Group, "kept", kept)
+    return shares
+
+
+@pytest.mark.parametrize("error", [1e-3, 0.05])
+@pytest.mark.parametrize(
+    "level", [EDM()(0.05), EDM()(0.3), EDM()(1.0), EDM()(30.0), Flow()(0.2), Flow()(1.0)], ids=repr
+)
+def test_what_is_left_out_is_within_the_error(level: NoiseLevel, error: float, normal, read: list[float]) -> None:
+    """Of states that are noised images, and of some that are none."""
+    points, fresh = smooth(normal, 160), smooth(normal, 3, 1)
+    noise = normal(3, 144, seed=2).float()
+    x = torch.cat([float(level.alpha) * fresh + float(level.sigma) * noise, 3 * torch.ones(1, 144), noise[:1] * 0.01])
+    full = LocalCloud.patches(points.double(), SHAPE, 5)(x.double(), level).float()
+    screened = LocalCloud.patches(points, SHAPE, 5, error=error)(x, level)
+    assert relative(screened, full) <= error + 1e-4
+    assert read  # it was tried
+
+
+def test_at_low_noise_few_patches_are_read(normal, read: list[float]) -> None:
+    points, fresh = smooth(normal, 160), smooth(normal, 4, 1)
+    local = LocalCloud.patches(points, SHAPE, 5, error=1e-3)
+    local(fresh + 0.05 * normal(4, 144, seed=2).float(), EDM()(0.05))
+    assert sum(read) / len(read) < 0.5
+    read.clear()
+    local(fresh + 30 * normal(4, 144, seed=2).float(), EDM()(30.0))
+    assert min(read) == 1.0
+
+
+def test_every_patch_below_its_bound(normal) -> None:
+    """z.p of any two rows, which are no patches, and a bound that is close where both lie in few directions."""
+    for size, count in ((4, 30), (30, 50), (300, 400)):
+        screen = Screen.of(normal(count, size).cumsum(1))
+        z, p = normal(20, size, seed=1), normal(40, size, seed=2).cumsum(1)
+        bound = screen.shadows(z) @ screen.shadows(p).T
+        slack = screen.loss * z.norm(dim=1, keepdim=True) * p.norm(dim=1)
+        assert bool((bound >= z @ p.T - slack).all())
+        lead = screen.basis[:, :1].double()
+        assert_close(screen.shadows(lead.T) @ screen.shadows(lead.T).T, torch.ones(1, 1), rtol=0, atol=1e-5)
+
+
+def test_images_near_zero_are_taken_again(normal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data of both signs, whose mean at high noise is so short that no share of the weights is certain to be small."""
+    points = torch.cat([smooth(normal, 80), -smooth(normal, 80)])
+    local, x = LocalCloud.patches(points, SHAPE, 5, error=1e-3), 200 * normal(2, 144).float()
+    full = LocalCloud.patches(points, SHAPE, 5)(x, EDM()(200.0))
+    assert not bool(local._within(full, 1e-3).any())
+    assert_close(local(x, EDM()(200.0)), full, rtol=0, atol=0)
+
+
+def test_neighbours_in_order_are_alike(normal) -> None:
+    rows = normal(1000, 3) * torch.tensor([10.0, 1.0, 0.1])
+    order = alike(rows, 50)
+    assert sorted(order.tolist()) == list(range(1000))
+    inside = torch.stack([part.std(0)[0] for part in rows[order].split(125)])
+    assert float(inside.mean()) < 3
+    assert len(alike(rows[:0])) == 0
+
+
+@pytest.mark.parametrize("error", [0.0, 1.0, float("nan")])
+def test_errors_are_checked(error: float) -> None:
+    with pytest.raises(ValueError, match="relative error of a denoised image must lie between 0 and 1"):
+        LocalCloud.patches(torch.zeros(3, 144), SHAPE, 5, error=error)
