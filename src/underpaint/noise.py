@@ -36,6 +36,16 @@ class NoiseLevel:
 
     Raises:
         ValueError: a value is negative or not finite, the shapes differ, or alpha and sigma are both zero.
+
+    Examples:
+        >>> import underpaint as up
+        >>> level = up.NoiseLevel(alpha=0.6, sigma=0.8)
+        >>> level
+        NoiseLevel(alpha=0.6, sigma=0.8)
+        >>> round(float(level.ratio), 4)
+        1.3333
+        >>> up.NoiseLevel.join(level, up.NoiseLevel.clean())
+        NoiseLevel(2 levels, sigma/alpha 1.33333 to 0)
     """
 
     alpha: Tensor
@@ -113,6 +123,11 @@ class Schedule(Protocol):
 
     A schedule with an attribute ``ratios``, (lowest, highest) sigma/alpha, is a part of another (`Truncated`): a
     `Model` on it may not be asked outside.
+
+    Examples:
+        >>> import underpaint as up
+        >>> isinstance(up.EDM(), up.Schedule)
+        True
     """
 
     def __call__(self, t: Time) -> NoiseLevel:
@@ -164,6 +179,16 @@ class DDPM:
 
     Between its steps log(sigma/alpha) is interpolated linearly in t, so that the SNR is continuous and decreasing.
     Source: Ho et al. 2020, eq. 4. `betas` may also be given as a tensor [T].
+
+    Examples:
+        >>> import underpaint as up
+        >>> schedule = up.DDPM.stable_diffusion()
+        >>> schedule(500)
+        NoiseLevel(alpha=0.525674, sigma=0.850686)
+        >>> schedule.grid(steps=4)
+        NoiseLevel(5 levels, sigma/alpha 14.6146 to 0)
+        >>> round(float(schedule.time(schedule(500))), 6)
+        500.0
     """
 
     betas: Betas | Tensor = "linear"
@@ -222,7 +247,13 @@ class DDPM:
 
 @dataclass(frozen=True)
 class EDM:
-    """Variance-exploding schedule whose time is sigma itself (alpha = 1), on the grid of Karras22 eq. 5."""
+    """Variance-exploding schedule whose time is sigma itself (alpha = 1), on the grid of Karras22 eq. 5.
+
+    Examples:
+        >>> import underpaint as up
+        >>> up.EDM(sigma_min=0.01, sigma_max=50.0).grid(steps=3).sigma
+        tensor([5.0000e+01, 2.4013e+00, 1.0000e-02, 0.0000e+00], dtype=torch.float64)
+    """
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
@@ -256,6 +287,11 @@ class Flow:
     """Rectified flow: alpha = 1 - t, sigma = t for t in [0, 1], with the time shift of Esser et al. 2024 on its grid.
 
     ``shift`` s moves grid times u to s u / (1 + (s - 1) u); it changes where the grid lies, not what a time means.
+
+    Examples:
+        >>> import underpaint as up
+        >>> up.Flow(shift=3.0).grid(steps=4).sigma
+        tensor([1.0000, 0.9000, 0.7500, 0.5000, 0.0000], dtype=torch.float64)
     """
 
     shift: float = 1.0

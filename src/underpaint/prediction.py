@@ -29,6 +29,15 @@ def to_denoised(output: Tensor, x: Tensor, level: NoiseLevel, kind: Prediction) 
     Raises:
         ValueError: an unknown kind; an output that is not of the states' shape, which would be broadcast; or 'eps' or
             'score' at a level without signal, where they say nothing of x0.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> level = up.DDPM()(500)
+        >>> x0, eps = torch.ones(1, 2), torch.tensor([[0.5, -0.5]])
+        >>> x = level.alpha * x0 + level.sigma * eps
+        >>> up.to_denoised(eps, x, level, "eps")
+        tensor([[1.0000, 1.0000]])
     """
     _check_pair(output, x)
     if kind in ("eps", "score"):
@@ -74,6 +83,15 @@ def from_denoised(denoised: Tensor, x: Tensor, level: NoiseLevel, kind: Predicti
 
     Raises:
         ValueError: an unknown kind, or images that are not of the states' shape.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> level = up.NoiseLevel(alpha=0.6, sigma=0.8)
+        >>> x0, eps = torch.ones(1, 2), torch.tensor([[0.5, -0.5]])
+        >>> x = level.alpha * x0 + level.sigma * eps
+        >>> up.from_denoised(x0, x, level, "v")
+        tensor([[-0.5000, -1.1000]])
     """
     _check_pair(denoised, x)
     alpha, sigma = level.columns(x)

@@ -28,6 +28,11 @@ class VPSDE:
 
     Raises:
         ValueError: the betas are not positive, or epsilon does not lie inside (0, 1).
+
+    Examples:
+        >>> import underpaint as up
+        >>> up.VPSDE()(0.5)
+        NoiseLevel(alpha=0.281183, sigma=0.959654)
     """
 
     beta_min: float = 0.1
@@ -79,6 +84,16 @@ class Interpolant:
 
     Raises:
         ValueError: a function gives a value that is negative or not finite, or sigma/alpha rises on its way to data.
+
+    Examples:
+        >>> import math
+        >>> import underpaint as up
+        >>> half = math.pi / 2
+        >>> schedule = up.Interpolant(lambda t: (half * t).cos(), lambda t: (half * t).sin())
+        >>> schedule(0.5)
+        NoiseLevel(alpha=0.707107, sigma=0.707107)
+        >>> round(float(schedule.time(schedule.level(1.0))), 6)
+        0.5
     """
 
     alpha: Callable[[Tensor], Tensor | float]
@@ -160,6 +175,12 @@ class Truncated:
 
     Raises:
         ValueError: not 0 <= low < high, no noise at all, or a grid that is to start above ``high``.
+
+    Examples:
+        >>> import underpaint as up
+        >>> schedule = up.Truncated(up.EDM(), high=10.0)
+        >>> schedule.grid(steps=4)
+        NoiseLevel(5 levels, sigma/alpha 10 to 0)
     """
 
     schedule: Schedule

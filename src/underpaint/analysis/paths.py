@@ -196,6 +196,16 @@ class ImagePath:
         rows: [K, D], the two pictures at the ends.
         pull: for a string, how much still pulls it sideways at each of its levels, as `Strung.pull` but over
             sigma/alpha; below .1 or so it has settled. None for a line or an arc.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> gaussian = up.Gaussian.isotropic(torch.zeros(3), variance=1.0)
+        >>> level = up.EDM().grid(steps=8)
+        >>> ends = torch.zeros(3), torch.ones(3)
+        >>> path = up.morph(gaussian, *ends, level, kind="straight", points=5)
+        >>> path.rows[2]
+        tensor([0.5000, 0.5000, 0.5000])
     """
 
     rows: Tensor
@@ -242,6 +252,17 @@ def morph(
 
     Raises:
         ValueError: an unknown kind, numbers out of range, or a ratio above that where sampling begins.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> ends = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0])
+        >>> turns = torch.linspace(0, 2 * torch.pi, 100)
+        >>> circle = up.PointCloud(2 * torch.stack([turns.cos(), turns.sin()], dim=1))
+        >>> level = up.EDM().grid(steps=16)
+        >>> path = up.morph(circle, *ends, level, kind="minimum-energy", points=5)
+        >>> path.rows.norm(dim=1).round(decimals=1)
+        tensor([2., 2., 2., 2., 2.])
     """
     _check_morph(start, end, level, kind, points, ratio, begin)
     advance = callback or (lambda: None)

@@ -72,6 +72,15 @@ def calibrate(
 
     Raises:
         ValueError: no seeds, seeds in both sets, or numbers of calls that are no plan.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> gaussian = up.Gaussian.isotropic(torch.zeros(1), variance=4.0)
+        >>> seeds = {"seeds": range(4), "held_out": range(4, 6)}
+        >>> plans = up.calibrate(gaussian, gaussian, up.EDM(), [3], **seeds, fine=20, effort=1)
+        >>> plans.plan(3).calls
+        3
     """
     wanted = check_options(seeds, calls, held_out, fine, effort)
     steps, known = fine, None

@@ -60,6 +60,17 @@ def spectral_levels(
 
     Raises:
         ValueError: fewer than 2 steps, or a solver that is not linear, or not alike for each number.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> covariance = up.Covariance(torch.tensor([4.0, 0.25]), torch.eye(2))
+        >>> gaussian = up.Gaussian(torch.zeros(2), covariance)
+        >>> best = up.spectral_levels(gaussian, up.EDM(), steps=4)
+        >>> usual = up.EDM().grid(steps=4)
+        >>> error = up.spectral_error(gaussian, best, up.dpmpp_2m)
+        >>> bool(error < up.spectral_error(gaussian, usual, up.dpmpp_2m))
+        True
     """
     integer(steps, "number of steps", 2, MOST_STEPS)
     variances, shares = _spectrum(gaussian)
@@ -93,6 +104,15 @@ def spectral_error(gaussian: Gaussian, level: NoiseLevel, solver: Solver) -> Ten
 
     Raises:
         ValueError: the grid is none, or the solver is not linear, or not alike for each number.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> gaussian = up.Gaussian.isotropic(torch.zeros(2), variance=1.0)
+        >>> few, many = up.EDM().grid(steps=10), up.EDM().grid(steps=50)
+        >>> error = up.spectral_error(gaussian, few, up.euler)
+        >>> bool(up.spectral_error(gaussian, many, up.euler) < error / 3)
+        True
     """
     check_grid(level)
     variances, shares = _spectrum(gaussian)

@@ -75,6 +75,16 @@ def fit_from_model(
     Raises:
         ValueError: a level has no signal or no noise, the rank does not fit, the noise is too low (the denoiser hands
             on a direction of the state undiminished), or the variances of no level agree: the network cannot tell.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> covariance = up.Covariance(torch.tensor([4.0, 0.25]), torch.eye(2))
+        >>> gaussian = up.Gaussian(torch.zeros(2), covariance)
+        >>> network = gaussian  # or a model
+        >>> found = up.fit_from_model(network, dimension=2, level=up.EDM()(20.0), rank=2)
+        >>> found.eigenvalues.round(decimals=2)
+        tensor([4.0000, 0.2500], dtype=torch.float64)
     """
     levels = [level] if level.alpha.ndim == 0 else list(level)
     if not all(at.alpha > 0 and at.sigma > 0 for at in levels):
@@ -128,6 +138,16 @@ def variances_along(denoise: Denoiser, gaussian: Gaussian, level: NoiseLevel, po
     same at every level; how far they lie apart says how well the variances are known.
 
     Calls: 2 points R rows a level.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> covariance = up.Covariance(torch.tensor([4.0, 0.25]), torch.eye(2))
+        >>> gaussian = up.Gaussian(torch.zeros(2), covariance)
+        >>> level = up.EDM()(torch.tensor([10.0, 1.0]))
+        >>> up.variances_along(gaussian, gaussian, level).round(decimals=2)
+        tensor([[4.0000, 0.2500],
+                [4.0000, 0.2500]], dtype=torch.float64)
     """
     made = torch.Generator().manual_seed(seed)
     noise = torch.randn(points, gaussian.dimension, generator=made, dtype=gaussian.mean.dtype).to(gaussian.mean.device)
@@ -247,6 +267,14 @@ def fit_from_samples(
 
     Raises:
         ValueError: fewer than two samples.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> gaussian = up.Gaussian.isotropic(torch.ones(2), variance=0.25)
+        >>> found = up.fit_from_samples(gaussian, 2, up.EDM().grid(steps=10), count=500)
+        >>> bool((found.mean - 1).abs().max() < 0.1)
+        True
     """
     if count < 2:
         raise ValueError(f"A covariance needs at least 2 samples, got {count}.")

@@ -84,6 +84,20 @@ def load_data(
     Raises:
         ValueError: as `open_source`; no images, images of another shape, values outside [-1, 1], or more than the
             memory of this machine holds.
+
+    Examples:
+        >>> import tempfile
+        >>> import numpy
+        >>> import underpaint as up
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pictures = numpy.zeros((10, 8, 8, 3), dtype=numpy.uint8)
+        ...     numpy.save(f"{folder}/pictures.npy", pictures)
+        ...     data = up.load_data(f"{folder}/pictures.npy")
+        ...
+        >>> data.images.shape
+        torch.Size([10, 3, 8, 8])
+        >>> data.rows(slice(0, 2)).shape
+        torch.Size([2, 192])
     """
     size = None if shape is None else (shape[1], shape[2])
     mode = None if shape is None else {1: "L", 3: "RGB"}.get(shape[0])

@@ -34,6 +34,17 @@ def save_gaussian(
     """Write mean, eigenvalues (float64) and basis, with free-form JSON provenance (data, count, range, shape ...).
 
     ``classes`` adds, for each label or name, how many rows it has and their Gaussian.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> import underpaint as up
+        >>> gaussian = up.Gaussian.isotropic(torch.zeros(4), variance=1.0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     up.save_gaussian(f"{folder}/mine.safetensors", gaussian, data="unit noise")
+        ...     up.load_gaussian(f"{folder}/mine.safetensors")
+        ...
+        Gaussian(dimension 4, rank 0, total variance 4)
     """
     tensors, described = _pack(gaussian, "")
     metadata = {"format": _FORMAT, "kind": "gaussian", **described}
@@ -54,6 +65,11 @@ def load_gaussian(source: str | Path, label: int | str | None = None) -> Gaussia
 
     Raises:
         ValueError: no such name, file or class; a file of another kind, or a damaged one.
+
+    Examples:
+        >>> import underpaint as up
+        >>> up.load_gaussian("fashion-mnist").dimension
+        784
     """
     path = _find(source)
     if path.suffix.lower() in (".pt", ".pth", ".pkl", ".npz") and path.is_file():

@@ -80,6 +80,12 @@ def load_model(
     Raises:
         ValueError: no such source, one that is not complete, or one of a kind not handled; pickled weights are never
             opened.
+
+    Examples:
+        >>> import underpaint as up
+        >>> model = up.load_model("fashion-mnist")
+        >>> model.shape, model.prediction, model.classes
+        ((1, 28, 28), 'v', 10)
     """
     if isinstance(source, Model):
         _check_no_call(source.name, call)

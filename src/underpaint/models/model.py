@@ -72,6 +72,18 @@ class Model:
         autoencoder: for latent models; rows of a pixel model are images themselves.
         batch: rows sent through the network at once: a bound on memory.
         notes: what its folder says of it (data, training ...).
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> model = up.load_model("fashion-mnist")
+        >>> level = model.schedule.level(2.0)  # a noise-to-signal ratio
+        >>> x = up.initial_noise([0, 1], model.dimension, level)
+        >>> model(x, level).shape
+        torch.Size([2, 784])
+        >>> boots = model.conditional(9)  # the same network, asked for one class
+        >>> model.images(boots(x, level)).shape
+        torch.Size([2, 1, 28, 28])
     """
 
     network: Network

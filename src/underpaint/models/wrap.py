@@ -66,6 +66,19 @@ def wrap(
     Raises:
         ValueError: shape, prediction, time, null class, condition or range make no sense; and, when it is called, what
             the network returns is not of the state's shape.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> def network(x, t):  # predicts noise in unit Gaussian data; told 999 t
+        ...     t = (t / 999).view(-1, 1, 1, 1)
+        ...     return t * x / ((1 - t) ** 2 + t**2)
+        ...
+        >>> model = up.wrap(network, (3, 8, 8), up.Flow(), prediction="eps", time=999.0)
+        >>> model
+        Model(network, 3 x 8 x 8, Flow(shift=1.0), eps, no condition, float32 on cpu)
+        >>> model(torch.ones(1, model.dimension), up.EDM()(1.0)).unique()
+        tensor([0.5000])
     """
     shape = tuple(shape)
     _check(shape, prediction, time, data_range)

@@ -42,6 +42,14 @@ class SkipChoice:
         tolerance: the error that was allowed.
         predicted: for every skip from 0 to N-1 and every seed, [N, B].
         measured: of the skips that were tried, NaN elsewhere, [N, B]; None if it was not asked for.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> gaussian = up.Gaussian.isotropic(torch.zeros(2), variance=1.0)
+        >>> choice = up.choose_skip(gaussian, gaussian, up.EDM().grid(steps=10))
+        >>> choice.skip, choice.predicted.shape
+        (9, torch.Size([10, 8]))
     """
 
     skip: int
@@ -95,6 +103,15 @@ def choose_skip(
 
     Raises:
         ValueError: the tolerance is not positive, or the grid is none.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> gaussian = up.Gaussian.isotropic(torch.zeros(2), variance=1.0)
+        >>> points = up.PointCloud(gaussian.sample(200, torch.Generator().manual_seed(0)))
+        >>> choice = up.choose_skip(points, gaussian, up.EDM().grid(steps=20), tolerance=0.1)
+        >>> 0 < choice.skip < 20
+        True
     """
     if not 0 < tolerance < math.inf:
         raise ValueError(f"The tolerance is a positive share of the data's standard deviation, got {tolerance}.")

@@ -75,6 +75,17 @@ def gaussian_exponential(
 
     Raises:
         ValueError: another order or ending, or a strength that is none.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> covariance = up.Covariance(torch.tensor([4.0, 0.25]), torch.eye(2))
+        >>> gaussian = up.Gaussian(torch.zeros(2), covariance)
+        >>> level = up.EDM().grid(steps=3)
+        >>> x = up.initial_noise(range(4), gaussian.dimension, level[0])
+        >>> run = up.sample(gaussian, x, level, up.gaussian_exponential(gaussian))
+        >>> torch.allclose(run.final, gaussian.flow(x, level[0], level[-1]), atol=1e-4)
+        True
     """
     if order not in (1, 2, 3):
         raise ValueError(f"The Gaussian exponential integrator has order 1, 2 or 3, got {order}.")
@@ -123,6 +134,17 @@ def gaussian_ancestral(
     et al. 2022 (Analytic-DPM, arXiv 2201.06503).
 
     Args, and what is raised: as of `gaussian_exponential`.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> gaussian = up.Gaussian.isotropic(torch.zeros(1), variance=4.0)
+        >>> level = up.EDM().grid(steps=3)
+        >>> x = up.initial_noise(range(4000), 1, level[0])
+        >>> solver = up.gaussian_ancestral(gaussian, draw=up.seeded_noise(range(4000)))
+        >>> made = up.sample(gaussian, x, level[:-1], solver).final
+        >>> bool(0.9 < made.var() / (4 + level.sigma[-2] ** 2) < 1.1)
+        True
     """
     return gaussian_exponential(gaussian, order, corrector, ending, eta, draw)
 

@@ -225,7 +225,19 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Plans for several numbers of calls, of one denoiser with its Gaussian; ``about`` says how they came about."""
+    """Plans for several numbers of calls, of one denoiser with its Gaussian; ``about`` says how they came about.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> gaussian = up.Gaussian.isotropic(torch.zeros(1), variance=4.0)
+        >>> seeds = {"seeds": range(4), "held_out": range(4, 6)}
+        >>> plans = up.calibrate(gaussian, gaussian, up.EDM(), [3], **seeds, fine=20, effort=1)
+        >>> solver, level = plans.solver(gaussian, 3)
+        >>> x = up.initial_noise([0], 1, level[0])
+        >>> up.sample(gaussian, x, level, solver).nfe
+        3
+    """
 
     plans: tuple[Plan, ...]
     about: dict[str, Any]
@@ -280,7 +292,19 @@ def _words(made: dict[str, float]) -> str:
 
 
 def write_calibration(path: str | Path, calibration: Calibration) -> None:
-    """Write plans as JSON, whole or not at all."""
+    """Write plans as JSON, whole or not at all.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> import underpaint as up
+        >>> gaussian = up.Gaussian.isotropic(torch.zeros(1), variance=4.0)
+        >>> seeds = {"seeds": range(4), "held_out": range(4, 6)}
+        >>> plans = up.calibrate(gaussian, gaussian, up.EDM(), [3], **seeds, fine=20, effort=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     up.write_calibration(f"{folder}/plans.json", plans)
+        ...
+    """
     plans = [
         {
             "calls": plan.calls,
@@ -300,6 +324,20 @@ def read_calibration(path: str | Path) -> Calibration:
 
     Raises:
         ValueError: there is no such file, or it holds something else.
+
+    Examples:
+        >>> import tempfile
+        >>> import torch
+        >>> import underpaint as up
+        >>> gaussian = up.Gaussian.isotropic(torch.zeros(1), variance=4.0)
+        >>> seeds = {"seeds": range(4), "held_out": range(4, 6)}
+        >>> plans = up.calibrate(gaussian, gaussian, up.EDM(), [3], **seeds, fine=20, effort=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     up.write_calibration(f"{folder}/plans.json", plans)
+        ...     read = up.read_calibration(f"{folder}/plans.json")
+        ...
+        >>> [plan.calls for plan in read.plans]
+        [3]
     """
     content = read_json(path, "a calibration; `underpaint calibrate` makes one")
     try:

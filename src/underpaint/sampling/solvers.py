@@ -32,7 +32,16 @@ def ddim_step(x: Tensor, denoised: Tensor, here: NoiseLevel, there: NoiseLevel) 
 
 
 def euler(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
-    """First order, one call a step; equal to deterministic DDIM."""
+    """First order, one call a step; equal to deterministic DDIM.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> gaussian = up.Gaussian.isotropic(torch.zeros(1), variance=1.0)
+        >>> level = up.EDM().grid(steps=10)
+        >>> up.sample(gaussian, up.initial_noise([0], 1, level[0]), level, up.euler).nfe
+        10
+    """
     for here, there in pairwise(level):
         denoised = denoise(x, here)
         x = ddim_step(x, denoised, here, there)
@@ -70,6 +79,14 @@ def heun(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
     The trapezoid in s~ is x' = x'_euler + alpha' (s~' - s~)(eps' - eps)/2. It is of use where steps in s~ are short
     beside the width of the data or the level they end at: not on a first step from a level with little signal, from
     s~ = 6000 to 10, say.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> gaussian = up.Gaussian.isotropic(torch.zeros(1), variance=1.0)
+        >>> level = up.EDM().grid(steps=10)
+        >>> up.sample(gaussian, up.initial_noise([0], 1, level[0]), level, up.heun).nfe
+        19
     """
     for here, there in pairwise(level):
         denoised = denoise(x, here)
@@ -95,6 +112,18 @@ def dpm_solver(order: int) -> Solver:
 
     The third order is the published rule, and that of diffusers. It gives the curvature half the weight of its
     integral, so that its measured order is 2, with a small constant.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> gaussian = up.Gaussian.isotropic(torch.zeros(1), variance=1.0)
+        >>> level = up.EDM().grid(steps=20)
+        >>> x = up.initial_noise([0], 1, level[0])
+        >>> exact = gaussian.flow(x, level[0], level[-1])
+        >>> first = up.sample(gaussian, x, level, up.euler).final
+        >>> second = up.sample(gaussian, x, level, up.dpmpp_2m).final
+        >>> bool((second - exact).abs() < (first - exact).abs())
+        True
     """
     if order not in (2, 3):
         raise ValueError(f"DPM-Solver++ multistep is offered in order 2 or 3, got {order}.")
@@ -166,7 +195,13 @@ def anew(draw: Draw) -> Draw:
 
 
 def find_solver(name: str) -> Solver:
-    """The solver of that name ('ddim' is 'euler'); raises ValueError with the names on offer."""
+    """The solver of that name ('ddim' is 'euler'); raises ValueError with the names on offer.
+
+    Examples:
+        >>> import underpaint as up
+        >>> up.find_solver("ddim") is up.euler
+        True
+    """
     try:
         return SOLVERS["euler" if name == "ddim" else name][0]
     except KeyError:

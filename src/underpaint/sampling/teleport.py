@@ -37,6 +37,18 @@ def teleport(
 
     Raises:
         ValueError: skip is negative or leaves no step for the denoiser.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> covariance = up.Covariance(torch.tensor([4.0, 0.25]), torch.eye(2))
+        >>> gaussian = up.Gaussian(torch.zeros(2), covariance)
+        >>> level = up.EDM().grid(steps=20)
+        >>> x = up.initial_noise(range(4), gaussian.dimension, level[0])
+        >>> network = gaussian  # or a model
+        >>> quick = up.teleport(gaussian, network, x, level, up.steps_above(level, ratio=10.0))
+        >>> quick.nfe
+        14
     """
     check_grid(level)
     if not 0 <= skip < len(level) - 1 or skip != int(skip):
@@ -64,6 +76,12 @@ def steps_above(level: NoiseLevel, ratio: float) -> int:
 
     Raises:
         ValueError: the ratio is not positive and finite.
+
+    Examples:
+        >>> import underpaint as up
+        >>> level = up.EDM().grid(steps=20)
+        >>> up.steps_above(level, ratio=10.0)
+        6
     """
     if not 0 < ratio < float("inf"):
         raise ValueError(f"The level to skip to must be a positive noise-to-signal ratio, got {ratio}.")
@@ -89,7 +107,13 @@ def skips_nothing(level: NoiseLevel, ratio: float) -> str:
 
 def respend(schedule: Schedule, level: NoiseLevel, ratio: float) -> NoiseLevel:
     """A grid that jumps from level[0] to ``ratio`` and spends as many steps as ``level`` has from there
-    (*re-spent*)."""
+    (*re-spent*).
+
+    Examples:
+        >>> import underpaint as up
+        >>> up.respend(up.EDM(), up.EDM().grid(steps=20), ratio=10.0)
+        NoiseLevel(22 levels, sigma/alpha 80 to 0)
+    """
     if not ratio < float(level.ratio[0]):
         raise ValueError(
             f"The level to skip to, {ratio}, must lie below the first level of the grid, {level.ratio[0]:.4g}."

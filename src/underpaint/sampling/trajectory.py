@@ -26,6 +26,15 @@ class Trajectory:
         denoised: the denoiser at states 0 .. N-1, [N, B, D].
         level: the N+1 levels.
         nfe: calls of the denoiser for each sample.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> gaussian = up.Gaussian.isotropic(torch.zeros(3), variance=1.0)
+        >>> level = up.EDM().grid(steps=8)
+        >>> run = up.sample(gaussian, up.initial_noise(range(4), 3, level[0]), level)
+        >>> run.x.shape, run.denoised.shape, run.nfe
+        (torch.Size([9, 4, 3]), torch.Size([8, 4, 3]), 8)
     """
 
     x: Tensor
@@ -76,6 +85,14 @@ def initial_noise(
     Raises:
         ValueError: no seeds, a seed that is no whole number of 32 bits, a dimension below 1, or a dtype without
             fractions.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> level = up.EDM().grid(steps=8)
+        >>> two = up.initial_noise([7, 8], dimension=3, level=level[0])
+        >>> torch.equal(up.initial_noise([8], 3, level[0])[0], two[1])
+        True
     """
     check_seeds(seeds)
     integer(dimension, "dimension", 1, 2**40)
@@ -117,6 +134,13 @@ def seeded_noise(seeds: Sequence[int]) -> SeededNoise:
 
     Raises:
         ValueError: as `initial_noise`; when it is called, there are more rows or fewer.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> draw, again = up.seeded_noise([7, 8]), up.seeded_noise([7, 8])
+        >>> torch.equal(draw(torch.zeros(2, 3)), again(torch.zeros(2, 3)))
+        True
     """
     return SeededNoise(seeds)
 
@@ -143,6 +167,17 @@ def sample(
 
     Raises:
         ValueError: x is not [B, D], the grid is not decreasing in noise, or a state becomes NaN or infinite.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> covariance = up.Covariance(torch.tensor([4.0, 0.25]), torch.eye(2))
+        >>> gaussian = up.Gaussian(torch.zeros(2), covariance)
+        >>> level = up.EDM().grid(steps=20)
+        >>> x = up.initial_noise(range(4), gaussian.dimension, level[0])
+        >>> run = up.sample(gaussian, x, level, up.heun)
+        >>> run.final.shape, run.nfe
+        (torch.Size([4, 2]), 39)
     """
     check_grid(level)
     _check_states(x)

@@ -47,6 +47,13 @@ class PointCloud:
     could not move it further; rounding of log-weights counts in full. No noise is assumed in the state. The bound is
     computed for each row after the call, and rows that do not meet it are taken again from all points in float64. The
     basis and N (R + 4) numbers, R about D/3 and at most 1,024, are made at the first call that can use them.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> points = up.PointCloud(torch.tensor([[0.0, 0.0], [1.0, 1.0]]))
+        >>> points(torch.tensor([[0.9, 0.8]]), up.EDM()(0.1))
+        tensor([[1., 1.]])
     """
 
     points: Tensor

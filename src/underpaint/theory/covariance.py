@@ -66,6 +66,16 @@ class Covariance:
     """Eigenvalues [R] (float64, CPU, descending), orthonormal basis [D, R], and the residual variance outside its span.
 
     The basis decides dtype and device of all products; eigenvalues stay in float64, where gains are computed.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> basis = torch.eye(3)[:, :2]
+        >>> covariance = up.Covariance(torch.tensor([4.0, 1.0]), basis, residual=0.1)
+        >>> covariance.matrix()
+        tensor([[4.0000, 0.0000, 0.0000],
+                [0.0000, 1.0000, 0.0000],
+                [0.0000, 0.0000, 0.1000]], dtype=torch.float64)
     """
 
     eigenvalues: Tensor

@@ -18,6 +18,15 @@ def guide(uncond: Denoiser, cond: Denoiser, weight: float) -> Denoiser:
 
     Raises:
         ValueError: the weight is beyond `check_weight`.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> anything = up.Gaussian.isotropic(torch.zeros(2), variance=1.0)
+        >>> asked = up.Gaussian.isotropic(torch.ones(2), variance=1.0)
+        >>> x, level = torch.zeros(1, 2), up.EDM()(1.0)
+        >>> up.guide(anything, asked, weight=3.0)(x, level)
+        tensor([[1.5000, 1.5000]])
     """
     check_weight(weight)
     return lambda x, level: lead(uncond(x, level), cond(x, level), weight)

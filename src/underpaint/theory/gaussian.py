@@ -24,6 +24,18 @@ class Gaussian:
 
     Source: WV23, eqs. for the denoiser, the solution of the probability-flow ODE and the endpoint estimate; checked
     against Pierret24. Directions outside the basis have the residual variance; 0 there is the setting of the paper.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> noise = torch.randn(500, 3, generator=torch.Generator().manual_seed(0))
+        >>> rows = noise * torch.tensor([2.0, 1.0, 0.1])
+        >>> gaussian = up.Gaussian.fit(rows, rank=2)
+        >>> gaussian
+        Gaussian(dimension 3, rank 2, total variance 5.12)
+        >>> here, there = up.EDM()(80.0), up.NoiseLevel.clean()
+        >>> gaussian.flow(torch.ones(1, 3), here, there).shape
+        torch.Size([1, 3])
     """
 
     mean: Tensor
@@ -230,6 +242,14 @@ def guided_gaussian(uncond: Gaussian, cond: Gaussian, weight: float) -> Gaussian
     Raises:
         ValueError: the covariances differ; then the guided ODE is linear but has no such closed form: use `guide`. Or
             the weight is beyond `check_weight`.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> anything = up.Gaussian.isotropic(torch.zeros(2), variance=1.0)
+        >>> asked = up.Gaussian.isotropic(torch.ones(2), variance=1.0)
+        >>> up.guided_gaussian(anything, asked, weight=3.0).mean
+        tensor([3., 3.])
     """
     check_weight(weight)
     a, b = uncond.covariance, cond.covariance

@@ -26,6 +26,16 @@ class Mixture:
         mean: of the data, [D] float64.
         ranks: of the components' bases.
         directions: the bases, [R, D].
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> means = torch.tensor([-1.0]), torch.tensor([1.0])
+        >>> parts = tuple(up.Gaussian.isotropic(mean, variance=0.01) for mean in means)
+        >>> mixture = up.Mixture(torch.tensor([0.5, 0.5]), parts)
+        >>> mixture(torch.tensor([[0.8], [-0.8]]), up.EDM()(0.5)).round(decimals=2)
+        tensor([[ 0.9900],
+                [-0.9900]])
     """
 
     weights: Tensor

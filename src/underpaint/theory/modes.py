@@ -22,6 +22,12 @@ def shrinkage(eigenvalues: Tensor, level: NoiseLevel) -> Tensor:
     """alpha lambda / (alpha^2 lambda + sigma^2): the gain of the optimal denoiser along each mode.
 
     At sigma = 0 it is 1/alpha, also for lambda = 0, where the state has no component to multiply.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> up.modes.shrinkage(torch.tensor([4.0, 0.25]), up.EDM()(2.0))
+        tensor([0.5000, 0.0588], dtype=torch.float64)
     """
     variance, alpha = _variance(eigenvalues, level), level.alpha.unsqueeze(-1)
     gain = alpha * eigenvalues / variance
@@ -33,6 +39,12 @@ def psi(eigenvalues: Tensor, here: NoiseLevel, there: NoiseLevel) -> Tensor:
     here to there.
 
     A direction without variance that starts at sigma = 0 holds nothing to scale; it is given 0.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> up.modes.psi(torch.tensor([4.0, 0.0]), up.EDM()(2.0), up.NoiseLevel.clean())
+        tensor([0.7071, 0.0000], dtype=torch.float64)
     """
     start = _variance(eigenvalues, here)
     return torch.where(start > 0, (_variance(eigenvalues, there) / start).sqrt(), 0.0)
@@ -92,7 +104,14 @@ def emergence(eigenvalues: Tensor, level: NoiseLevel) -> Tensor:
 
 
 def emergence_ratio(eigenvalues: Tensor) -> Tensor:
-    """The ratio sigma/alpha at which a mode shows half of its final variance: sqrt(lambda)."""
+    """The ratio sigma/alpha at which a mode shows half of its final variance: sqrt(lambda).
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> up.modes.emergence_ratio(torch.tensor([4.0, 0.25]))
+        tensor([2.0000, 0.5000], dtype=torch.float64)
+    """
     return torch.as_tensor(eigenvalues, dtype=torch.float64).sqrt()
 
 

@@ -41,6 +41,14 @@ class Moments:
 
     Immutable: `update` and `merge` return new moments. Partial moments merge by Chan, Golub & LeVeque 1983, so the
     result does not depend on how the data were split, up to float64 rounding.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> rows = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+        >>> moments = up.Moments.of(rows[:1]).merge(up.Moments.of(rows[1:]))
+        >>> moments.mean, moments.count
+        (tensor([1.5000], dtype=torch.float64), 4)
     """
 
     count: int

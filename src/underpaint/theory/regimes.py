@@ -22,6 +22,14 @@ def speciation_ratio(gaussian: Gaussian) -> float:
 
     Above it the leading direction, along which classes differ most, is drowned in noise, and trajectories are alike;
     below it they have chosen. Source: section 2 there, where the leading variance meets that of the noise.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> covariance = up.Covariance(torch.tensor([4.0, 0.25]), torch.eye(2))
+        >>> gaussian = up.Gaussian(torch.zeros(2), covariance)
+        >>> float(up.speciation_ratio(gaussian))
+        2.0
     """
     return float(_variances(gaussian).max().clamp(min=0).sqrt())
 
@@ -30,6 +38,13 @@ def information(gaussian: Gaussian, ratio: float | Tensor) -> Tensor:
     """What a noisy state tells of the image, in nats: I = 1/2 sum_k log(1 + lambda_k / r^2) at r = sigma/alpha.
 
     Shapes: those of ``ratio``, float64. Source: the capacity of parallel Gaussian channels (Cover & Thomas 2006, 9.4).
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> gaussian = up.Gaussian.isotropic(torch.zeros(2), variance=1.0)
+        >>> round(float(up.information(gaussian, ratio=1.0)), 4)
+        0.6931
     """
     squared = torch.as_tensor(ratio, dtype=torch.float64).square()
     return 0.5 * torch.log1p(_variances(gaussian) / squared.unsqueeze(-1)).sum(-1)
@@ -45,6 +60,14 @@ def collapse_ratio(gaussian: Gaussian, count: int) -> float:
 
     Raises:
         ValueError: fewer than two points, or data without variance.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> gaussian = up.Gaussian.isotropic(torch.zeros(2), variance=1.0)
+        >>> few, many = (float(up.collapse_ratio(gaussian, count)) for count in (100, 10_000))
+        >>> round(few, 3), round(many, 3)
+        (0.101, 0.01)
     """
     integer(count, "number of points", 2, MOST_ITEMS)
     largest = speciation_ratio(gaussian)

@@ -24,6 +24,16 @@ class Stitched:
         level: M levels.
         denoisers: K denoisers by name.
         weights: [M, K]; a row with a single 1 takes that denoiser alone.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> points = torch.tensor([[-1.0], [1.0]])
+        >>> level = up.NoiseLevel(alpha=torch.ones(2), sigma=torch.tensor([10.0, 0.1]))
+        >>> both = {"Gaussian": up.Gaussian.fit(points), "exact": up.PointCloud(points)}
+        >>> stitched = up.Stitched(level, both, torch.eye(2))
+        >>> stitched(torch.tensor([[0.5]]), up.EDM()(0.1))
+        tensor([[1.]])
     """
 
     level: NoiseLevel

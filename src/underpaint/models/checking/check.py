@@ -36,6 +36,18 @@ class Check:
         good_below: the highest sigma/alpha from which on down its error is below that of the mean image; infinite where
             it is at every level.
         suggestion: what would make it a denoiser, or where it is one, if something is wrong.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> def network(x, sigma):  # of even grey pictures, of variance 0.1
+        ...     gain = 6.4 / (6.4 + sigma**2)
+        ...     return x.mean((1, 2, 3), keepdim=True).expand_as(x) * gain.view(-1, 1, 1, 1)
+        ...
+        >>> model = up.wrap(network, (1, 8, 8), up.EDM(), "x0", time="sigma")
+        >>> found = up.check(model)
+        >>> found.sound
+        True
     """
 
     model: str
@@ -96,6 +108,20 @@ def check(
 
     Raises:
         ValueError: data of another dimension, or a network that takes tensors as conditions and holds none.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> def network(x, sigma):  # of even grey pictures, of variance 0.1
+        ...     gain = 6.4 / (6.4 + sigma**2)
+        ...     return x.mean((1, 2, 3), keepdim=True).expand_as(x) * gain.view(-1, 1, 1, 1)
+        ...
+        >>> model = up.wrap(network, (1, 8, 8), up.EDM(), "eps", time="sigma")  # it is x0
+        >>> found = up.check(model)
+        >>> found.sound
+        False
+        >>> found.suggestion[:15]
+        "Read as 'x0' it"
     """
     if data is not None and (data.ndim != 2 or data.shape[1] != model.dimension or len(data) < 2):
         raise ValueError(

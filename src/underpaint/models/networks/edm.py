@@ -39,7 +39,15 @@ class Scaling(Protocol):
 @dataclass(frozen=True)
 class EDMScaling:
     """Unit variance of input and target at every sigma, for data of standard deviation ``sigma_data``. Source: Karras22
-    Table 1, "Ours"."""
+    Table 1, "Ours".
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> c_skip, c_out, c_in, c_noise = up.EDMScaling(sigma_data=0.5)(torch.tensor(0.5))
+        >>> c_skip.round(decimals=4), c_out.round(decimals=4)
+        (tensor(0.5000), tensor(0.3536))
+    """
 
     sigma_min: float = 0.0
     sigma_max: float = math.inf
@@ -136,6 +144,21 @@ class Preconditioned(torch.nn.Module):
             and with ``augment_labels``, if they are given.
         label_dim: number of classes, 0 if it takes no labels.
         label_dropout: whether it was trained to take a label of zeros as "any class"; that is label ``label_dim`` here.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> class Network(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.gain = torch.nn.Parameter(torch.zeros(1))
+        ...     def forward(self, x, c_noise):
+        ...         return self.gain * x
+        ...
+        >>> denoiser = up.Preconditioned(Network(), up.EDMScaling(sigma_data=0.5))
+        >>> model = up.wrap(denoiser, (3, 8, 8), up.EDM(), "x0")
+        >>> model(torch.ones(1, model.dimension), up.EDM()(0.5)).unique()
+        tensor([0.5000])
     """
 
     def __init__(

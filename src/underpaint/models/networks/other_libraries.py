@@ -28,6 +28,32 @@ def from_denoising_diffusion(diffusion: Any) -> Model:
     Raises:
         ValueError: the network is conditioned on its own estimate, or the object makes something else of its output
             than its attributes say.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> import torch
+        >>> import underpaint as up
+        >>> betas = torch.linspace(1e-4, 0.02, 1000)
+        >>> bar = (1 - betas).cumprod(0)
+        >>> def network(x, t):  # predicts the noise in unit Gaussian data
+        ...     return (1 - bar[t.long()]).sqrt().view(-1, 1, 1, 1) * x
+        ...
+        >>> def model_predictions(x, t):
+        ...     at = bar[t].view(-1, 1, 1, 1)
+        ...     start = (x - (1 - at).sqrt() * network(x, t)) / at.sqrt()
+        ...     return SimpleNamespace(pred_x_start=start)
+        ...
+        >>> diffusion = SimpleNamespace(  # what GaussianDiffusion states of itself
+        ...     model=network,
+        ...     betas=betas,
+        ...     objective="pred_noise",
+        ...     channels=3,
+        ...     image_size=8,
+        ...     normalize=lambda x: 2 * x - 1,
+        ...     model_predictions=model_predictions,
+        ... )
+        >>> up.from_denoising_diffusion(diffusion).shape
+        (3, 8, 8)
     """
     if getattr(diffusion, "self_condition", False):
         raise ValueError(
@@ -123,6 +149,16 @@ def from_k_diffusion(
     Args:
         shape: (C, H, W) of one state.
         sigma_min, sigma_max: its range; by default its own, or that of Karras22 for a denoiser that states none.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> def denoiser(x, sigma):  # of unit Gaussian data
+        ...     return x / (1 + sigma.view(-1, 1, 1, 1) ** 2)
+        ...
+        >>> model = up.from_k_diffusion(denoiser, shape=(3, 8, 8))
+        >>> model(torch.ones(1, model.dimension), up.EDM()(1.0)).unique()
+        tensor([0.5000])
     """
     usual = EDM()
     low = getattr(denoiser, "sigma_min", usual.sigma_min) if sigma_min is None else sigma_min
@@ -132,7 +168,23 @@ def from_k_diffusion(
 
 def from_azula(denoiser: Any, shape: Sequence[int]) -> Model:
     """A denoiser of azula: ``denoiser(x, t).mean`` is E[x0 | x], and ``denoiser.schedule(t)`` gives alpha and sigma
-    for t from 0 (data) to 1 (noise)."""
+    for t from 0 (data) to 1 (noise).
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> import torch
+        >>> import underpaint as up
+        >>> class Denoiser:  # of unit Gaussian data, with azula's call and attribute
+        ...     def schedule(self, t):
+        ...         return 1 - t, t
+        ...     def __call__(self, x, t):
+        ...         alpha, sigma = (value.view(-1, 1, 1, 1) for value in self.schedule(t))
+        ...         return SimpleNamespace(mean=alpha * x / (alpha**2 + sigma**2))
+        ...
+        >>> model = up.from_azula(Denoiser(), shape=(3, 8, 8))
+        >>> model(torch.ones(1, model.dimension), up.EDM()(1.0)).unique()
+        tensor([0.5000])
+    """
     schedule = Interpolant(lambda t: denoiser.schedule(t)[0], lambda t: denoiser.schedule(t)[1])
     return wrap(lambda x, t: denoiser(x, t).mean, shape, schedule, "x0", name=f"azula {type(denoiser).__name__}")
 
@@ -148,6 +200,22 @@ def from_flow_matching(
     Args:
         scheduler: gives an object with ``alpha_t``, ``sigma_t``, ``d_alpha_t`` and ``d_sigma_t`` at times [...], such
             as ``flow_matching.path.scheduler.CondOTScheduler()``.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> import torch
+        >>> import underpaint as up
+        >>> def scheduler(t):  # what CondOTScheduler gives
+        ...     one = torch.ones_like(t)
+        ...     return SimpleNamespace(alpha_t=t, sigma_t=1 - t, d_alpha_t=one, d_sigma_t=-one)
+        ...
+        >>> def velocity(x, t):  # of unit Gaussian data
+        ...     t = t.view(-1, 1, 1, 1)
+        ...     return (2 * t - 1) * x / (t**2 + (1 - t) ** 2)
+        ...
+        >>> model = up.from_flow_matching(velocity, (3, 8, 8), scheduler)
+        >>> model(torch.ones(1, model.dimension), up.EDM()(1.0)).unique()
+        tensor([0.5000])
     """
 
     def denoised(x: Tensor, t: Tensor) -> Tensor:

@@ -53,6 +53,28 @@ class Recording:
         call: how it was called, for `decode`; holds what its networks answered before the first step.
         noise: what the scheduler drew in each of the N steps, in turn: unit noise [J, B, D], J = 0 where it drew none.
         steps: how the scheduler stepped, for `retrace`.
+
+    Examples:
+        >>> import torch
+        >>> from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
+        >>> import underpaint as up
+        >>> unet = UNet2DModel(
+        ...     sample_size=8,
+        ...     in_channels=1,
+        ...     out_channels=1,
+        ...     block_out_channels=(8,),
+        ...     norm_num_groups=4,
+        ...     layers_per_block=1,
+        ...     down_block_types=("DownBlock2D",),
+        ...     up_block_types=("UpBlock2D",),
+        ... )
+        >>> pipe = DDPMPipeline(unet, DDIMScheduler(clip_sample=False))
+        >>> pipe.set_progress_bar_config(disable=True)
+        >>> seen = up.record(pipe, num_inference_steps=5, output_type="np")
+        >>> seen.trajectory
+        Trajectory(5 steps, 1 samples, dimension 64, 5 calls)
+        >>> seen.guided.shape
+        torch.Size([5, 1, 64])
     """
 
     trajectory: Trajectory
@@ -152,6 +174,28 @@ def record(
         ValueError: the pipeline has no scheduler, one whose levels are not known, or did not use it; it stepped without
             calling a network; or a step does not lead to the next level of the scheduler, as where parts of a state
             have levels of their own.
+
+    Examples:
+        >>> import torch
+        >>> from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
+        >>> import underpaint as up
+        >>> unet = UNet2DModel(
+        ...     sample_size=8,
+        ...     in_channels=1,
+        ...     out_channels=1,
+        ...     block_out_channels=(8,),
+        ...     norm_num_groups=4,
+        ...     layers_per_block=1,
+        ...     down_block_types=("DownBlock2D",),
+        ...     up_block_types=("UpBlock2D",),
+        ... )
+        >>> pipe = DDPMPipeline(unet, DDIMScheduler(clip_sample=False))
+        >>> pipe.set_progress_bar_config(disable=True)
+        >>> seen = up.record(pipe, num_inference_steps=5, output_type="np")
+        >>> seen.trajectory.x.shape
+        torch.Size([6, 1, 64])
+        >>> seen.trajectory.nfe
+        5
     """
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}.")

@@ -70,6 +70,27 @@ def teleport_pipeline(
         ValueError: the scheduler is of no known family; the skip is negative, or "auto" is asked of packed states; or,
             when it is called, the skip leaves no step, the Gaussian does not fit, the pipeline starts from anything but
             the noise of its first level, calls no network, or steps a second state with a copy of its scheduler.
+
+    Examples:
+        >>> import torch
+        >>> from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
+        >>> import underpaint as up
+        >>> unet = UNet2DModel(
+        ...     sample_size=8,
+        ...     in_channels=1,
+        ...     out_channels=1,
+        ...     block_out_channels=(8,),
+        ...     norm_num_groups=4,
+        ...     layers_per_block=1,
+        ...     down_block_types=("DownBlock2D",),
+        ...     up_block_types=("UpBlock2D",),
+        ... )
+        >>> pipe = DDPMPipeline(unet, DDIMScheduler(clip_sample=False))
+        >>> pipe.set_progress_bar_config(disable=True)
+        >>> gaussian = up.Gaussian.isotropic(torch.zeros(64), variance=0.25)
+        >>> quick = up.teleport_pipeline(pipe, gaussian, skip=8.0)
+        >>> quick(num_inference_steps=10, output_type="np").images.shape
+        (1, 8, 8, 1)
     """
     scales_input(getattr(pipe, "scheduler", None))  # raises for a scheduler of no known family
     choice, reach = None, cast(Any, skip)

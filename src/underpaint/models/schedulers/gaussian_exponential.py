@@ -63,6 +63,17 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         order, corrector, ending, eta: of `gaussian_exponential`. Unless told, the order is 1 for fewer than ten calls,
             else 2, it ends as the schedulers of diffusers do, and it adds no noise.
         calibration: what `underpaint calibrate` found for this network with this Gaussian.
+
+    Examples:
+        >>> import torch
+        >>> from diffusers import DDPMScheduler
+        >>> import underpaint as up
+        >>> gaussian = up.Gaussian.isotropic(torch.zeros(192), variance=0.25)
+        >>> config = DDPMScheduler().config  # of a pipeline: pipe.scheduler.config
+        >>> scheduler = up.GaussianExponentialScheduler.from_config(config, gaussian=gaussian)
+        >>> scheduler.set_timesteps(6)
+        >>> len(scheduler.timesteps)
+        6
     """
 
     order = 1

@@ -38,6 +38,14 @@ class Spectrum:
         variance: of the samples, [K].
         initial: the part of it that comes from the noise at the start, [K].
         mean: what becomes of a mean of 1, [K].
+
+    Examples:
+        >>> from diffusers import DDIMScheduler
+        >>> import underpaint as up
+        >>> scheduler = DDIMScheduler(clip_sample=False)
+        >>> made = up.spectrum(scheduler, steps=50, eigenvalues=[100.0, 1.0, 0.01])
+        >>> made.calls, made.variance.shape
+        (50, torch.Size([3]))
     """
 
     sampler: str
@@ -75,6 +83,17 @@ def spectrum(
 
     Raises:
         ValueError: a scheduler without known levels, one that goes to more noise, or one that clips; see `respond`.
+
+    Examples:
+        >>> from diffusers import DDIMScheduler
+        >>> import underpaint as up
+        >>> scheduler = DDIMScheduler(clip_sample=False)
+        >>> for steps in (10, 100):  # share of the variance that the samples keep
+        ...     made = up.spectrum(scheduler, steps, eigenvalues=[100.0, 1.0, 0.01])
+        ...     (made.variance / made.eigenvalues).round(decimals=2)
+        ...
+        tensor([0.7000, 0.6900, 0.1400], dtype=torch.float64)
+        tensor([0.9600, 0.9600, 0.7800], dtype=torch.float64)
     """
     variances = torch.as_tensor(eigenvalues, dtype=torch.float64).flatten()
     if not len(variances) or not bool((torch.isfinite(variances) & (variances > 0)).all()):
