@@ -1,7 +1,7 @@
 """Lists that the reference takes from the package itself: its public names, its commands, the models in the box.
 
 ``<!-- public names -->``, ``<!-- commands -->`` and ``<!-- models -->`` in a page stand for them, and ``<!-- room NAME:
-FIRST SECOND ... -->`` for the documentation of all modules of a room, those named first.
+FIRST SECOND ... -->`` for a list of the public names and the modules of a room, those named first.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ import inspect
 import re
 from collections.abc import Iterator
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import typer
 from docstrings import comment_above  # mkdocs looks beside this file
+from names import about, modules
 
 import underpaint
 from underpaint.cli import app
 from underpaint.recipes.inventory import inventory
 
+_HOMES = tuple(underpaint._HOME.items())
 #: Columns of a line of code that the book shows whole on a screen of 1280 pixels.
 WIDTH = 88
 #: A word of a command, with what is quoted in it.
@@ -41,19 +42,18 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def _room(name: str, first: list[str]) -> str:
-    """The lines at which mkdocstrings puts what the modules of a room say of themselves."""
-    package = Path(underpaint.__file__).parent
-    room = package / name
-    found = sorted(path.relative_to(room).with_suffix("") for path in room.rglob("*.py") if path.stem != "__init__")
-    modules = [".".join(path.parts) for path in found]
-    ordered = dict.fromkeys([*first, *modules])
-    places = [f"underpaint.{name}.{module}" for module in ordered] or [f"underpaint.{name}"]
-    return "\n\n".join(f"::: {place}" for place in places)
+    """The public names of a room, and a table of its modules."""
+    public = [f"[`{one}`][underpaint.{home}.{one}]" for one, home in _HOMES if home.partition(".")[0] == name]
+    listed = modules(name)
+    ordered = [module for module in dict.fromkeys([*(f"{name}.{one}" for one in first), *listed]) if module in listed]
+    rows = [f"| [`{module}`](inside/{module}.md) | {cell(about(module))} |" for module in ordered]
+    lines = [f"Public names: {', '.join(public)}.\n"] if public else []
+    return "\n".join([*lines, "| module | what it holds |", "|---|---|", *rows])
 
 
 def _names() -> Iterator[str]:
     """The public names with the first sentence of what is documented of each, a table a room."""
-    homes = sorted((home, name) for name, home in underpaint._HOME.items())
+    homes = sorted((home, name) for name, home in _HOMES)
     for room, listed in groupby(homes, key=lambda pair: pair[0].partition(".")[0]):
         yield f"\n## {room}\n\n| name | what it is |\n|---|---|"
         for home, name in listed:

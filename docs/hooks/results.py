@@ -4,8 +4,9 @@
 for each model: what the book shows of the results of `underpaint report`. ``<!-- peers -->`` stands for solvers
 compared, from a bench-MODEL.md for each model, a bench-MODEL-frechet.md where Fréchet distances were measured too, and
 a bench-MODEL-from-data.md of plans that were made without the network: the table of `underpaint bench` under its
-command. ``<!-- compared -->`` stands for analytic denoisers compared, from a compare-MODEL.md for each model. All are
-stored by
+command. ``<!-- compared -->`` stands for analytic denoisers compared, from a compare-MODEL.md for each model. What
+stands between such a mark and the next ``<!-- /claims -->`` (or other name) is for readers of the repository's page, to
+whom it says where the tables are; those of the claims are written into claims.md. All are stored by
 
     python docs/hooks/results.py report/results.json bench/results.json comparison/results.json
 """
@@ -33,10 +34,23 @@ STORED = Path(__file__).resolve().parents[1] / "results"
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill the tables in."""
     for name, lines in {"claims": _claims, "teleport": _teleport, "peers": _peers, "compared": _compared}.items():
-        place = f"<!-- {name} -->"
-        if place in markdown:
-            markdown = markdown.replace(place, "\n".join(lines()))
+        place = re.compile(rf"<!-- {name} -->(?:(?:(?!<!-- ).)*<!-- /{name} -->)?", re.DOTALL)
+        if place.search(markdown):
+            shown = "\n".join(lines())
+            markdown = place.sub(lambda _, shown=shown: shown, markdown)
     return markdown
+
+
+def claims_page() -> str:
+    """The tables of the claims, for those who read the repository's page and not the book."""
+    lines = [
+        "# The paper's claims: tables",
+        "Made from stored reports by docs/hooks/results.py; [the page about them](../claims.md) says what they mean.",
+        "\n".join(_claims()),
+        "## Skipped steps and quality",
+        "\n".join(_teleport()),
+    ]
+    return "\n\n".join(lines) + "\n"
 
 
 def reports() -> dict[str, dict[str, Any]]:
@@ -67,6 +81,8 @@ def store(path: Path) -> Path:
         commands = "\n".join(map(in_lines, bench_commands(results["setup"])))
         text = f"{heading}\n\n```bash\n{commands}\n```\n{rest}"
     write_text(place, text)
+    if "claims" in results:
+        write_text(STORED / "claims.md", claims_page())
     return place
 
 

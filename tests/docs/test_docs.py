@@ -51,7 +51,7 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(DOCS / "hooks")
 
     def load(name: str) -> ModuleType:
-        if name in {"gallery", "notebook", "reference", "results"}:
+        if name in {"gallery", "names", "notebook", "reference", "results"}:
             pytest.importorskip("griffe", reason="needs the extra docs")
         return importlib.import_module(name)
 
@@ -287,6 +287,23 @@ def test_claims_are_shown_with_their_command(hook: Any, tmp_path: Path, monkeypa
     assert page.endswith("after")
 
 
+def test_stored_tables_can_be_read_on_the_repositorys_page(hook: Any) -> None:
+    """They are linked from where the book has them, and those of the claims are what the stored reports say."""
+    results = hook("results")
+    assert (DOCS / "results" / "claims.md").read_text() == results.claims_page()
+    for page, name, pattern in (
+        ("claims.md", "claims", "claims.md"),
+        ("claims.md", "teleport", "claims.md"),
+        ("peers.md", "peers", "bench-*.md"),
+        ("theory/released.md", "compared", "compare-*.md"),
+    ):
+        text = (DOCS / page).read_text()
+        (words,) = re.findall(rf"<!-- {name} -->(.*?)<!-- /{name} -->", text, re.DOTALL)
+        linked = {(DOCS / page).parent / link for link in re.findall(r"\]\((.*?)\)", words)}
+        assert {path.resolve() for path in linked} == set((DOCS / "results").glob(pattern))
+        assert "On this page of the repository" not in results.on_page_markdown(text)
+
+
 def test_the_command_of_a_report_is_one_that_makes_it(hook: Any) -> None:
     words = shlex.split(hook("results").command(REPORT))
     assert words[:2] == ["underpaint", "report"]
@@ -476,6 +493,21 @@ def test_of_a_report_is_stored_what_the_book_shows(hook: Any, tmp_path: Path, mo
     stored = json.loads(place.read_text())
     assert stored == {key: REPORT[key] for key in ("setup", "claims", "frechet", "conditions")}
     assert results.command(stored) == results.command(REPORT)
+
+
+def test_every_public_name_has_a_page_and_every_function_another(hook: Any) -> None:
+    names = hook("names")
+    listed = [name for page in names.pages().values() for name in page]
+    assert sorted(listed) == sorted(underpaint._HOME)
+    assert names.pages()["reference/names/check.md"] == ["Check", "check"]
+    assert "::: underpaint.models.checking.check.Check\n" in names._of_names(["Check", "check"])
+    assert names.inside("sampling.teleport") == "reference/inside/sampling.teleport.md"
+    assert "members:\n        - skips_nothing\n" in names._of_module("sampling.teleport")
+    assert "theory.modes" not in names.modules(), "a public module has a page of its own"
+    shown = hook("reference").on_page_markdown("<!-- room sampling: solvers -->")
+    assert shown.splitlines()[0].startswith("Public names: [`SkipChoice`][underpaint.sampling.auto.SkipChoice], ")
+    assert re.search(r"\| \[`sampling.solvers`\]\(inside/sampling.solvers.md\) \| [A-Z]", shown)
+    assert set(re.findall(r"inside/([\w.]+)\.md", shown)) == set(names.modules("sampling"))
 
 
 def test_lists_of_the_reference_are_complete(hook: Any) -> None:
