@@ -30,6 +30,13 @@ class VarianceRatio:
 
     ``values`` [N, K] are (u_k^T (x_n - mean of x))^2 / lambda_k of the samples, times N/(N - 1): the ratio along a
     direction is their mean over samples, and the overall one their mean over all.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> found = up.VarianceRatio(torch.tensor([[0.5, 1.0], [1.0, 1.5]]))
+        >>> found.ratio
+        tensor([0.7500, 1.2500])
     """
 
     values: Tensor = field(repr=False)
@@ -98,6 +105,16 @@ def compare_with_samples(
 
     Raises:
         ValueError: fewer than two samples, a Gaussian without variance, or a level below its standard deviations.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> covariance = up.Covariance(torch.tensor([4.0, 0.25]), torch.eye(2))
+        >>> gaussian = up.Gaussian(torch.zeros(2), covariance)
+        >>> network = gaussian  # or a model
+        >>> found = up.compare_with_samples(network, gaussian, up.EDM()(20.0))
+        >>> found.least_factor
+        1.0
     """
     integer(samples, "number of samples", 2, MOST_ITEMS)
     variances = gaussian.eigenvalues[:DIRECTIONS].double().cpu()
