@@ -8,9 +8,10 @@ from mixtures import gaussian_of, mixture
 from torch import Tensor
 from torch.testing import assert_close
 
-from underpaint.calibration.calibrate import calibrate
+from underpaint.calibration.calibrate import _for_refining, calibrate
 from underpaint.calibration.fit import Fit, Run
 from underpaint.calibration.refine import _levels, _linearised, _Sketch, affordable, refine, refining_calls
+from underpaint.calibration.search import round_calls
 from underpaint.calibration.solution import FineSolution, solve_finely
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, Schedule
 from underpaint.sampling.fitted import LOOK_BACK, TERMS
@@ -61,6 +62,34 @@ def test_what_does_harm_on_held_out_seeds_is_not_taken(known: Known) -> None:
     fit = Fit(data, gaussian, fine)
     begun, rising = fit.run((8, 24, 40, 52)), iter(range(100))
     assert refine(fit, DDPM(), begun, 150, lambda run: float(next(rising))) is begun
+
+
+def test_where_a_bold_step_does_harm_a_damped_one_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few seeds to fit to, one of them on the border between two kinds: also on seeds that nothing was chosen on."""
+    data = mixture()
+    gaussian = gaussian_of(data, torch.float64)
+    sets = (range(200, 208), range(220, 236), range(1000, 1080))
+    fine, *others = (solve_finely(data, gaussian, DDPM(), seeds, 60) for seeds in sets)
+    judge, test = (Fit(data, gaussian, other) for other in others)
+    fit = Fit(data, gaussian, fine)
+    begun = fit.run((8, 24, 40, 52))
+
+    def refined(dampings: tuple[float, ...]) -> Run:
+        monkeypatch.setattr("underpaint.calibration.refine._DAMPINGS", dampings)
+        return refine(fit, DDPM(), begun, 50, lambda run: judge.follow(run.level, run.coefficients).loss)
+
+    assert refined((1e-3,)) is begun
+    found = refined((0.1, 1.0, 0.01))
+    for unseen in (judge, test):
+        before, after = (unseen.follow(run.level, run.coefficients).loss for run in (begun, found))
+        assert after < 0.99 * before
+
+
+def test_the_last_phase_gets_what_goes_beyond_a_round_of_the_search() -> None:
+    """Levels j of N, moved both ways, call N - j times each."""
+    assert round_calls(8) == 4 * 2 * sum(range(1, 9))
+    assert [_for_refining(8, effort) for effort in (150, 340, 1000)] == [0, 52, refining_calls(8) + 3 * 8]
+    assert _for_refining(4, 300) == refining_calls(4) + 3 * 4
 
 
 def test_without_effort_nothing_is_called(known: Known) -> None:

@@ -25,17 +25,16 @@ from ..theory.gaussian import Gaussian
 from .fit import Fit, Run
 from .levels import shortest_path, step_losses
 from .refine import affordable, checks, refine, refining_calls
-from .search import guesses, most_calls, search
+from .search import guesses, most_calls, round_calls, search
 from .selection import PlanSelector
 from .solution import FINEST, Precision, fine_enough, precision, solve_finely
 
 #: Numbers of calls to plan for, unless told.
 CALLS = (3, 4, 5, 6, 8, 10, 14, 20)
-#: With fewer calls the search, which moves levels alone, may take all of the effort, and the last phase what that has
-#: left; from so many on, the most of an effort that is left to it, and trials beyond its first.
-_FEW, _REFINING, _TRIALS = 6, 2 / 3, 3
-#: Seeds that levels of fewer calls are searched for on; coefficients, and the levels of more calls, need all.
-_SEARCHED = 16
+#: Trials of the last phase beyond its first.
+_TRIALS = 3
+#: Seeds that levels of fewer calls are searched for on; coefficients, and the levels of so many calls, need all.
+_SEARCHED, _FEW = 16, 6
 
 
 def calibrate(
@@ -186,8 +185,9 @@ def seeds_to_search(count: int, seeds: int) -> int:
 
 
 def _for_refining(count: int, effort: int) -> int:
-    """What the search leaves of an effort: as many calls as `refine` needs to move as much as it may."""
-    most = int(_REFINING * effort) if count >= _FEW else 0
+    """What the search leaves of an effort: of what goes beyond a round of it, as many calls as `refine` needs to move
+    as much as it may. At 8 calls a plan gained more from a whole round than from both phases cut short."""
+    most = effort - round_calls(count)
     directions = affordable(count, most)
     return 0 if directions < 0 else min(most, refining_calls(count, directions) + _TRIALS * count)
 

@@ -137,11 +137,11 @@ def nearest_fit(terms: Tensor, wanted: Tensor) -> Tensor:
     """
     rows, wanted = terms.double().transpose(0, 1), wanted.double()
     squares, products = rows @ rows.mT, (rows @ wanted.unsqueeze(2)).squeeze(2)
-    fitted = _solve(squares, products, torch.ones_like(products[:, 0]))
+    fitted = least_squares(squares, products, torch.ones_like(products[:, 0]), _RIDGE)
     # of each row: |wanted - sum|^2
     explained = 2 * products @ fitted - (squares @ fitted) @ fitted
     left = (wanted.square().sum(1) - explained).clamp(min=0)
-    return _solve(squares, products, row_weights(left.sqrt()))
+    return least_squares(squares, products, row_weights(left.sqrt()), _RIDGE)
 
 
 def row_weights(errors: Tensor) -> Tensor:
@@ -150,10 +150,12 @@ def row_weights(errors: Tensor) -> Tensor:
     return 1 / (errors.square() + floor).sqrt()
 
 
-def _solve(squares: Tensor, products: Tensor, weights: Tensor) -> Tensor:
-    """The coefficients of least squares with weighted rows, from each row's squares [B, F, F] and products [B, F]."""
-    gram = torch.einsum("b,bfg->fg", weights, squares)
+def least_squares(squares: Tensor, products: Tensor, weights: Tensor, ridge: float) -> Tensor:
+    """The coefficients [P] of least squares with weighted rows, from each row's squares [B, P, P] and products [B, P];
+    the ridge is in units of each coefficient's own square."""
+    gram = torch.einsum("b,bpq->pq", weights, squares)
     size = gram.diagonal().sqrt()
     size = torch.where(size > 0, size, 1.0)
-    gram = gram / size.unsqueeze(1) / size + _RIDGE * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    gram = gram / size.unsqueeze(1) / size
+    gram.diagonal().add_(ridge)
     return torch.linalg.solve(gram, weights @ products / size) / size

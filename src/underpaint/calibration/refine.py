@@ -5,6 +5,9 @@ is another question. It is asked here, by Gauss-Newton, damped as Levenberg and 
 differences. These take calls of the denoiser alone, so that guidance, prompts and any model are as good as another; a
 change at a level leaves the calls before it as they were. From step to step the derivatives are corrected by what the
 last step has changed (Broyden 1965), which takes no call.
+
+A seed on the border between two images is far off, and a step that such seeds ask for does harm to others. So several
+dampings are tried from the same derivatives, and held-out seeds choose: a trial takes few calls beside the derivatives.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,15 +23,15 @@ from torch import Tensor
 from ..noise import NoiseLevel, Schedule
 from ..sampling.fitted import combine
 from ..theory import modes
-from .fit import Fit, Run, row_weights
+from .fit import Fit, Run, least_squares, row_weights
 
 #: Directions of each step's coefficients that are moved: those that move the next state furthest.
 DIRECTIONS = 4
 #: Change of a level for the difference, in log(sigma/alpha); of a state, in units of what the next level holds of noise
 #: or, where that is less, of data.
 _DIFFERENCE = 0.02
-#: The first damping, as a share of each derivative's own square; how often it is raised by ten before giving up.
-_DAMPING, _RAISED = 1e-3, 3
+#: Dampings that are tried, as shares of each derivative's own square; the first ones where calls are short.
+_DAMPINGS = (0.1, 1.0, 0.01)
 #: A step that makes the held-out error smaller by less than this share is the last with its derivatives.
 _PROGRESS = 0.01
 #: A level goes at most this share of the way to its neighbour in one step.
@@ -43,7 +47,7 @@ def refining_calls(count: int, directions: int = DIRECTIONS) -> int:
 
 def checks(count: int) -> int:
     """Calls that the held-out seeds of a run of so many calls are usually asked for."""
-    return 3 * count
+    return (1 + len(_DAMPINGS)) * count
 
 
 def affordable(count: int, effort: int) -> int:
@@ -72,21 +76,23 @@ def refine(fit: Fit, schedule: Schedule, run: Run, effort: int, unseen: Callable
 
 
 def _descended(linear: _Linearised, most: int, unseen: Callable[[Run], float], known: float) -> tuple[Run, float]:
-    """Steps from one set of derivatives, more damped where one does not help; the run, and its error on held-out
-    seeds."""
-    damping, raised, fit = _DAMPING, 0, linear.fit
-    while raised < _RAISED and fit.calls + len(linear.run.level) <= most:
-        step = linear.step(damping)
-        trial = fit.follow(*linear.moved(step))
-        better = fit.refitted(trial)
-        error = unseen(better) if better.loss < linear.run.loss else math.inf
-        if error >= known:
-            linear, damping, raised = linear.corrected(step, trial, linear.run), damping * 10, raised + 1
-            continue
-        linear, damping, begun, known = linear.corrected(step, trial, better), damping / 10, known, error
+    """Steps from one set of derivatives, each the best of some dampings; the run, and its error on held-out seeds."""
+    fit = linear.fit
+    while True:
+        step, trial, best, error = None, linear.run, linear.run, known
+        for damping in _DAMPINGS:
+            if fit.calls + len(linear.run.level) > most:
+                break
+            changed = linear.step(damping)
+            ended = fit.follow(*linear.moved(changed))
+            better = fit.refitted(ended)
+            if better.loss < linear.run.loss and (found := unseen(better)) < error:
+                step, trial, best, error = changed, ended, better, found
+        if step is None:
+            return linear.run, known
+        linear, begun, known = linear.corrected(step, trial, best), known, error
         if known > (1 - _PROGRESS) * begun:
-            break
-    return linear.run, known
+            return linear.run, known
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,14 +115,13 @@ class _Linearised:
 
     def step(self, damping: float) -> Tensor:
         """Changes of the parameters [P] for which the weighted and damped least squares are least."""
-        rows, left = self.derivatives.double(), self.left.double().unsqueeze(2)
-        weights = row_weights(self.run.errors)
-        square = torch.einsum("b,bpq->pq", weights, rows @ rows.mT)
-        size = square.diagonal().sqrt()
-        size = torch.where(size > 0, size, 1.0)
-        square = square / size.unsqueeze(1) / size
-        square.diagonal().add_(damping)
-        return torch.linalg.solve(square, weights @ (rows @ left).squeeze(2) / size) / size
+        return least_squares(*self._products, row_weights(self.run.errors), damping)
+
+    @cached_property
+    def _products(self) -> tuple[Tensor, Tensor]:
+        """Of each seed's derivatives with one another [B, P, P], and with what is left [B, P]."""
+        rows = self.derivatives.double()
+        return rows @ rows.mT, (rows @ self.left.double().unsqueeze(2)).squeeze(2)
 
     def moved(self, step: Tensor) -> tuple[NoiseLevel, list[Tensor]]:
         """Levels and coefficients after a step."""

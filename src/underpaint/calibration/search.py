@@ -53,6 +53,11 @@ def most_calls(count: int, effort: int) -> int:
     return (len(_RHO) + 6) * count + effort
 
 
+def round_calls(count: int) -> int:
+    """Calls of the denoiser that moving each of so many levels both ways takes, once with each size of move."""
+    return len(_MOVES) * count * (count + 1)
+
+
 def search(fit: Fit, paths: Sequence[tuple[int, ...]], effort: int) -> Run:
     """The best of some paths, its levels moved one at a time: with each size of move until no level moves any more, as
     long as the effort lasts."""
