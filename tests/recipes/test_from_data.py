@@ -145,8 +145,27 @@ def test_the_command_makes_plans_without_a_call_of_the_network(
     assert "These distances are those of a mixture of the data" in " ".join(result.stdout.split())
 
 
+def test_the_data_are_the_prior_of_few_seeds(data: Path, tmp_path: Path) -> None:
+    """On a network that knows the classes of the data, whose fit from so few seeds alone would be worse."""
+    rows, labels = rows_of(data)
+    truth, gaussian = up.Mixture.fit(rows, labels, 6), up.Gaussian.fit(rows)
+    save_gaussian(tmp_path / "stats.safetensors", gaussian)
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        flat, level = x.flatten(1), up.DDPM()(t.double())
+        return up.from_denoised(truth(flat, level), flat, level, "eps").to(x).reshape(x.shape)
+
+    model = up.wrap(network, (1, 4, 4), up.DDPM(), "eps", name="knowing")
+    asked = Request(model, seeds=(0, 1), statistics=(str(tmp_path / "stats.safetensors"),))  # type: ignore[arg-type]
+    how = {"calls": (4,), "held_out": (50, 51), "fine": 30, "effort": 10}
+    found = calibrate_model(asked, origin="both", data=DataModel(str(data), 6, 4), **how)
+    assert found.about["from"]["origin"] == "both"
+    plan = found.plan(4)
+    assert plan.errors["held_out"] < 0.7 * plan.errors["plain"]
+
+
 def test_plans_come_from_the_network_or_the_data() -> None:
-    with pytest.raises(ValueError, match="made from network or data, got 'air'"):
+    with pytest.raises(ValueError, match="made from network, data or both, got 'air'"):
         calibrate_model(Request(), origin="air")  # type: ignore[arg-type]
     asked = Request("emoji-scenes", ("a fox",), (1.0, 3.0))
     with pytest.raises(ValueError, match="Plans from the data alone are for a guidance of 1"):

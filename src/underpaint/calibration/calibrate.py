@@ -18,11 +18,12 @@ from ..bounds import MOST_ITEMS, MOST_STEPS, check_seeds, integer
 from ..keeping import Keep, make_only
 from ..noise import NoiseLevel, Schedule
 from ..progress import Progress, Whole, silent
-from ..sampling.fitted import LOOK_BACK, TERMS, Calibration, Plan, fingerprint
+from ..sampling.fitted import Calibration, Plan, fingerprint
 from ..sampling.solvers import Solver
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
-from .fit import Fit, Run
+from .few_seeds import FewSeeds
+from .fit import Fit, plan_of
 from .levels import shortest_path, step_losses
 from .refine import affordable, checks, refine, refining_calls
 from .search import guesses, most_calls, round_calls, search
@@ -48,6 +49,7 @@ def calibrate(
     effort: int = 150,
     refined: bool = True,
     rivals: Mapping[str, Solver] | None = None,
+    prior: Denoiser | None = None,
     progress: Progress = silent,
     keep: Keep = make_only,
 ) -> Calibration:
@@ -66,6 +68,9 @@ def calibrate(
             all.
         refined: whether a part of them goes to a last phase that moves levels and coefficients together.
         rivals: further solvers that the plans are held against, by name; a plan is none of them.
+        prior: a denoiser that costs nothing, such as a mixture of Gaussians of the data. Then few seeds serve, such as
+            4 to fit to and 4 to judge on, a ``fine`` of 60 and an ``effort`` of 40: levels and coefficients begin with
+            the prior's and are held to them; see `FewSeeds`. ``refined`` and ``rivals`` are for a fit without one.
         progress: told of the calls of the denoiser, each on a batch of all seeds, and of how many there may be.
         keep: keeps the fine solutions, what steps lose, and each plan, so that an interrupted fit goes on.
 
@@ -90,6 +95,8 @@ def calibrate(
     most = PlanSelector.most_calls(len(rivals or ()))
     shares = {count: len(seeds) / seeds_to_search(count, len(seeds)) for count in wanted}
     budgets = [most_calls(n, math.ceil(effort * share)) + checks(n) + most * n for n, share in shares.items()]
+    if prior is not None:
+        budgets = [FewSeeds.most_calls(count, effort) for count in wanted]
     whole = Whole(progress, "calls of the denoiser at most", 3 * steps + sum(budgets))
     told = _telling(denoise, whole.advance)
     solution = keep(f"fine solution of {steps}", partial(solve_finely, told, gaussian, schedule, seeds, steps))
@@ -99,7 +106,9 @@ def calibrate(
     if known is None:
         known = keep(f"precision of {steps}", partial(precision, told, gaussian, schedule, solution))
     whole.reach(3 * steps)
-    losses = keep(f"losses from {wanted[0]} calls", lambda: step_losses(solution, gaussian.covariance, wanted[0]))
+    losses = torch.empty(0)
+    if prior is None:
+        losses = keep(f"losses from {wanted[0]} calls", lambda: step_losses(solution, gaussian.covariance, wanted[0]))
     fit, few = Fit(told, gaussian, solution), Fit(told, gaussian, solution.first(_SEARCHED))
     judge = PlanSelector(told, gaussian, schedule, solution, unseen, known.error, rivals or {})
     path: tuple[int, ...] | None = None
@@ -115,17 +124,20 @@ def calibrate(
         best = fit.run(found.path)
         if refined:
             left = most - spent - (fit.calls - begun)
-            best = refine(fit, schedule, best, left, lambda run: judge.error(_plan(run, solution.level[0])))
-        return found.path, judge.choose(_plan(best, solution.level[0]), shortest, best.loss)
+            best = refine(fit, schedule, best, left, lambda run: judge.error(plan_of(run, solution.level[0])))
+        return found.path, judge.choose(plan_of(best, solution.level[0]), shortest, best.loss)
 
+    if prior is not None:
+        find = FewSeeds(judge, prior, wanted[0], effort).find
     for i, count in enumerate(wanted):
         # the search for a plan begins with that of fewer calls, too
         name = f"plan of {count} calls after {', '.join(map(str, wanted[:i])) or 'none'}, effort {effort}"
-        name += ", refined" if refined else ""
+        name += ", with a prior" if prior else ", refined" if refined else ""
         path, plan = keep(name, partial(find, count, path))
         plans.append(plan)
         whole.reach(3 * steps + sum(budgets[: i + 1]))
-    about = {"seeds": list(seeds), "held_out": list(held_out), "fine": steps, "effort": effort, "refined": refined}
+    about = {"seeds": list(seeds), "held_out": list(held_out), "fine": steps, "effort": effort}
+    about |= {"refined": refined and prior is None}
     return Calibration(tuple(plans), about | {"reference_error": known.error, "gaussian": fingerprint(gaussian)})
 
 
@@ -190,10 +202,3 @@ def _for_refining(count: int, effort: int) -> int:
     most = effort - round_calls(count)
     directions = affordable(count, most)
     return 0 if directions < 0 else min(most, refining_calls(count, directions) + _TRIALS * count)
-
-
-def _plan(run: Run, start: NoiseLevel) -> Plan:
-    coefficients = torch.zeros(len(run.level), LOOK_BACK, TERMS, dtype=torch.float64)
-    for step, fitted in zip(coefficients, run.coefficients, strict=True):
-        step.view(-1)[: len(fitted)] = fitted
-    return Plan(NoiseLevel.join(start, run.level, NoiseLevel.clean()), coefficients)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..noise import NoiseLevel
-from ..sampling.fitted import LOOK_BACK, Seen, combine, flown, step_terms
+from ..sampling.fitted import LOOK_BACK, TERMS, Plan, Seen, combine, flown, step_terms
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .solution import FineSolution, distances
@@ -127,6 +127,14 @@ class Fit:
         x = level.alpha.to(state) * gaussian.mean + gaussian.covariance.synthesise(state)
         with torch.no_grad():
             return gaussian.covariance.analyse(self.denoise(x, level) - gaussian.mean)
+
+
+def plan_of(run: Run, start: NoiseLevel) -> Plan:
+    """The plan of a run, which jumps from the level where noise is drawn."""
+    coefficients = torch.zeros(len(run.level), LOOK_BACK, TERMS, dtype=torch.float64)
+    for step, fitted in zip(coefficients, run.coefficients, strict=True):
+        step.view(-1)[: len(fitted)] = fitted
+    return Plan(NoiseLevel.join(start, run.level, NoiseLevel.clean()), coefficients)
 
 
 def nearest_fit(terms: Tensor, wanted: Tensor) -> Tensor:

@@ -118,6 +118,10 @@ class PlanSelector:
         found = {"fit": fit, "held_out": mine, "plain": theirs, "ratio_low": low, "ratio_high": high}
         return replace(plan, errors=found | ({} if mine < _CLEAR * theirs else self._rival(plain)))
 
+    def best_plain(self, path: tuple[int, ...]) -> Plan:
+        """The best plain solver on a few held-out seeds, at as many calls as a path has levels."""
+        return self._finalists(self.grids(path), math.inf)[0]
+
     def _finalists(self, grids: Sequence[NoiseLevel], mine: float) -> list[Plan]:
         """The best plain solvers on a few held-out seeds, the best first: only that where the plan is clearly nearer.
 

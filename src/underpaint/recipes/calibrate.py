@@ -30,8 +30,10 @@ from .shared.request import Conditioning, Request, Sampler, cases, find_denoiser
 
 #: Peers that a plan cannot be; DDIM and DPM-Solver++ are among this library's own.
 _RIVALS = tuple(name for family in ("UniPC", "DEIS") for name in FAMILIES[family])
-#: What a plan is fitted to: the network; or the data alone, without a call of the network.
-Origin = Literal["network", "data"]
+#: What a plan is fitted to: the network; the data alone, without a call of the network; or few seeds of the network,
+#: with the data as the prior.
+Origin = Literal["network", "data", "both"]
+_ORIGINS = get_args(Origin)
 #: Rows of a batch by which a call is timed.
 _TIMED = 8
 
@@ -52,7 +54,8 @@ def calibrate_model(
         request: the model, its cases, and the seeds to fit to.
         parts: folder for the fine solutions and each plan as they are found; asked again, the fit goes on from them.
         say: told what `check` finds of the network, before it is called.
-        origin: fit to the "network", or to a mixture of Gaussians of the "data", without a call of the network.
+        origin: fit to the "network"; to a mixture of Gaussians of the "data", without a call of the network; or to
+            "both", with the mixture as the prior of a fit to few seeds.
         data: which data that mixture is made of, and how.
         budget: calls of the denoiser to spend, as "3000", or time, as "15min"; in place of seeds, ``held_out``,
             ``fine`` and ``effort``.
@@ -62,8 +65,8 @@ def calibrate_model(
     Raises:
         ValueError: as `prepare` and `calibrate`, or the statistics of the data are not known.
     """
-    if origin not in get_args(Origin):
-        raise ValueError(f"Plans are made from {' or '.join(get_args(Origin))}, got {shown(origin)}.")
+    if origin not in _ORIGINS:
+        raise ValueError(f"Plans are made from {', '.join(_ORIGINS[:-1])} or {_ORIGINS[-1]}, got {shown(origin)}.")
     sampler = prepare(request)
     model, gaussian = sampler.model, sampler.theory.everything
     if gaussian is None:
@@ -75,16 +78,18 @@ def calibrate_model(
     if origin == "data" and any(case.guidance != 1 for case in listed):
         raise ValueError(
             "Plans from the data alone are for a guidance of 1: a mixture that is guided goes other ways than a "
-            "network that is. Give --from network."
+            "network that is. Give --from network, or --from both, which is judged on it."
         )
     check_options(request.seeds, **how)
     asked: dict[str, Any] = {"model": model.name, "place": request.model, "cases": [str(case) for case in listed]}
-    if origin == "data":
+    if origin == "both" and budget is not None:
+        raise ValueError("A budget is for plans from the network; give seeds, held-out seeds and effort with both.")
+    if origin != "network":
         made = data or DataModel()
-        denoise, of = denoiser_from_data(sampler, listed, made, request.statistics or (request.model,))
+        known, of = denoiser_from_data(sampler, listed, made, request.statistics or (request.model,))
         asked["from"] = {"origin": origin, "data": of, "asked": asdict(made)}
-    else:
-        denoise = in_turn([find_denoiser(model, case) for case in listed])
+        how |= {"prior": known} if origin == "both" else {}
+    denoise = known if origin == "data" else in_turn([find_denoiser(model, case) for case in listed])
     if budget is not None:
         spending = spend(_affordable(budget, denoise, sampler), how["calls"])
         request, how = replace(request, seeds=tuple(range(spending.seeds))), how | spending.options()
