@@ -74,6 +74,11 @@ def test_the_command_writes_numbers_and_a_figure(monkeypatch, tmp_path: Path, ca
         (("--scheduler", "DDIM", "--set", "beta_schedule=odd"), "odd"),
         (("--scheduler", "DDIM", "--set", "eta"), "as name=value"),
         (("--scheduler", "DDIM", "--step", "colour=1"), "takes no colour"),
+        (("--scheduler", "DDIM", "--step", "eta=-1"), "eta of a step of a DDIMScheduler must be a number, 0 or more"),
+        (("--scheduler", "DDIM", "--step", "eta=much"), "0 or more, got 'much'"),
+        (("--scheduler", "DDIM", "--step", "generator=3"), "takes no generator"),
+        (("--scheduler", "DDIM", "--step", "use_clipped_model_output=3"), "must be true or false, got 3"),
+        (("--scheduler", "UniPC", "--set", "solver_type=bh1", "--steps", "5"), "try another number of steps"),
         (("--scheduler", "DDIM", "--steps", "2000"), "from 1 to 1,000"),
         (("--scheduler", "DDIM", "--eigenvalues", "0"), "must be a number from"),
         (("--scheduler", "DDIM", "--eigenvalues", "1,1"), "each given once"),
@@ -88,6 +93,15 @@ def test_bad_input_is_one_sentence(monkeypatch, tmp_path: Path, capsys, argument
     assert run(monkeypatch, *arguments) == 2
     assert words in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_on_the_betas_of_ddpm_heun_and_kdpm2_leave_too_much_of_a_detail() -> None:
+    """Variance over that of the data along 0.01, as measured by sampling on the exact denoiser: Heun 4.4 and 1.09,
+    KDPM2 ancestral 14 and 1.65 in ten and fifty steps. Both have other betas by default."""
+    betas = {"beta_start": 1e-4, "beta_end": 0.02}
+    for name, shares in (("HeunDiscrete", (4.33, 1.09)), ("KDPM2AncestralDiscrete", (14.4, 1.62))):
+        found = spectra(SpectrumRequest(name, (10, 50), (0.01,), betas)).share.flatten()
+        assert_close(found, torch.tensor(shares, dtype=torch.float64), rtol=5e-3, atol=0)
 
 
 def test_settings_are_json_or_text() -> None:

@@ -69,7 +69,10 @@ def respond(run: Run, count: int) -> Response:
         final = run(inputs[0].unsqueeze(1).expand(-1, count).clone(), inputs[1].unsqueeze(1)).double()
     rows, together = final[:-1], final[-1]
     if not bool(torch.isfinite(final).all()):
-        raise ValueError("This sampler gives NaN or infinite values.")
+        raise ValueError(
+            "This sampler gives NaN or infinite values with these settings; try another number of steps, another order "
+            "or type of its solver, or less noise."
+        )
     parts = inputs[:, -1:] * rows
     if bool(((together - parts.sum(0)).abs() > _ROUNDING * parts.square().sum(0).sqrt() + 1e-12).any()):
         raise ValueError(

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...bounds import MOST_STEPS, integer
+from ...bounds import MOST_STEPS, a, integer, shown
 from ...noise import NoiseLevel
 from ...sampling.response import Response, respond
 from ...theory import modes
@@ -82,7 +82,8 @@ def spectrum(
         options: of its `step`, such as ``eta=1.0`` of DDIM or ``s_churn`` of Euler and Heun.
 
     Raises:
-        ValueError: a scheduler without known levels, one that goes to more noise, or one that clips; see `respond`.
+        ValueError: a scheduler without known levels, one that goes to more noise, or one that clips, see `respond`; or
+            an option that its step does not take.
 
     Examples:
         >>> from diffusers import DDIMScheduler
@@ -99,6 +100,7 @@ def spectrum(
     if not len(variances) or not bool((torch.isfinite(variances) & (variances > 0)).all()):
         raise ValueError(f"Eigenvalues are positive, finite numbers, got {variances.tolist()[:6]}.")
     family_of(scheduler)  # which may say that it has none, before its timesteps are set
+    _check_options(scheduler, options)
     ready = copy.deepcopy(scheduler)
     if steps is not None:
         ready.set_timesteps(integer(steps, "number of steps", 1, MOST_STEPS))
@@ -121,6 +123,19 @@ def spectrum(
         found.initial.square(),
         found.mean,
     )
+
+
+def _check_options(scheduler: Any, options: Mapping[str, Any]) -> None:
+    """ValueError unless these are switches of the scheduler's `step`, or strengths, which are 0 or more."""
+    takes, name = inspect.signature(scheduler.step).parameters, type(scheduler).__name__
+    for option, value in options.items():
+        default = takes[option].default if option in takes and option != "return_dict" else None
+        if not isinstance(default, bool | int | float):
+            raise ValueError(f"The step of {a(name)} takes no {option}.")
+        switch = isinstance(default, bool)
+        if switch != isinstance(value, bool) or (not switch and not (isinstance(value, int | float) and value >= 0)):
+            wanted = "true or false" if switch else "a number, 0 or more"
+            raise ValueError(f"The {option} of a step of {a(name)} must be {wanted}, got {shown(value)}.")
 
 
 def _walk(
