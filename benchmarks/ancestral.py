@@ -1,9 +1,10 @@
 """Stochastic samplers at few calls, on the model in the box: how near their images are to those of the data.
 
 Peers are diffusers' SDE-DPM-Solver++ 2M and the ancestral sampler (DDPM's small variance; DDIM with eta = 1 and Euler
-ancestral are the same on equal levels). Ours is `gaussian_ancestral` with the Gaussian's variances, and with a tenth of
-them. Printed are the Fréchet distance, the distance of the spectra, sum_k (sqrt(v_k) - sqrt(lambda_k))^2 / sum_k
-lambda_k, and the variance of the samples over that of the data along components 1-10, 11-50 and 51-200.
+ancestral are the same on equal levels). Ours is `gaussian_ancestral` with the Gaussian's variances everywhere, and with
+them above a ratio only, also from a jump by the Gaussian's flow. Printed are the Fréchet distance and what as many
+samples of a perfect sampler get, the distance of the spectra, sum_k (sqrt(v_k) - sqrt(lambda_k))^2 / sum_k lambda_k,
+and the variance of the samples over that of the data along components 1-10, 11-50 and 51-200.
 
     python benchmarks/ancestral.py --calls 8 --samples 256 --grids karras
 """
@@ -11,9 +12,10 @@ lambda_k, and the variance of the samples over that of the data along components
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise, product
+from typing import Any
 
 import diffusers
 import torch
@@ -21,7 +23,7 @@ from torch import Tensor
 
 import underpaint as up
 from underpaint.metrics.features import load_features, load_statistics
-from underpaint.metrics.frechet import frechet_distance
+from underpaint.metrics.frechet import frechet_distance, sampling_floor
 from underpaint.models.schedulers.peers import lay
 from underpaint.sampling.solvers import Solver, Step
 
@@ -41,18 +43,43 @@ def sde_dpm_solver(denoise: up.Denoiser, x: Tensor, level: up.NoiseLevel) -> Ite
         yield there.norm.to(x) * state, denoised
 
 
-def solvers(gaussian: up.Gaussian, seeds: range) -> dict[str, Solver]:
-    draw = up.seeded_noise
-    cov = gaussian.covariance
-    tenth = replace(gaussian, covariance=replace(cov, eigenvalues=cov.eigenvalues / 10, residual=cov.residual / 10))
-    point = up.Gaussian.isotropic(gaussian.mean, 0.0)
-    return {
-        "ancestral (DDPM, DDIM η = 1, Euler a)": up.gaussian_ancestral(point, 1.0, draw(seeds)),
-        "SDE-DPM-Solver++ 2M": sde_dpm_solver,
-        "ours, order 1, η = 1": up.gaussian_ancestral(gaussian, 1.0, draw(seeds)),
-        "ours, order 2, η = 0.5": up.gaussian_ancestral(gaussian, 0.5, draw(seeds), order=2),
-        "ours, a tenth of λ, order 2, η = 1": up.gaussian_ancestral(tenth, 1.0, draw(seeds), order=2),
-    }
+@dataclass(frozen=True)
+class Sampler:
+    """A solver for the noise of some seeds, and the ratio that the Gaussian's flow goes to before it, if any."""
+
+    solver: Callable[[up.Gaussian, range], Solver]
+    start: float | None = None
+
+
+def ours(**options: Any) -> Callable[[up.Gaussian, range], Solver]:
+    return lambda gaussian, seeds: up.gaussian_ancestral(gaussian, draw=up.seeded_noise(seeds), **options)
+
+
+def ancestral(gaussian: up.Gaussian, seeds: range) -> Solver:
+    return up.gaussian_ancestral(up.Gaussian.isotropic(gaussian.mean, 0.0), draw=up.seeded_noise(seeds))
+
+
+SAMPLERS = {
+    "ancestral (DDPM, DDIM η = 1, Euler a)": Sampler(ancestral),
+    "SDE-DPM-Solver++ 2M": Sampler(lambda gaussian, seeds: sde_dpm_solver),
+    "ours, order 1": Sampler(ours()),
+    "ours, order 2, above 8": Sampler(ours(order=2, above=8.0)),
+    "ours, order 2, above 8, jump to 20": Sampler(ours(order=2, above=8.0), 20.0),
+    "ours, order 2, above 8, jump to 20, η = 0.6": Sampler(ours(eta=0.6, order=2, above=8.0), 20.0),
+}
+
+
+def drawn(model: up.Model, gaussian: up.Gaussian, sampler: Sampler, grid: str, calls: int, samples: int) -> Tensor:
+    """Samples [N, D] of seeds that are the same for all samplers."""
+    level, first = lay(model.schedule, grid, calls, sampler.start), lay(model.schedule, grid, calls)[0]
+    parts = []
+    for begin in range(FIRST, FIRST + samples, BATCH):
+        seeds = range(begin, min(begin + BATCH, FIRST + samples))
+        x = up.initial_noise(seeds, model.dimension, first)
+        if sampler.start is not None:
+            x = gaussian.flow(x, first, level[0])
+        parts.append(up.sample(model, x, level, sampler.solver(gaussian, seeds), every=calls).final)
+    return torch.cat(parts)
 
 
 def errors(model: up.Model, gaussian: up.Gaussian, ratios: tuple[float, ...] = (5.0, 1.2, 0.6, 0.3)) -> None:
@@ -72,35 +99,31 @@ def errors(model: up.Model, gaussian: up.Gaussian, ratios: tuple[float, ...] = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="fashion-mnist", help="a network of Fashion-MNIST, such as in a folder")
     parser.add_argument("--calls", type=int, nargs="+", default=[8, 10])
     parser.add_argument("--grids", nargs="+", default=["own", "karras", "log"])
     parser.add_argument("--samples", type=int, default=256)
     parser.add_argument("--only", default="", help="solvers whose name holds this")
     parser.add_argument("--errors", action="store_true", help="errors of the network over the Gaussian's, and no more")
     asked = parser.parse_args()
-    model, gaussian = up.load_model("fashion-mnist"), up.load_gaussian("fashion-mnist")
+    model, gaussian = up.load_model(asked.model), up.load_gaussian("fashion-mnist")
     if asked.errors:
         errors(model, gaussian)
         return
     features, reference = load_features(), load_statistics("test")
     kept = gaussian.eigenvalues > 1e-4
     values = gaussian.eigenvalues[kept]
-    for calls in asked.calls:
-        for grid in asked.grids:
-            level = lay(model.schedule, grid, calls)
-            for name in (name for name in solvers(gaussian, range(1)) if asked.only in name):
-                parts = []
-                for first in range(FIRST, FIRST + asked.samples, BATCH):
-                    seeds = range(first, min(first + BATCH, FIRST + asked.samples))
-                    x = up.initial_noise(seeds, model.dimension, level[0])
-                    parts.append(up.sample(model, x, level, solvers(gaussian, seeds)[name], every=calls).final)
-                images = torch.cat(parts)
-                distance = frechet_distance(features.statistics(images), reference)
-                found = gaussian.coordinates(images).double().var(0)[kept]
-                apart = float((found.sqrt() - values.sqrt()).square().sum() / values.sum())
-                shares = [float(found[a:b].sum() / values[a:b].sum()) for a, b in ((0, 10), (10, 50), (50, 200))]
-                print(f"{calls} calls, {grid}, {name}: Fréchet {distance:.2f}, spectra {apart:.4f}, variance", end=" ")
-                print(", ".join(f"{share:.2f}" for share in shares), flush=True)
+    print(f"{asked.samples} samples, a perfect sampler {sampling_floor(reference, asked.samples):.2f}", flush=True)
+    for calls, grid, name in product(asked.calls, asked.grids, SAMPLERS):
+        if asked.only not in name:
+            continue
+        images = drawn(model, gaussian, SAMPLERS[name], grid, calls, asked.samples)
+        distance = frechet_distance(features.statistics(images), reference)
+        found = gaussian.coordinates(images).double().var(0)[kept]
+        apart = float((found.sqrt() - values.sqrt()).square().sum() / values.sum())
+        shares = [float(found[a:b].sum() / values[a:b].sum()) for a, b in ((0, 10), (10, 50), (50, 200))]
+        print(f"{calls} calls, {grid}, {name}: Fréchet {distance:.2f}, spectra {apart:.4f}, variance", end=" ")
+        print(", ".join(f"{share:.2f}" for share in shares), flush=True)
 
 
 if __name__ == "__main__":

@@ -519,7 +519,7 @@ def test_what_a_step_cannot_take_is_refused(normal: Any) -> None:
 def test_with_noise_it_takes_the_steps_of_our_own_loop(full: Gaussian, mixture: Mixture, normal: Any) -> None:
     """From the pipeline's generator, also where the pipeline asks for it by `eta`."""
     config, draw = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0).config, torch.Generator()
-    for given, asked in (({"eta": 0.8}, {}), ({}, {"eta": 0.8})):
+    for given, asked in (({"eta": 0.8, "above": 1.0}, {}), ({"above": 1.0}, {"eta": 0.8})):
         scheduler = ours(config, full, order=2, **given)
         scheduler.set_timesteps(5)
         x, levels = normal(3, 6), scheduler_levels(scheduler)
@@ -530,7 +530,7 @@ def test_with_noise_it_takes_the_steps_of_our_own_loop(full: Gaussian, mixture: 
             state = scheduler.step(output, t, state, generator=draw, **asked).prev_sample
         draw.manual_seed(4)
         solver = gaussian_ancestral(
-            full, 0.8, lambda x: torch.randn(x.shape, generator=draw, dtype=x.dtype), order=2, corrector=True
+            full, 0.8, lambda x: torch.randn(x.shape, generator=draw, dtype=x.dtype), order=2, corrector=True, above=1.0
         )
         assert_close(state, sample(mixture, x, levels, solver).final, rtol=1e-6, atol=1e-6)
 
@@ -557,8 +557,8 @@ def test_one_generator_for_each_state_is_taken_as_diffusers_takes_it(full: Gauss
 
 
 def test_the_strength_of_the_noise_is_kept_in_the_config(full: Gaussian, tmp_path: Path) -> None:
-    scheduler = ours(diffusers.DDIMScheduler().config, full, eta=0.5)
+    scheduler = ours(diffusers.DDIMScheduler().config, full, eta=0.5, above=3.0)
     scheduler.save_pretrained(tmp_path)
     loaded = GaussianExponentialScheduler.from_pretrained(tmp_path)
-    assert loaded.config.integrator_eta == 0.5
+    assert (loaded.config.integrator_eta, loaded.config.integrator_above) == (0.5, 3.0)
     assert GaussianExponentialScheduler.from_config(scheduler.config, gaussian=full).config.integrator_eta == 0.5

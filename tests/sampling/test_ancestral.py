@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import diffusers
 import pytest
 import torch
 from scipy.integrate import quad
 from torch import Tensor
 from torch.testing import assert_close
 
-from underpaint.noise import EDM, NoiseLevel, Schedule
-from underpaint.sampling.exponential import _weights, gaussian_ancestral, gaussian_exponential
+from underpaint.noise import EDM, NoiseLevel, Schedule, spaced_ratios
+from underpaint.sampling.exponential import Rule, _weights, gaussian_ancestral, gaussian_exponential
 from underpaint.sampling.response import respond
 from underpaint.sampling.solvers import ancestral, ddim_step
 from underpaint.sampling.trajectory import initial_noise, sample, seeded_noise
@@ -108,8 +109,71 @@ def test_order_2_without_variance_is_sde_dpm_solver_plus_plus(mixture: Mixture) 
         if i < 8:
             x = x + sigma[i + 1] * gone.sqrt() * draw(x)
     flat = Gaussian.isotropic(torch.zeros(6, dtype=torch.float64), 0.0)
-    found = sample(mixture, start, level, gaussian_ancestral(flat, 1.0, draws(), order=2)).final
+    found = sample(mixture, start, level, gaussian_ancestral(flat, 1.0, draws(), order=2, rule="integral")).final
     assert_close(found, x, rtol=1e-8, atol=1e-8)
+
+
+def test_below_its_ratio_the_midpoint_rule_is_sde_dpm_solver_plus_plus_of_diffusers(
+    mixture: Mixture, gaussian: Gaussian
+) -> None:
+    """In its default form, with diffusers' own steps."""
+    level, draw = EDM().grid(9), draws()
+    scheduler = diffusers.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", prediction_type="sample")
+    scheduler.set_timesteps(9)
+    scheduler.timesteps, scheduler.sigmas = torch.arange(9), level.ratio
+    x = start = initial_noise(range(5), 6, level[0], torch.float64)
+    state = x / level[0].norm
+    for t, (here, there) in enumerate(pairwise(level)):
+        denoised, noise = mixture(here.norm * state, here), draw(x) if there.sigma > 0 else None
+        state = scheduler.step(denoised, t, state, variance_noise=noise).prev_sample.double() if t < 8 else denoised
+    solver = gaussian_ancestral(gaussian, 1.0, draws(), order=2, above=1e3)
+    assert_close(sample(mixture, start, level, solver).final, state, rtol=1e-5, atol=1e-5)
+
+
+def test_above_its_ratio_the_covariance_counts_and_below_it_does_not(mixture: Mixture, gaussian: Gaussian) -> None:
+    """Q of past calls is that of the covariance that counts now."""
+    level, flat = EDM().grid(9), Gaussian.isotropic(gaussian.mean, 0.0)
+    x = initial_noise(range(5), 6, level[0], torch.float64)
+
+    def run(law: Gaussian, above: float, start: Tensor = x, at: NoiseLevel = level) -> list[Tensor]:
+        solver = gaussian_ancestral(law, 0.7, draws(), order=1, above=above)
+        return [state for state, _ in solver(mixture, start, at)]
+
+    split = float(level[4].ratio)  # the step from here still counts
+    whole, found = run(gaussian, 0.0), run(gaussian, split)
+    assert_close(torch.stack(found[:5]), torch.stack(whole[:5]))
+    generator = draws()
+    for _ in range(5):
+        generator(x)
+    solver = gaussian_ancestral(flat, 0.7, generator, order=1)
+    rest = [state for state, _ in solver(mixture, found[4], level[5:])]
+    assert_close(torch.stack(found[5:]), torch.stack(rest), rtol=1e-8, atol=1e-9)
+    assert_close(run(gaussian, 1e3)[-1], run(flat, 0.0)[-1], rtol=1e-8, atol=1e-9)
+    assert float((found[-1] - whole[-1]).norm()) > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("order", "rule", "measured", "last"),
+    [(1, "midpoint", 1, -2.8e-2), (2, "midpoint", 2, 2.5e-4), (2, "integral", 2, 5.3e-4)],
+)
+def test_weak_order(order: int, rule: Rule, measured: int, last: float) -> None:
+    """Of the samples' variance, exactly, where the solver does not know that of the data: first order for steps of
+    order 1, second for those of order 2, of which the midpoint rule has half the error."""
+    true, wrong = torch.ones(1, dtype=torch.float64), Gaussian.isotropic(torch.zeros(1, dtype=torch.float64), 0.0)
+
+    def error(steps: int) -> float:
+        level = EDM().level(spaced_ratios(steps + 1, 4.0, 0.1))
+
+        def run(noise: Tensor, mean: Tensor) -> Tensor:
+            solver = gaussian_ancestral(wrong, 1.0, order=order, rule=rule)
+            x = (true + level.sigma[0] ** 2).sqrt() * noise
+            return [state for state, _ in solver(lambda x, at: modes.shrinkage(true, at) * x, x, level)][-1]
+
+        return float(respond(run, 1).variance / (true + level.sigma[-1] ** 2) - 1)
+
+    coarse, fine = error(64), error(128)
+    assert abs(math.log2(coarse / fine) - measured) < 0.05
+    assert_close(fine, last, rtol=0.03, atol=0)
 
 
 @pytest.mark.parametrize("power", [1.0, 1.25, 2.0, 5.0])
@@ -127,12 +191,13 @@ def test_weights_are_their_integrals(power: float) -> None:
         assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
 
 
-def test_little_noise_is_the_flow(mixture: Mixture, gaussian: Gaussian, schedule: Schedule) -> None:
+@pytest.mark.parametrize("rule", ["integral", "midpoint"])
+def test_little_noise_is_the_flow(mixture: Mixture, gaussian: Gaussian, schedule: Schedule, rule: Rule) -> None:
     level = schedule.grid(6, 20.0)  # from pure noise, any strength draws the state anew
     x = initial_noise(range(4), 6, level[0], torch.float64)
-    flow = sample(mixture, x, level, gaussian_exponential(gaussian, 2, True, "denoised")).final
+    flow = sample(mixture, x, level, gaussian_exponential(gaussian, 2, True, "denoised", rule=rule)).final
     near = [
-        (sample(mixture, x, level, gaussian_ancestral(gaussian, eta, draws(), 2, True)).final - flow).norm()
+        (sample(mixture, x, level, gaussian_ancestral(gaussian, eta, draws(), 2, True, rule=rule)).final - flow).norm()
         for eta in (1e-3, 1e-4)
     ]
     assert near[1] < 0.2 * near[0]
@@ -169,3 +234,7 @@ def test_noise_for_other_rows_and_no_strength_are_refused(gaussian: Gaussian) ->
         seeded_noise(range(3))(torch.zeros(2, 6))
     with pytest.raises(ValueError, match="strength eta"):
         gaussian_ancestral(gaussian, -1.0)
+    with pytest.raises(ValueError, match="ratio above which the covariance counts"):
+        gaussian_ancestral(gaussian, above=-1.0)
+    with pytest.raises(ValueError, match="'integral' or 'midpoint', got 'trapezoid'"):
+        gaussian_ancestral(gaussian, rule="trapezoid")

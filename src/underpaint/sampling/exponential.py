@@ -22,12 +22,18 @@ drift, (1 + eta^2)(x~ - D)/s~, Q stands as before, and the step is a Gaussian's 
 
 At eta = 1 and order 1 its mean is that of x' given x for data of any kind, as D alone decides it; only the covariance
 is taken from the Gaussian.
+
+With noise, D is a martingale: what it will be is, on average, what it is. So at eta = 1 extrapolation gains nothing in
+the mean. What it adds is variance, along what the network has just recognised, where a step of order 1 adds it along
+all that the Gaussian knows. The whole line adds too much of it; half of it, the line's value at the middle of the step,
+is the midpoint rule of SDE-DPM-Solver++ (Lu22), with Q in the place of D.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from typing import Literal, get_args
@@ -47,6 +53,8 @@ _NODES = 24
 
 #: How the step into sigma = 0 is made.
 Ending = Literal["flow", "denoised"]
+#: What is taken of the polynomial through past Q: its integral, or its value at the middle of the step.
+Rule = Literal["integral", "midpoint"]
 #: A level, and Q of the call that was made there, in coordinates.
 Seen = tuple[NoiseLevel, Tensor]
 #: Variants by name: the order, and c for the corrector.
@@ -60,6 +68,8 @@ def gaussian_exponential(
     ending: Ending = "flow",
     eta: float = 0.0,
     draw: Draw = torch.randn_like,
+    rule: Rule = "integral",
+    above: float = 0.0,
 ) -> Solver:
     """A solver of the given order (1, 2 or 3), one call a step, that is exact for Gaussians of this covariance.
 
@@ -72,9 +82,13 @@ def gaussian_exponential(
             noise left in x from the image is better taken at its word: the flow keeps half of it in wide directions.
         eta: strength of the noise that each step adds: 0 is the flow, 1 the reverse SDE (`gaussian_ancestral`).
         draw: what draws that noise.
+        rule: what steps take of the polynomial through the latest Q: its "integral", or its value at the "midpoint" of
+            log(sigma/alpha), which bears long steps with noise better.
+        above: the ratio sigma/alpha down to which the Gaussian is taken at its word. Steps from lower levels do without
+            its covariance: they are those of DPM-Solver++, or, with noise, of SDE-DPM-Solver++.
 
     Raises:
-        ValueError: another order or ending, or a strength that is none.
+        ValueError: another order, ending or rule, or a strength or ratio that is none.
 
     Examples:
         >>> import torch
@@ -91,28 +105,38 @@ def gaussian_exponential(
         raise ValueError(f"The Gaussian exponential integrator has order 1, 2 or 3, got {order}.")
     if ending not in get_args(Ending):
         raise ValueError(f"The Gaussian exponential integrator ends by 'flow' or 'denoised', got {ending!r}.")
-    covariance, eta = gaussian.covariance, number(eta, "strength eta of the added noise", 0.0, 1e3)
+    if rule not in get_args(Rule):
+        raise ValueError(f"The Gaussian exponential integrator steps by 'integral' or 'midpoint', got {rule!r}.")
+    known, eta = gaussian.covariance, number(eta, "strength eta of the added noise", 0.0, 1e3)
+    above = number(above, "ratio above which the covariance counts", 0.0, 1e9)
+    unknown = replace(known, eigenvalues=torch.zeros_like(known.eigenvalues), residual=0.0)
 
     def solve(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
         mean = gaussian.mean.to(x.dtype)
         levels, dtype, unit = [*level], x.dtype, anew(draw)
         # centred states y = (x - alpha mu) in coordinates of the covariance; Q of the latest calls, newest first
-        state, past = covariance.split(x, levels[0].alpha.to(x) * mean), list[Seen]()
+        state, past = known.split(x, levels[0].alpha.to(x) * mean), list[Seen]()
+        covariance, images = known, list[Seen]()  # denoised images, while they may be needed in the place of Q
         for i, (here, there) in enumerate(pairwise(levels)):
             denoised = denoise(x, here)
             del x  # what a step holds is 1 + order + 1 states, and what it makes
-            past.insert(0, (here, local_mean(covariance.split(denoised, mean), state, covariance, here, own=True)))
+            image, kept = known.split(denoised, mean), above > 0 and covariance is known
+            if kept:
+                images = [(here, image), *images][:order]
+            past.insert(0, (here, local_mean(image, state, covariance, here, own=not kept)))
             if corrector and i:
-                state = corrected(state, past, levels[i - 1], covariance, eta)
+                state = corrected(state, past, levels[i - 1], covariance, eta, rule)
+            if kept and here.ratio < above:
+                covariance, past, images = unknown, images, []  # without a covariance, Q is the denoised image
             if there.sigma == 0 and ending == "denoised":
                 yield there.alpha.to(denoised) * denoised, denoised
                 return
             usable = 1 if there.sigma == 0 else order
-            state = advance(state, past[:usable], here, there, covariance, eta, own=True)
+            state = advance(state, past[:usable], here, there, covariance, eta, rule, own=True)
             del past[order:]
             if eta:
                 state = state + _noise(unit(denoised.to(dtype)), here, there, covariance, eta)
-            x = covariance.join(state).to(dtype).add_(mean, alpha=float(there.alpha))
+            x = known.join(state).to(dtype).add_(mean, alpha=float(there.alpha))
             yield x, denoised
 
     return solve
@@ -125,6 +149,8 @@ def gaussian_ancestral(
     order: int = 1,
     corrector: bool = False,
     ending: Ending = "denoised",
+    rule: Rule = "midpoint",
+    above: float = 0.0,
 ) -> Solver:
     """A stochastic solver, one call a step: the mean of each step is the network's, its covariance the Gaussian's.
 
@@ -146,7 +172,7 @@ def gaussian_ancestral(
         >>> bool(0.9 < made.var() / (4 + level.sigma[-2] ** 2) < 1.1)
         True
     """
-    return gaussian_exponential(gaussian, order, corrector, ending, eta, draw)
+    return gaussian_exponential(gaussian, order, corrector, ending, eta, draw, rule, above)
 
 
 def named_exponential(name: str, gaussian: Gaussian) -> Solver:
@@ -174,6 +200,7 @@ def advance(
     there: NoiseLevel,
     covariance: Covariance,
     eta: float = 0.0,
+    rule: Rule = "integral",
     own: bool = False,
 ) -> Tensor:
     """The step from here to there with Q interpolated through ``past`` (its level, Q), in coordinates; of strength
@@ -186,14 +213,19 @@ def advance(
         if len(nodes) == 1:
             return torch.stack([ratio, _constant(ratio, here, there)])
         times = [_time(level) for level, _ in nodes]
-        weights = _weights(variances, times, _time(here), _time(there), 1 + eta**2)
+        weights = _weights(variances, times, _time(here), _time(there), 1 + eta**2, rule)
         return torch.cat([ratio.unsqueeze(0), weights.mul_(float(there.alpha))])
 
     return covariance.combine(factors, [state, *(q for _, q in nodes)], own)
 
 
 def corrected(
-    state: Tensor, past: Sequence[Seen], here: NoiseLevel, covariance: Covariance, eta: float = 0.0
+    state: Tensor,
+    past: Sequence[Seen],
+    here: NoiseLevel,
+    covariance: Covariance,
+    eta: float = 0.0,
+    rule: Rule = "integral",
 ) -> Tensor:
     """What a step from here would have led to, had it known the Q that was seen at its end, the first of ``past``; in
     place of the state that it led to without.
@@ -210,7 +242,7 @@ def corrected(
             weight, shares = _constant(_ratio(variances, here, there, eta), here, there), [1.0, -1.0]
         else:
             times = [_time(level) for level, _ in nodes]
-            weight = float(there.alpha) * _integral(variances, times[1:], _time(here), times[0], 1 + eta**2)
+            weight = float(there.alpha) * _integral(variances, times[1:], _time(here), times[0], 1 + eta**2, rule)
             shares = [1 / math.prod(t - other for other in times if other != t) for t in times]
         return torch.stack([torch.ones_like(weight), *(share * weight for share in shares)])
 
@@ -254,33 +286,36 @@ def _weights(
     start: float | Tensor,
     end: float | Tensor,
     power: float = 1.0,
+    rule: Rule = "integral",
 ) -> Tensor:
     """(lambda + s'^2)^(p/2) times the integral of p l_j(t) s^2 / (lambda + s^2)^(1 + p/2) dt, t = log s from end to
     start; p = 1 + eta^2, 1 for the flow. [J, M].
 
     l_j are the Lagrange polynomials of the nodes. Gauss-Legendre in t: the integrand is smooth, 24 nodes reach
-    rounding.
+    rounding. By the midpoint rule, l_j stands at the middle.
     """
     places = torch.as_tensor(nodes, dtype=torch.float64)
-    t, measure, kernel = _quadrature(variances, start, end, power)
+    t, measure, kernel = _quadrature(variances, start, end, power, rule)
     gaps = places.unsqueeze(1) - places
     shares = (t - places.unsqueeze(1)) / (gaps + torch.eye(len(places), dtype=gaps.dtype)).unsqueeze(2)  # [J, J, 24]
     own = torch.eye(len(places), dtype=torch.bool).unsqueeze(2)
     return (torch.where(own, 1.0, shares).prod(1) * measure) @ kernel
 
 
-def _integral(variances: Tensor, nodes: Sequence[float], start: float, end: float, power: float = 1.0) -> Tensor:
+def _integral(
+    variances: Tensor, nodes: Sequence[float], start: float, end: float, power: float = 1.0, rule: Rule = "integral"
+) -> Tensor:
     """The same with the product of all (t - t_j) in place of l_j. [M]."""
-    t, measure, kernel = _quadrature(variances, start, end, power)
+    t, measure, kernel = _quadrature(variances, start, end, power, rule)
     for node in nodes:
         measure = measure * (t - node)
     return measure @ kernel
 
 
 def _quadrature(
-    variances: Tensor, start: float | Tensor, end: float | Tensor, power: float
+    variances: Tensor, start: float | Tensor, end: float | Tensor, power: float, rule: Rule
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Places t, the measure dt of each [24], and what stands there beside the polynomial, [24, M]."""
+    """Places t of the polynomial, the measure dt of each [24], and what stands beside it, [24, M]."""
     points, quadrature = _gauss_legendre(_NODES)
     end = torch.as_tensor(end, dtype=torch.float64)
     t = end + (points + 1) / 2 * (start - end)
@@ -288,7 +323,8 @@ def _quadrature(
     whole = variances + square
     left = (variances + (2 * end).exp()) / whole
     kernel = square / whole * (left.sqrt() if power == 1 else power * left ** (power / 2))
-    return t, (start - end) / 2 * quadrature, kernel
+    places = t if rule == "integral" else torch.full_like(t, float(start + end) / 2)
+    return places, (start - end) / 2 * quadrature, kernel
 
 
 @cache

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ...bounds import a
 from ...noise import NoiseLevel
-from ...sampling.exponential import Ending, gaussian_exponential
+from ...sampling.exponential import Ending, Rule, gaussian_exponential
 from ...sampling.fitted import Calibration, Plan, read_calibration, write_calibration
 from ...sampling.solvers import Solver, Step
 from ...theory.gaussian import Gaussian
@@ -54,14 +54,15 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
     coefficients take the place of ``order`` and ``corrector``. The pipeline has to call ``scale_model_input`` first, as
     Stable Diffusion does: there the state jumps along the Gaussian's flow to where the first call is made.
 
-    With ``eta`` its steps add noise, as those of `gaussian_ancestral` do, from the pipeline's own ``generator``. The
-    ``eta`` that a pipeline hands on, such as Stable Diffusion's, is the same, where it is not 0.
+    With ``eta`` its steps add noise, as those of `gaussian_ancestral` do and by its midpoint rule, from the pipeline's
+    own ``generator``. The ``eta`` that a pipeline hands on, such as Stable Diffusion's, is the same, where it is not 0.
 
     Args:
         layout: the scheduler that lays the levels.
         gaussian: statistics of the data, of class or prompt if they are known.
-        order, corrector, ending, eta: of `gaussian_exponential`. Unless told, the order is 1 for fewer than ten calls,
-            else 2, it ends as the schedulers of diffusers do, and it adds no noise.
+        order, corrector, ending, eta, above: of `gaussian_exponential`. Unless told, the order is 1 for fewer than ten
+            calls, else 2, it ends as the schedulers of diffusers do, it adds no noise, and the covariance counts
+            everywhere.
         calibration: what `underpaint calibrate` found for this network with this Gaussian.
 
     Examples:
@@ -97,16 +98,17 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         calibration: Calibration | None = None,
         ending: Ending = "denoised",
         eta: float = 0.0,
+        above: float = 0.0,
     ) -> None:
         # so that what is wrong shows here
-        gaussian_exponential(gaussian, 1 if order is None else order, corrector, ending, eta)
+        gaussian_exponential(gaussian, 1 if order is None else order, corrector, ending, eta, above=above)
         if calibration is not None:
             calibration.check(gaussian)
             _refuse_noise(eta)
         self.layout, self.gaussian, self.calibration = layout, gaussian, calibration
         self._forget()
         ours: dict[str, Any] = {"integrator_order": order, "corrector": corrector, "ending": ending}
-        ours["integrator_eta"] = eta
+        ours |= {"integrator_eta": eta, "integrator_above": above}
         if is_flow(layout):
             ours["prediction_type"] = "flow_prediction"  # which the class says there
         ours["layout"] = type(layout).__name__
@@ -124,6 +126,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         calibration: Calibration | str | Path | None = None,
         ending: Ending | None = None,
         eta: float | None = None,
+        above: float | None = None,
         **kwargs: Any,
     ) -> Any:
         """The scheduler for a pipeline whose own has that config.
@@ -131,7 +134,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         Args:
             config: of any scheduler of diffusers for betas, EDM or flow matching, or of this one; or the scheduler.
             gaussian: a `Gaussian`, or a file of one.
-            order, corrector, ending, eta: by default what the config says, or the class does.
+            order, corrector, ending, eta, above: by default what the config says, or the class does.
             calibration: a `Calibration`, or a file of one.
             kwargs: changes to the config, such as ``use_exponential_sigmas=True`` for levels even in log(sigma/alpha),
                 which serve at few calls.
@@ -159,6 +162,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             read_calibration(calibration) if isinstance(calibration, str | Path) else calibration,
             config.get("ending", "denoised") if ending is None else ending,
             config.get("integrator_eta", 0.0) if eta is None else eta,
+            config.get("integrator_above", 0.0) if above is None else above,
         )
         return (scheduler, {}) if return_unused_kwargs else scheduler
 
@@ -404,7 +408,8 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         if order is None:
             order = 1 if len(self.timesteps) < _MANY else 2
         how = self.config["corrector"], self.config["ending"], self._strength
-        return gaussian_exponential(self.gaussian, order, *how, self._draw)
+        rule: Rule = "midpoint" if self._strength else "integral"
+        return gaussian_exponential(self.gaussian, order, *how, self._draw, rule, self.config["integrator_above"])
 
     def _draw(self, rows: Tensor) -> Tensor:
         """Unit noise from the generator of the step that is being made, or one for each row."""
