@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -25,6 +25,8 @@ STEPS = (5, 10, 20, 50)
 #: Variances along which the tables look: narrow and wide.
 EIGENVALUES = (0.01, 1.0)
 _FLOW: Mapping[str, Any] = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+#: Of DDPM, on which most networks of linear betas were trained; some classes have other betas by default.
+_LINEAR: Mapping[str, Any] = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear"}
 _KARRAS, _TRAILING = {"use_karras_sigmas": True}, {"timestep_spacing": "trailing"}
 _ENDS_EARLY = "ends at its last level above 0, with all of the noise there"
 _ANEW = "draws all of the noise anew in each step, and tends to half of the data's variance"
@@ -41,7 +43,8 @@ class Sampler:
 
     @property
     def title(self) -> str:
-        given = [f"{key}={value}" for key, value in {**self.settings, **self.step}.items() if key not in _FLOW]
+        hidden = {*_FLOW, *_LINEAR}
+        given = [f"{key}={value}" for key, value in {**self.settings, **self.step}.items() if key not in hidden]
         return ", ".join([f"`{self.name}`", *(f"`{text}`" for text in given)])
 
     def spectrum(self, steps: int) -> Spectrum:
@@ -53,44 +56,54 @@ def _rows(*names: str) -> tuple[Sampler, ...]:
     return tuple(Sampler(name) for name in names)
 
 
+def _on_linear_betas(*rows: Sampler) -> tuple[Sampler, ...]:
+    """The rows on one and the same table of betas, so that they can be compared."""
+    return tuple(replace(row, settings={**_LINEAR, **row.settings}) for row in rows)
+
+
 #: Title of a table -> its rows.
 TABLES: dict[str, tuple[Sampler, ...]] = {
     "Networks of linear betas, no noise on the way": (
-        Sampler("DDIM"),
-        Sampler("DDIM", _TRAILING),
-        Sampler("DDIM", {"timestep_spacing": "linspace"}, why="steps by a stride that misses its own timesteps"),
-        *_rows("DDIMParallel", "PNDM", "EulerDiscrete", "LMSDiscrete"),
-        Sampler("EulerDiscrete", _KARRAS),
-        Sampler("HeunDiscrete"),
-        Sampler("HeunDiscrete", _KARRAS),
-        *_rows("KDPM2Discrete", "DEISMultistep"),
-        Sampler("DEISMultistep", {"solver_order": 3}),
-        Sampler("DPMSolverSinglestep"),
-        Sampler("DPMSolverMultistep"),
-        Sampler("DPMSolverMultistep", _TRAILING),
-        Sampler("DPMSolverMultistep", _KARRAS),
-        Sampler("DPMSolverMultistep", {"solver_order": 3}),
-        Sampler(
-            "DPMSolverMultistep",
-            {"solver_order": 3, "final_sigmas_type": "sigma_min"},
-            why="extrapolates by third order over its last step, which is long in log(sigma), from 15 steps on",
+        *_on_linear_betas(
+            Sampler("DDIM"),
+            Sampler("DDIM", _TRAILING),
+            Sampler("DDIM", {"timestep_spacing": "linspace"}, why="steps by a stride that misses its own timesteps"),
+            *_rows("DDIMParallel", "PNDM", "EulerDiscrete", "LMSDiscrete"),
+            Sampler("EulerDiscrete", _KARRAS),
+            Sampler("HeunDiscrete"),
+            Sampler("HeunDiscrete", _KARRAS),
+            *_rows("KDPM2Discrete", "DEISMultistep"),
+            Sampler("DEISMultistep", {"solver_order": 3}),
+            Sampler("DPMSolverSinglestep"),
+            Sampler("DPMSolverMultistep"),
+            Sampler("DPMSolverMultistep", _TRAILING),
+            Sampler("DPMSolverMultistep", _KARRAS),
+            Sampler("DPMSolverMultistep", {"solver_order": 3}),
+            Sampler(
+                "DPMSolverMultistep",
+                {"solver_order": 3, "final_sigmas_type": "sigma_min"},
+                why="extrapolates by third order over its last step, which is long in log(sigma), from 15 steps on",
+            ),
+            Sampler("UniPCMultistep"),
+            Sampler("UniPCMultistep", {"solver_order": 3}),
+            Sampler("UniPCMultistep", {"solver_type": "bh1"}, why="divides 0 by 0 in its step into sigma = 0"),
         ),
-        Sampler("UniPCMultistep"),
-        Sampler("UniPCMultistep", {"solver_order": 3}),
-        Sampler("UniPCMultistep", {"solver_type": "bh1"}, why="divides 0 by 0 in its step into sigma = 0"),
-        Sampler("IPNDM"),
+        Sampler("IPNDM", why="has levels of its own, which cannot be set"),
     ),
     "Networks of linear betas, noise on the way": (
-        *_rows("DDPM", "DDPMParallel"),
-        Sampler("DDPM", {"variance_type": "fixed_large"}, why="adds the variance of a step of the forward process"),
-        Sampler("DDIM", {}, {"eta": 1.0}),
-        Sampler("EulerAncestralDiscrete"),
-        Sampler("KDPM2AncestralDiscrete"),
-        Sampler("EulerDiscrete", {}, {"s_churn": 1.0}),
-        Sampler("DPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++"}),
-        Sampler("DPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++", **_KARRAS}),
-        *_rows("DPMSolverSDE", "SASolver", "TCD", "UnCLIP"),
-        Sampler("LCM", why=_ANEW),
+        *_on_linear_betas(
+            *_rows("DDPM", "DDPMParallel"),
+            Sampler("DDPM", {"variance_type": "fixed_large"}, why="adds the variance of a step of the forward process"),
+            Sampler("DDIM", {}, {"eta": 1.0}),
+            Sampler("EulerAncestralDiscrete"),
+            Sampler("KDPM2AncestralDiscrete"),
+            Sampler("EulerDiscrete", {}, {"s_churn": 1.0}),
+            Sampler("DPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++"}),
+            Sampler("DPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++", **_KARRAS}),
+            *_rows("DPMSolverSDE", "SASolver", "TCD"),
+            Sampler("LCM", why=_ANEW),
+        ),
+        Sampler("UnCLIP", why="has cosine betas, which cannot be set"),
     ),
     "Latent videos (scaled-linear betas, zero terminal signal)": _rows("CogVideoXDDIM", "CogVideoXDPM"),
     "Flows": (
@@ -118,7 +131,7 @@ def cells(sampler: Sampler, steps: tuple[int, ...] = STEPS) -> list[str]:
     except ImportError:
         return ["needs torchsde", *[""] * (len(steps) - 1)]
     except ValueError as error:
-        return [str(error).rstrip("."), *[""] * (len(steps) - 1)]
+        return [str(error).rstrip(".").partition(";")[0], *[""] * (len(steps) - 1)]
 
 
 def cell(found: Spectrum) -> str:
