@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import re
 import shutil
@@ -219,6 +220,34 @@ def write_tensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[s
             found = re.search(r"os error (\d+)", str(error))
             number = int(found[1]) if found else 0
             raise OSError(number, os.strerror(number) if found else str(error)) from error
+
+
+def lay(path: Path, shape: Sequence[int], dtype: Any) -> Tensor:
+    """A tensor that lies in a file, where the system reads and writes what is asked for: of the file if it is there,
+    else of a new one, whose room is taken at once.
+
+    Raises:
+        ValueError: the file that is there has another size.
+    """
+    import torch
+
+    count = math.prod(shape)
+    size = count * torch.empty(0, dtype=dtype).element_size()
+    if not path.is_file():
+        with path.open("wb") as opened:
+            if hasattr(os, "posix_fallocate"):  # else a full disk would end the process where it is written to
+                os.posix_fallocate(opened.fileno(), 0, size)
+    elif path.stat().st_size != size:
+        raise ValueError(f"{path} is damaged: it holds {path.stat().st_size:,} bytes, expected {size:,}.")
+    return torch.from_file(str(path), shared=True, size=count, dtype=dtype).view(tuple(shape))
+
+
+def laid_in(tensor: Tensor) -> Path | None:
+    """The file that a tensor lies in, the whole of it."""
+    storage = tensor.untyped_storage()
+    whole = tensor.is_contiguous() and tensor.numel() * tensor.element_size() == storage.nbytes()
+    name = getattr(storage, "filename", None) if whole and tensor.device.type == "cpu" else None
+    return None if name is None else Path(name)
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:

@@ -53,12 +53,6 @@ def test_too_few_calls_are_refused_with_how_many_it_takes() -> None:
         spend(300, (5, 8))
 
 
-def test_memory_is_that_of_the_tensors() -> None:
-    spending = spend(3000, (5,))
-    fitted, ends = 2 * spending.fine * spending.seeds * 784, 2 * spending.held_out * 784
-    assert spending.memory(784) == 4 * (fitted + ends)
-
-
 def test_a_budget_at_the_command_line(tmp_path: Path) -> None:
     place = tmp_path / "plans.json"
     given = ["calibrate", "fashion-mnist", "--calls", "3", "--budget"]

@@ -178,7 +178,11 @@ class Interrupted(Denoiser):
         return self.denoise(x, level)
 
 
-def test_an_interrupted_calibration_goes_on_and_gives_the_same_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("large", [1 << 28, 1], ids=["in memory", "in files"])
+def test_an_interrupted_calibration_goes_on_and_gives_the_same_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, large: int
+) -> None:
+    monkeypatch.setattr("underpaint.recipes.shared.checkpoints.LARGE", large)
     data, gaussian = mixture(), gaussian_of(mixture())
 
     def fit(denoise: Denoiser, name: str | None) -> Calibration:
@@ -201,6 +205,16 @@ def test_an_interrupted_calibration_goes_on_and_gives_the_same_file(tmp_path: Pa
     again = Interrupted(data)
     fit(again, "parts")
     assert again.calls == 0
+    laid = [*(tmp_path / "parts").glob("*.laid")]
+    assert len(laid) == (2 if large == 1 else 0)
+    for place, damage in zip(
+        laid, (Path.unlink, lambda place: place.write_bytes(b"\1" * place.stat().st_size)), strict=large == 1
+    ):
+        damage(place)
+        with pytest.warns(UserWarning, match="is damaged"):
+            fit(again, "parts")
+        assert again.calls > 0
+        again.calls = 0
 
 
 def test_an_interrupted_report_goes_on_and_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..bounds import MOST_ITEMS, integer
+from ..sampling.fitted import LOOK_BACK, TERMS
+from .fit import BLOCK
+from .levels import losing_numbers
 from .refine import checks
 from .search import most_calls
 from .selection import PlanSelector
@@ -17,6 +20,9 @@ _SEEDS, _HELD_OUT = (64, 32, 16, 8, 4), 1000
 _STEPS = 8
 #: Calls of the search on each seed, for each call of a plan: fewer seeds are taken before it gets less; the most.
 _LEAST, _MOST = 4, 40
+#: Rows of each seed that are there while terms are made, or while a state is sampled; bytes of a block in double
+#: precision, and of its copy.
+_MADE, _DOUBLE = 12, 3 * 8 * BLOCK
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,6 @@ class Spending:
         """Calls of the denoiser at most: plans that are not clearly nearer are held against every solver there is."""
         return self._rows(PlanSelector.most_rows(self.seeds, self.held_out, rivals))
 
-    def memory(self, coordinates: int, size: int = 4) -> int:
-        """Bytes of the fine solutions: states and images of each seed to fit to at each step, and the held-out ends."""
-        return (2 * self.fine * self.seeds + 2 * self.held_out) * coordinates * size
-
     def options(self) -> dict[str, object]:
         """Of `calibrate`."""
         held_out = range(_HELD_OUT, _HELD_OUT + self.held_out)
@@ -63,6 +65,41 @@ class Spending:
         return (
             f"About {self.usual:,} calls of the denoiser: fine solutions of {self.fine} steps for {self.seeds} seeds "
             f"to fit to and {self.held_out} to judge on, and a search of {self.effort} calls on each seed for a plan"
+        )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a fit of plans holds beside the denoiser, in bytes.
+
+    The fine solution: states and images of each seed at each of its steps, in memory or, where that is large and kept
+    by who has a folder, in files. Beside it, of each seed: two runs of the longest plan (states and images), what the
+    coefficients of a step multiply, and some rows more while these are made or a state is sampled; one block in double
+    precision; the ends of held-out seeds. Or, if that is more, what tells the loss of each step.
+
+    Attributes:
+        each_step: of the fine solution, for each of its steps.
+        beside: all else.
+    """
+
+    each_step: int
+    beside: int
+
+    @staticmethod
+    def of(calls: int, seeds: int, held_out: int, coordinates: int, size: int = 4, fine: int | None = None) -> Memory:
+        """Of plans of so many calls at most, in coordinates of so many bytes."""
+        runs, terms = 2 * (2 * calls + 1), LOOK_BACK * TERMS
+        rows = seeds * (runs + terms + _MADE) + held_out * _MADE
+        losing = losing_numbers(fine or FINEST, seeds, coordinates)
+        return Memory(2 * seeds * coordinates * size, max(rows * coordinates * size + _DOUBLE, losing * size))
+
+    def words(self, fine: int | None, in_files: bool) -> str:
+        """In a sentence, with the steps of the fine solution, if they are known."""
+        steps, each = (100, " for each 100 of its steps") if fine is None else (fine, "")
+        beside, solution = f"{self.beside / 1e9:.2g} GB", f"{steps * self.each_step / 1e9:.2g} GB"
+        place = "on disk" if in_files else "more"
+        return (
+            f"The fit takes up to {beside} of memory beside the model, and the fine solution {solution} {place}{each}."
         )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..bounds import MOST_ITEMS, MOST_STEPS, check_seeds, integer
-from ..keeping import Keep, make_only
+from ..keeping import Keep, make_only, room_of
 from ..noise import NoiseLevel, Schedule
 from ..progress import Progress, Whole, silent
 from ..sampling.fitted import Calibration, Plan, fingerprint
@@ -30,8 +30,8 @@ from .search import guesses, most_calls, round_calls, search
 from .selection import PlanSelector
 from .solution import FINEST, Precision, fine_enough, precision, solve_finely
 
-#: Numbers of calls to plan for, unless told.
-CALLS = (3, 4, 5, 6, 8, 10, 14, 20)
+#: Numbers of calls to plan for, and seeds to judge on, unless told.
+CALLS, HELD_OUT = (3, 4, 5, 6, 8, 10, 14, 20), range(1000, 1016)
 #: Trials of the last phase beyond its first.
 _TRIALS = 3
 #: Seeds that levels of fewer calls are searched for on; coefficients, and the levels of so many calls, need all.
@@ -44,7 +44,7 @@ def calibrate(
     schedule: Schedule,
     calls: Sequence[int] = CALLS,
     seeds: Sequence[int] = range(32),
-    held_out: Sequence[int] = range(1000, 1016),
+    held_out: Sequence[int] = HELD_OUT,
     fine: int | None = None,
     effort: int = 150,
     refined: bool = True,
@@ -99,7 +99,8 @@ def calibrate(
         budgets = [FewSeeds.most_calls(count, effort) for count in wanted]
     whole = Whole(progress, "calls of the denoiser at most", 3 * steps + sum(budgets))
     told = _telling(denoise, whole.advance)
-    solution = keep(f"fine solution of {steps}", partial(solve_finely, told, gaussian, schedule, seeds, steps))
+    solve = partial(solve_finely, told, gaussian, schedule, seeds, steps, room=room_of(keep))
+    solution = keep(f"fine solution of {steps}", solve)
     whole.reach(steps)
     held = partial(solve_finely, told, gaussian, schedule, held_out, steps, whole=False)
     unseen = keep(f"held-out end of {steps}", held)
@@ -119,13 +120,13 @@ def calibrate(
         searched = on.calls
         paths = guesses(solution.level, gaussian, count, fewer, shortest)
         most, kept = effort + sum(map(len, paths)), _for_refining(count, effort) if refined else 0
-        found = search(on, paths, int((effort - kept) * share))
+        found = search(on, paths, int((effort - kept) * share)).path
         spent, begun = math.ceil((on.calls - searched) / share), fit.calls
-        best = fit.run(found.path)
+        best = fit.run(found)
         if refined:
             left = most - spent - (fit.calls - begun)
             best = refine(fit, schedule, best, left, lambda run: judge.error(plan_of(run, solution.level[0])))
-        return found.path, judge.choose(plan_of(best, solution.level[0]), shortest, best.loss)
+        return found, judge.choose(plan_of(best, solution.level[0]), shortest, best.loss)
 
     if prior is not None:
         find = FewSeeds(judge, prior, wanted[0], effort).find
@@ -166,7 +167,7 @@ def _telling(denoise: Denoiser, advance: Callable[[], None]) -> Denoiser:
 def check_options(
     seeds: Sequence[int],
     calls: Sequence[int] = CALLS,
-    held_out: Sequence[int] = range(1000, 1016),
+    held_out: Sequence[int] = HELD_OUT,
     fine: int | None = None,
     effort: int = 150,
     **_: Any,

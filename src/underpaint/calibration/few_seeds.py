@@ -56,6 +56,11 @@ class FewSeeds:
         """The most that `find` calls the network for a plan of so many calls."""
         return (2 * len(_COUNTS) + 4) * count + effort
 
+    @staticmethod
+    def seeds_held(seeds: int) -> int:
+        """Seeds whose fine solutions are held at once, with so many of the network."""
+        return len(_SEEDS) + sum(often * seeds + len(_SEEDS) for often in _COUNTS)
+
     def find(self, count: int, fewer: Path | None) -> tuple[Path, Plan]:
         """The prior's path, from which that of more calls may begin, and the plan that is nearest on held-out seeds:
         the prior's own; its levels, with coefficients of both; levels searched on both; or the plain solver that is
@@ -115,4 +120,4 @@ class FewSeeds:
 def _side_by_side(parts: Sequence[FineSolution]) -> FineSolution:
     """Solutions at the same levels as one."""
     states, seen = (torch.cat(tensors, 1) for tensors in ([p.states for p in parts], [p.seen for p in parts]))
-    return FineSolution(parts[0].level, states, seen, tuple(seed for part in parts for seed in part.seeds))
+    return replace(parts[0], states=states, seen=seen, seeds=tuple(seed for part in parts for seed in part.seeds))

@@ -26,6 +26,8 @@ from .solution import FineSolution, distances
 _RIDGE = 1e-8
 #: Square of the least distance that a row's weight knows, as a share of the median's.
 _FLOOR = 1e-2
+#: Numbers that are held in double precision at once.
+BLOCK = 1 << 23
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +64,7 @@ class Fit:
         fitted = known.coefficients[: max(same - 1, 0)] if known else []
         for i in range(same, len(path)):
             if i:
-                fitted.append(self._fitted(level, states, seen, self.fine.states[path[i]]))
+                fitted.append(self._fitted(level, states, seen, self.fine.state(path[i])))
             self.advance(level, states, seen, fitted)
         fitted.append(self._fitted(level, states, seen, self.fine.final))
         return self._ended(path, level, states, seen, fitted)
@@ -119,7 +121,7 @@ class Fit:
         return Run(path, level, [*states, end], seen, list(coefficients), errors)
 
     def _landed(self, level: NoiseLevel) -> Tensor:
-        return flown(self.fine.states[0], self.fine.level[0], level, self.covariance)
+        return flown(self.fine.state(0), self.fine.level[0], level, self.covariance)
 
     def _see(self, state: Tensor, level: NoiseLevel) -> Tensor:
         self.calls += 1
@@ -143,13 +145,24 @@ def nearest_fit(terms: Tensor, wanted: Tensor) -> Tensor:
     Least squares, and once more with each row weighed by one over the distance that it was left at: a step of
     iteratively reweighted least squares towards the least sum of distances.
     """
-    rows, wanted = terms.double().transpose(0, 1), wanted.double()
-    squares, products = rows @ rows.mT, (rows @ wanted.unsqueeze(2)).squeeze(2)
+    squares, products = row_products(terms, wanted)
     fitted = least_squares(squares, products, torch.ones_like(products[:, 0]), _RIDGE)
     # of each row: |wanted - sum|^2
     explained = 2 * products @ fitted - (squares @ fitted) @ fitted
-    left = (wanted.square().sum(1) - explained).clamp(min=0)
+    left = (wanted.double().square().sum(1) - explained).clamp(min=0)
     return least_squares(squares, products, row_weights(left.sqrt()), _RIDGE)
+
+
+def row_products(terms: Tensor, wanted: Tensor, gains: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Of each row: the products of its terms [F, B, K], times gains [K], with each other [B, F, F], and with what is
+    wanted [B, F]; in float64, a block of rows at a time."""
+    size = max(1, BLOCK // (terms.shape[0] * terms.shape[2]))
+    found = []
+    for own, target in zip(terms.split(size, 1), wanted.split(size), strict=True):
+        rows = (own if gains is None else own * gains).double().transpose(0, 1)
+        found.append((rows @ rows.mT, (rows @ target.double().unsqueeze(2)).squeeze(2)))
+    squares, products = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return squares, products
 
 
 def row_weights(errors: Tensor) -> Tensor:

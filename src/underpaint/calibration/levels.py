@@ -8,6 +8,7 @@ the steps are of third order, and their errors are weighed, mode by mode, by wha
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -56,6 +57,12 @@ def step_losses(fine: FineSolution, covariance: Covariance, calls: int) -> Tenso
     return losses
 
 
+def losing_numbers(steps: int, seeds: int, coordinates: int) -> int:
+    """Numbers that `step_losses` holds at most: states, images and local means in some coordinates, and a basis."""
+    known, few = min(coordinates, _COORDINATES), min(seeds, _DRAWN)
+    return 4 * steps * few * known + 2 * known**2 + 4 * steps**2
+
+
 def _thinned(fine: FineSolution, covariance: Covariance) -> tuple[FineSolution, Covariance, Tensor]:
     """A solution in some of its coordinates, as a covariance of no other ones has them; and what each stands for."""
     variances = covariance.variances
@@ -67,10 +74,15 @@ def _thinned(fine: FineSolution, covariance: Covariance) -> tuple[FineSolution, 
         weights[widest:] = (len(order) - widest) / widest
     else:
         kept, weights = torch.arange(len(variances)), torch.ones(len(variances), dtype=torch.float64)
-    place = kept.to(fine.states.device)
-    states, seen = (rows[:, :_DRAWN].index_select(2, place) for rows in (fine.states, fine.seen))
+    states, seen = (_chosen(rows, kept).to(fine.device) for rows in (fine.states, fine.seen))
     whole = Covariance(variances[kept], torch.eye(len(kept), dtype=states.dtype, device=states.device))
-    return FineSolution(fine.level, states, seen, fine.seeds[:_DRAWN]), whole, weights.to(states.device)
+    chosen = replace(fine, states=states, seen=seen, seeds=fine.seeds[:_DRAWN])
+    return chosen, whole, weights.to(states.device)
+
+
+def _chosen(rows: Tensor, kept: Tensor) -> Tensor:
+    """Some coordinates of some seeds; level by level, as all may lie in a file."""
+    return torch.stack([level[:_DRAWN].index_select(1, kept.to(rows.device)) for level in rows])
 
 
 def _loss(

@@ -23,7 +23,7 @@ from torch import Tensor
 from ..noise import NoiseLevel, Schedule
 from ..sampling.fitted import combine
 from ..theory import modes
-from .fit import Fit, Run, least_squares, row_weights
+from .fit import Fit, Run, least_squares, row_products, row_weights
 
 #: Directions of each step's coefficients that are moved: those that move the next state furthest.
 DIRECTIONS = 4
@@ -183,8 +183,8 @@ def _directions(fit: Fit, run: Run, i: int, most: int) -> tuple[Tensor, Tensor]:
     there = run.level[i + 1]
     _, terms = fit.terms(run.level, run.states[: i + 1], run.seen[: i + 1])
     left = fit.covariance.gains(lambda values: modes.psi(values, there, NoiseLevel.clean()), terms[0])
-    rows = (terms * left).double().transpose(0, 1)
-    values, vectors = torch.linalg.eigh(torch.einsum("b,bfg->fg", row_weights(run.errors), rows @ rows.mT))
+    squares, _ = row_products(terms, terms[0], left)
+    values, vectors = torch.linalg.eigh(torch.einsum("b,bfg->fg", row_weights(run.errors), squares))
     own = vectors[:, values > 1e-12 * values[-1]].flip(1)[:, :most].T
     held = float(there.alpha) * min(float(there.ratio), (fit.covariance.total / fit.gaussian.dimension) ** 0.5)
     moves = [combine(vector, terms).double().square().sum(1).mean() / fit.gaussian.dimension for vector in own]

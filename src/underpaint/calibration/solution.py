@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from ..keeping import Room, in_memory
 from ..noise import NoiseLevel, Schedule, spaced_ratios
 from ..sampling.exponential import gaussian_exponential
 from ..sampling.solvers import Solver
@@ -34,21 +35,27 @@ class FineSolution:
         states: centred, in coordinates of the covariance, [L, B, K].
         seen: the denoised images, likewise.
         seeds: of the noise that they began from, B of them.
+        device: where they are asked for; both may lie in files.
     """
 
     level: NoiseLevel
     states: Tensor
     seen: Tensor
     seeds: tuple[int, ...]
+    device: str = "cpu"
 
     def first(self, count: int) -> FineSolution:
         """That of the first seeds."""
-        return FineSolution(self.level, self.states[:, :count], self.seen[:, :count], self.seeds[:count])
+        return replace(self, states=self.states[:, :count], seen=self.seen[:, :count], seeds=self.seeds[:count])
+
+    def state(self, i: int) -> Tensor:
+        """The states at a level, [B, K]."""
+        return self.states[i].to(self.device)
 
     @property
     def final(self) -> Tensor:
         """The denoised image at the last level, where samplers end."""
-        return self.seen[-1]
+        return self.seen[-1].to(self.device)
 
 
 def solve_finely(
@@ -58,9 +65,10 @@ def solve_finely(
     seeds: Sequence[int],
     steps: int = 250,
     whole: bool = True,
+    room: Room = in_memory,
 ) -> FineSolution:
-    """Solve at levels even in log(sigma/alpha), down to the schedule's last above 0; memory 2 steps B K numbers, or 2 B
-    K if all but the last level is let go of (``whole`` is false).
+    """Solve at levels even in log(sigma/alpha), down to the schedule's last above 0: 2 steps B K numbers, laid where
+    there is ``room``, or 2 B K if all but the last level is let go of (``whole`` is false).
 
     The denoised image there is the end of the solution: below it, the denoiser has not been trained.
     """
@@ -68,7 +76,8 @@ def solve_finely(
     covariance, mean = gaussian.covariance, gaussian.mean
     x = initial_noise(seeds, gaussian.dimension, level[0], mean.dtype).to(mean.device)
     first = covariance.analyse(x - level.alpha[0].to(x) * mean)
-    states, seen = first.new_empty(2, len(level) if whole else 1, *first.shape)
+    shape = (len(level) if whole else 1, *first.shape)
+    states, seen = (room(f"fine solution, {name}", shape, first) for name in ("states", "seen"))
     states[0] = first
 
     def keep(index: int, x: Tensor, denoised: Tensor) -> None:
@@ -76,9 +85,10 @@ def solve_finely(
         seen[index if whole else 0] = covariance.analyse(denoised - mean)
 
     final = sample(denoise, x, level, _finely(gaussian), keep, every=len(level)).final
+    del x
     with torch.no_grad():
         seen[-1] = covariance.analyse(denoise(final, level[-1]) - mean)
-    return FineSolution(level if whole else level[-1:], states, seen, tuple(seeds))
+    return FineSolution(level if whole else level[-1:], states, seen, tuple(seeds), str(first.device))
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from typing import Any, Literal, get_args
 import torch
 
 from ..bounds import shown
-from ..calibration.budget import spend
-from ..calibration.calibrate import calibrate, check_options
-from ..calibration.solution import FineSolution, Precision
+from ..calibration.budget import Memory, spend
+from ..calibration.calibrate import CALLS, HELD_OUT, calibrate, check_options
+from ..calibration.few_seeds import FewSeeds
+from ..calibration.solution import FEWEST, FineSolution, Precision
 from ..models.checking.check import Check
 from ..models.fingerprint import digest, fingerprint
 from ..models.schedulers.peers import FAMILIES, peer
@@ -24,7 +25,7 @@ from ..sampling.trajectory import initial_noise
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .shared.check import check_case
-from .shared.checkpoints import Parts, gaussian_tensors
+from .shared.checkpoints import LARGE, Parts, gaussian_tensors
 from .shared.from_data import DataModel, denoiser_from_data
 from .shared.request import Conditioning, Request, Sampler, cases, find_denoiser, in_turn, prepare
 
@@ -95,7 +96,7 @@ def calibrate_model(
         request, how = replace(request, seeds=tuple(range(spending.seeds))), how | spending.options()
         _tell(tell, f"{spending}; {spending.most(len(_RIVALS)):,} at most.")
     check_options(request.seeds, **how)
-    _tell(tell, _memory(gaussian, request, how.get("fine")))
+    _tell(tell, _memory(gaussian, request, how, parts is not None))
     if say is not None and origin != "data":
         say(check_case(model, listed[0]))
     if parts is not None:
@@ -138,12 +139,14 @@ def _seconds(denoise: Denoiser, sampler: Sampler) -> float:
     return took[-1] / _TIMED
 
 
-def _memory(gaussian: Gaussian, request: Request, fine: int | None) -> str:
+def _memory(gaussian: Gaussian, request: Request, how: Mapping[str, Any], kept: bool) -> str:
     """A sentence on the memory that a fit takes beside the model."""
-    steps = 100 if fine is None else fine
+    calls, held_out, fine = max(how.get("calls", CALLS)), how.get("held_out", HELD_OUT), how.get("fine")
     like = gaussian.covariance.analyse(gaussian.mean.unsqueeze(0))
-    size = 2 * steps * len(request.seeds) * like.shape[1] * like.element_size() / 1e9
-    return f"The fine solution takes {size:.2g} GB of memory{' for each 100 steps' if fine is None else ''}."
+    both = how.get("prior") is not None
+    seeds = FewSeeds.seeds_held(len(request.seeds)) if both else len(request.seeds)
+    memory = Memory.of(calls, seeds, len(held_out), like.shape[1], like.element_size(), fine)
+    return memory.words(fine, kept and not both and memory.each_step * (fine or FEWEST) // 2 >= LARGE)
 
 
 def _tell(tell: Callable[[str], None] | None, words: str) -> None:

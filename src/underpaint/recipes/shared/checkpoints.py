@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import shutil
 import warnings
@@ -16,15 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
+import torch
 from torch import Tensor
 
-from ...files import clear_debris, read_tensor_metadata, read_tensors, write_tensors
+from ...files import clear_debris, laid_in, lay, read_tensor_metadata, read_tensors, write_tensors
+from ...keeping import in_memory
 from ...models.fingerprint import digest
 from ...theory.gaussian import Gaussian
 from ...version import __version__
 from .packing import pack, unpack
 
 T = TypeVar("T")
+#: Bytes of a tensor from which it is made in a file, and what such files end in.
+LARGE, _LAID = 1 << 28, ".laid"
 
 
 def load_or_make(path: Path, settings: Mapping[str, Any], make: Callable[[], T], types: Sequence[type] = ()) -> T:
@@ -41,8 +46,10 @@ def load_or_make(path: Path, settings: Mapping[str, Any], make: Callable[[], T],
 def write_part(path: Path, settings: Mapping[str, Any], value: T, types: Sequence[type] = ()) -> T:
     """Write a value with what it depends on and a checksum; return what `read_part` will."""
     tensors, structure = pack(value)
-    about = {"settings": settings, "structure": structure, "underpaint": __version__}
-    write_tensors(path, tensors, about | {"checksum": _checksum(tensors, structure)})
+    laid = {name: place for name, tensor in tensors.items() if (place := _laid_beside(path, tensor)) is not None}
+    about = {"settings": settings, "structure": structure, "underpaint": __version__, "laid": laid}
+    written = {name: tensor for name, tensor in tensors.items() if name not in laid}
+    write_tensors(path, written, about | {"checksum": _checksum(tensors, structure)})
     return cast(T, unpack(tensors, structure, types))
 
 
@@ -63,9 +70,25 @@ def read_part(path: Path, settings: Mapping[str, Any], types: Sequence[type] = (
         raise ValueError(f"{path} is the checkpoint of other data or settings")
     # a copy in memory of its own is laid out like a result: sums over mapped files may round differently
     tensors = {name: tensor.clone() for name, tensor in stored.items()}
+    tensors |= {name: _laid_again(path, *place) for name, place in about.get("laid", {}).items()}
     if about.get("checksum") != _checksum(tensors, about.get("structure")):
         raise ValueError(f"{path} is damaged: its checksum does not fit")
     return unpack(tensors, about["structure"], types)
+
+
+def _laid_beside(path: Path, tensor: Tensor) -> tuple[str, list[int], str] | None:
+    """The name of the file beside a part that a tensor of it lies in, its shape and dtype."""
+    place = laid_in(tensor)
+    if place is None or place.suffix != _LAID or place.parent != path.parent:
+        return None
+    return place.name, list(tensor.shape), str(tensor.dtype).removeprefix("torch.")
+
+
+def _laid_again(path: Path, name: str, shape: list[int], dtype: str) -> Tensor:
+    place = path.parent / Path(name).name
+    if not place.is_file():
+        raise ValueError(f"{path} is damaged: the file {place.name} beside it is gone")
+    return lay(place, shape, getattr(torch, dtype))
 
 
 def _checksum(tensors: Mapping[str, Tensor], structure: Any) -> str:
@@ -87,10 +110,20 @@ class Parts:
         settings = {**self.settings, "part": name}
         return load_or_make(self.folder / f"{_file_name(name, settings)}.safetensors", settings, make, self.types)
 
+    def room(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
+        """A tensor of a shape to be written, in a file of the folder if it is a large one. What is large is written
+        once: as a part of a result it stays in that file."""
+        if math.prod(shape) * like.element_size() < LARGE:
+            return in_memory(name, shape, like)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        place = self.folder / f"{_file_name(name, {**self.settings, 'part': name, 'shape': list(shape)})}{_LAID}"
+        place.unlink(missing_ok=True)
+        return lay(place, shape, like.dtype)
+
 
 def drop_parts(folder: Path) -> None:
     """Remove a folder of parts, and nothing else that may be in it."""
-    for path in folder.glob("*.safetensors"):
+    for path in (*folder.glob("*.safetensors"), *folder.glob(f"*{_LAID}")):
         path.unlink(missing_ok=True)
     clear_debris(folder)
     if folder.is_dir() and not any(folder.iterdir()):
