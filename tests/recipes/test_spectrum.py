@@ -105,11 +105,12 @@ def test_on_the_betas_of_ddpm_heun_and_kdpm2_leave_too_much_of_a_detail() -> Non
 
 
 def test_settings_are_json_or_text() -> None:
-    assert parse_settings(["a=1", "b=true", "c=True", "d=heun", "e=[1, 2]", "f="]) == {
+    assert parse_settings(["a=1", "b=true", "c=True", "d=heun", "e=[1, 2]", "f=", "g=.5"]) == {
         "a": 1,
         "b": True,
         "c": True,
         "d": "heun",
         "e": [1, 2],
         "f": "",
+        "g": 0.5,
     }

@@ -173,7 +173,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         if not equals or not key.isidentifier() or key in found:
             raise ValueError(f"A setting is given once, as name=value, such as eta=0.5; got {shown(pair)}.")
         try:
-            found[key] = json.loads(text)
+            found[key] = json.loads(f"0{text}" if re.fullmatch(r"\.\d+(e[+-]?\d+)?", text) else text)
         except (json.JSONDecodeError, RecursionError):
             found[key] = {"True": True, "False": False, "None": None}.get(text, text)
     return found
