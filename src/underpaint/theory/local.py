@@ -216,14 +216,14 @@ class LocalCloud:
         chunk = max(1, self.budget // max(batch * places, places * size if weigh is _gathered else places, dimension))
         if weigh is _banded and x.device.type == "cpu":
             chunk = max(1, chunk // 4)  # stays in the cache
-        means = []
+        centres, means = views.centres.to(self.points.device), []
         for rows in x.split(batch):
             scaled = scale * rows.double()
             dtype = self._dtype(scaled, square, size)
             logits_of, sums = weigh(scaled.to(dtype), views, square), SoftmaxMean()
             for part in self.points.split(chunk):
                 stored = as_rows(part, dtype)
-                sums.add(logits_of(stored), _picked(stored, views.centres))
+                sums.add(logits_of(stored), stored[:, centres].transpose(0, 1))
             means.append(sums.mean.transpose(0, 1))
         return torch.cat(means)
 
@@ -317,7 +317,7 @@ def remembered(views: Callable[[NoiseLevel], Sequence[Views]]) -> Callable[[Nois
     return found
 
 
-def mask_views(seen: Tensor, batch: int = 16) -> tuple[Views, ...]:
+def mask_views(seen: Tensor, batch: int = 64) -> tuple[Views, ...]:
     """Views in which coordinate q looks at those j where seen[q, j]; places with alike windows go together."""
     coordinates, whole = torch.arange(len(seen), device=seen.device), seen.all(1)
     views = []
