@@ -216,7 +216,7 @@ def test_downloads_have_names(visitor: Visitor):
 def test_what_is_wrong_is_said_in_the_page(visitor: Visitor):
     visitor.set("Seed", "-5")
     visitor.page.click("#paint-run")
-    visitor.page.get_by_text("The seed must be a number from 0").first.wait_for(timeout=WAIT)
+    visitor.page.get_by_text("The seed must be a whole number from 0").first.wait_for(timeout=WAIT)
     visitor.set("Seed", "2")
     visitor.set("Class", "<img src=x onerror=alert(1)>")
     visitor.page.click("#paint-run")
@@ -265,7 +265,8 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(browser: Any, address: str)
         for key in keys:
             narrow.request(key)
         assert narrow.page.evaluate("document.documentElement.scrollWidth") == 390
-        tops = [narrow.page.locator(part).bounding_box()["y"] for part in (".tab-wrapper", "#tour", "#subject")]
+        parts = [narrow.page.locator(".tab-wrapper"), narrow.page.locator("#tour"), narrow.page.get_by_label("Model")]
+        tops = [part.first.bounding_box()["y"] for part in parts]
         assert tops == sorted(tops)  # the tabs come first
         too_wide = "[...document.querySelectorAll('.answer > *')].some(e => e.getBoundingClientRect().right > 391)"
         assert not narrow.page.evaluate(too_wide)

@@ -81,7 +81,7 @@ def build(server_state: ServerState) -> tuple[gr.Blocks, Page]:
             _tour(page)
         with gr.Accordion("Words used here", open=False, elem_id="words"):
             gr.Markdown(_WORDS)
-        with gr.Group(elem_id="subject"):
+        with gr.Group():
             _subject(page)
         with gr.Tabs(elem_id="tabs") as page.tabs:
             for name, layout in _LAYOUTS.items():
@@ -160,7 +160,7 @@ def _subject(page: Page) -> None:
     add, first = page.controls, page.server_state.first
     boxed = first == "emoji-scenes"
     with gr.Row():
-        add["model"] = gr.Dropdown(list(page.server_state.places), value=first, label="Model", scale=1, min_width=140)
+        add["model"] = gr.Dropdown(list(page.server_state.places), value=first, label="Model", scale=1, min_width=200)
         add["prompt"] = gr.Dropdown(
             [PROMPT],
             value=PROMPT if boxed else "",
@@ -238,7 +238,7 @@ def _map(page: Page) -> None:
     with gr.Row():
         for axis, title, first in (("across", "Across", 1), ("down", "Up", 2)):
             kinds, words = list(DIRECTIONS), f"{title}: component of"
-            add[axis] = gr.Dropdown(kinds, value="path of the estimate", label=words, min_width=200)
+            add[axis] = gr.Dropdown(kinds, value="path of the estimate", label=words, min_width=260)
             add[f"{axis} number"] = gr.Slider(1, 20, first, step=1, label=f"{title}: which", min_width=120)
     with gr.Row():
         add["enter"] = gr.Slider(0, 1, 0.35, step=0.05, label="Moved at: noise (0) to image (1)", min_width=160)
