@@ -21,7 +21,7 @@ MOST = {"DPM-Solver++ 2M": 8.1, "exponential-1c": 7.1, "exponential-2c": 8.1, "p
 @pytest.mark.parametrize("name", MOST)
 def test_states_that_are_held_at_once(name: str) -> None:
     dimension, level = 1 << 15, up.EDM().grid(steps.STEPS)
-    gaussian = steps.gaussian_of(dimension, "4", "cpu")
+    gaussian = steps.gaussian_of(dimension, "64", "cpu")
     x = torch.randn(1, dimension, generator=torch.Generator().manual_seed(0))
     answer, solver = torch.tanh(x), steps.solvers(gaussian)[name]
 

@@ -109,7 +109,8 @@ def gaussian_exponential(
         raise ValueError(f"The Gaussian exponential integrator steps by 'integral' or 'midpoint', got {rule!r}.")
     known, eta = gaussian.covariance, number(eta, "strength eta of the added noise", 0.0, 1e3)
     above = number(above, "ratio above which the covariance counts", 0.0, 1e9)
-    unknown = replace(known, eigenvalues=torch.zeros_like(known.eigenvalues), residual=0.0)
+    # made only where it is of use: a covariance looks through the whole of its basis
+    unknown = replace(known, eigenvalues=torch.zeros_like(known.eigenvalues), residual=0.0) if above > 0 else known
 
     def solve(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
         mean = gaussian.mean.to(x.dtype)
