@@ -33,6 +33,7 @@ import underpaint.web.server_state
 from underpaint import assets
 from underpaint.cli import app
 from underpaint.data.store import load_gaussian, save_gaussian
+from underpaint.figures.style import COLOURS
 from underpaint.noise import DDPM
 from underpaint.progress import silent
 from underpaint.recipes.explorer.painting import Curves
@@ -868,6 +869,8 @@ def test_words_can_be_read_by_light_and_in_the_dark():
     assert contrast(by_day["--ink"], "#ffffff") > 7
     assert contrast(at_night["--ink"], at_night["--paper"]) > 7
     assert contrast(at_night["--theory"], at_night["--paper"]) > 4.5
+    assert by_day["--ink"] == COLOURS["network"]  # whose line is the brightest in the dark
+    assert f'[style*="{COLOURS["network"]}"] {{ color: var(--ink); }}' in (folder / "page.css").read_text()
     script = (folder / "result.js").read_text()
     assert not re.findall(r"#[0-9a-f]{3,6}\b|\bblack\b|\bwhite\b", script)  # colours are the style's, or the answer's
 
