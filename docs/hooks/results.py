@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from reference import cell, in_lines  # mkdocs looks beside this file
 from scipy.stats import t
 
@@ -28,6 +29,10 @@ from underpaint.files import write_text
 from underpaint.models.schedulers.peers import GRIDS
 from underpaint.recipes.report.claims import TOO_FEW
 
+#: Pixels across, and quality, of stored figures: some tens of kilobytes each.
+_WIDTH, _QUALITY = 1200, 75
+#: What reports of before these were stored do not have.
+_WORDS = ("plain_claims", "left_out", "summary", "plates")
 STORED = Path(__file__).resolve().parents[1] / "results"
 
 
@@ -39,6 +44,19 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
             shown = "\n".join(lines())
             markdown = place.sub(lambda _, shown=shown: shown, markdown)
     return markdown
+
+
+def store_figures(folder: Path, name: str) -> None:
+    """Keep the figures of a report as small pictures, in place of those that were there."""
+    place = STORED / "figures" / name
+    for old in place.glob("*.webp"):
+        old.unlink()
+    for path in sorted(folder.glob("*.png")):
+        place.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as picture:
+            shown = picture.convert("RGB")
+            shown.thumbnail((_WIDTH, 10 * _WIDTH))
+            shown.save(place / f"{path.stem}.webp", quality=_QUALITY, method=6)
 
 
 def claims_page() -> str:
@@ -68,6 +86,7 @@ def store(path: Path) -> Path:
         shown = {part: results.get(part) for part in ("setup", "claims", "frechet")}
         (shown["frechet"] or {}).pop("saved_left_out", None)
         shown["conditions"] = results.get("conditions") and {"cases": results["conditions"]["cases"]}
+        shown |= {part: results[part] for part in _WORDS if part in results}
         place, text = STORED / f"{name}.json", json.dumps(shown, ensure_ascii=False, separators=(",", ":")) + "\n"
     elif "stitched" in results:
         place, text = STORED / f"compare-{name}.md", "\n".join(_comparison(results)) + "\n"
@@ -83,6 +102,7 @@ def store(path: Path) -> Path:
     write_text(place, text)
     if "claims" in results:
         write_text(STORED / "claims.md", claims_page())
+        store_figures(path.parent / "figures", name)
     return place
 
 
@@ -96,19 +116,28 @@ def _claims() -> Iterator[str]:
     for name, report in found.items():
         setup, held = report["setup"], sum(claim["holds"] and not _is_open(claim) for claim in report["claims"])
         yield f"\n## On {name}\n"
-        yield f"{held} of {len(report['claims'])} hold. Made by\n\n```bash\n{in_lines(command(report))}\n```\n"
+        plain = {claim["statement"]: claim for claim in report.get("plain_claims") or ()}
+        asked = " with what is asked for" if plain else ""
+        yield f"{held} of {len(report['claims'])} hold{asked}. Made by\n\n```bash\n{in_lines(command(report))}\n```\n"
         versions = ", ".join(f"{package} {version}" for package, version in setup["versions"].items())
         yield f"with {versions}; data: {cell(setup['data'])}.\n"
-        yield "| the paper says | measured | found | bound | |\n|---|---|---|---|---|"
+        heads = ["the paper says", "measured", "found", "bound", "", *(["asked for nothing"] if plain else [])]
+        yield f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}"
         for claim in report["claims"]:
             words = (claim["statement"], claim["measure"], _found(claim), claim["bound"])
-            yield f"| {' | '.join(map(_written, words))} | {_word(claim)} |"
+            beside = [_beside(plain.get(claim["statement"]))] if plain else []
+            yield f"| {' | '.join([*map(_written, words), _word(claim), *beside])} |"
 
 
 def _verdict(report: dict[str, Any], statement: str) -> str:
     """Verdict and number of a claim on one model, where it was tested there."""
     claims = [claim for claim in report["claims"] if claim["statement"] == statement]
     return f"{_word(claims[0])}: {claims[0]['value']:.4g}" if claims else "not tested"
+
+
+def _beside(claim: dict[str, Any] | None) -> str:
+    """Verdict and number of the network that is asked for nothing."""
+    return "not tested" if claim is None else f"{_word(claim)}: {_written(_found(claim))}"
 
 
 def _word(claim: dict[str, Any]) -> str:

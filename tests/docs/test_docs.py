@@ -51,7 +51,7 @@ def hook(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(DOCS / "hooks")
 
     def load(name: str) -> ModuleType:
-        if name in {"gallery", "names", "notebook", "reference", "results"}:
+        if name in {"gallery", "names", "notebook", "reference", "reports", "results"}:
             pytest.importorskip("griffe", reason="needs the extra docs")
         return importlib.import_module(name)
 
@@ -508,6 +508,36 @@ def test_every_public_name_has_a_page_and_every_function_another(hook: Any) -> N
     assert shown.splitlines()[0].startswith("Public names: [`SkipChoice`][underpaint.sampling.auto.SkipChoice], ")
     assert re.search(r"\| \[`sampling.solvers`\]\(inside/sampling.solvers.md\) \| [A-Z]", shown)
     assert set(re.findall(r"inside/([\w.]+)\.md", shown)) == set(names.modules("sampling"))
+
+
+def test_a_report_is_a_page_with_its_figures(hook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    results, shown = hook("results"), hook("reports")
+    for module in (results, shown):
+        monkeypatch.setattr(module, "STORED", tmp_path / "stored")
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "stored").mkdir()
+    Image.new("RGB", (2400, 600), "red").save(tmp_path / "figures" / "film.png")
+    words = {
+        "plain_claims": [{**CLAIM, "value": 0.95, "holds": True}],
+        "left_out": {"a section": "for a reason"},
+        "summary": {"verdicts": "1 of 2 claims hold", "numbers": "Two components."},
+        "plates": [{"name": "film", "title": "1. A film", "caption": "What is seen in x_0."}],
+    }
+    (tmp_path / "results.json").write_text(json.dumps(REPORT | words))
+    results.store(tmp_path / "results.json")
+    with Image.open(tmp_path / "stored" / "figures" / "emoji-scenes" / "film.webp") as picture:
+        assert picture.size == (1200, 300)
+    (name, report), *_ = results.reports().items()
+    page = "\n\n".join(shown.page(name, report))
+    assert page.startswith("# The report on emoji-scenes\n\n1 of 2 claims hold. Two components.")
+    assert "## 1. A film\n\n[![1. A film](emoji-scenes/film.webp)](emoji-scenes/film.webp)\n\nWhat is seen" in page
+    assert "- a section: for a reason." in page
+    table = results.on_page_markdown("<!-- claims -->")
+    assert "1 of 2 hold with what is asked for." in table
+    assert "| **✗ does not hold** | ✓ holds: 0.95 &#91;0.4, 0.6&#93; |" in table
+    assert "| ✓ holds | not tested |" in table
 
 
 def test_lists_of_the_reference_are_complete(hook: Any) -> None:

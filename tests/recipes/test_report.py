@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import analytic
 import pytest
 import torch
 from torch.testing import assert_close
@@ -15,9 +16,10 @@ from torch.testing import assert_close
 from underpaint.analysis.summary import Summary
 from underpaint.figures.report import REPORT_FIGURES
 from underpaint.figures.report_page import write_report
+from underpaint.keeping import make_only
 from underpaint.noise import DDPM
 from underpaint.progress import silent
-from underpaint.recipes.report import claims
+from underpaint.recipes.report import build, claims
 from underpaint.recipes.report.build import Report, left_out, report
 from underpaint.recipes.report.settings import Settings
 from underpaint.recipes.report.trajectories import compare_cases, spread_components
@@ -26,6 +28,7 @@ from underpaint.recipes.shared.request import Conditioning
 from underpaint.recipes.shared.results import to_json
 from underpaint.sampling.solvers import dpmpp_2m, euler
 from underpaint.sampling.trajectory import initial_noise, sample
+from underpaint.theory.gaussian import Gaussian
 
 #: Fashion-MNIST has no reader of scenes, and the small report is about one condition.
 DRAWN = [
@@ -108,6 +111,31 @@ def test_claims_follow_their_bounds(small: Report):
     assert not verdicts["Outline first, details later: features of larger variance are settled earlier."]
 
 
+def test_what_is_asked_for_stands_beside_the_network_that_is_asked_for_nothing(small: Report, tmp_path: Path) -> None:
+    """A network that is the Gaussian of all the data unless it is asked for a class, which is far from that."""
+    rows, labels = analytic.data()
+    known = {0: Gaussian.isotropic(rows[labels == 0].mean(0), 1e-3), None: Gaussian.fit(rows)}
+    asked = dataclasses.replace(analytic.subject(known), case=Conditioning(0))
+    settings = Settings(seeds=tuple(range(8)), steps=12)
+    assert build.asks_for_nothing(asked)
+    plain = build._plain(asked, settings, make_only, silent)
+    assert list(plain) == ["geometry", "emergence", "agreement", "hybrid", "perturbation"]
+    shares = plain["agreement"].shares["Gaussian"]
+    torch.testing.assert_close(shares, torch.ones_like(shares), rtol=0, atol=1e-3)
+    own = asked.sample(asked.denoise, settings.seeds, asked.model.schedule.grid(12), euler)
+    other = build.measure_agreement(asked, own, settings, silent).shares["Gaussian"]
+    assert float(other.mean()) < 0.9
+    assert not build.asks_for_nothing(dataclasses.replace(asked, case=Conditioning()))
+    both = dataclasses.replace(small, plain_claims=small.claims[:2], left_out={"a section": "for a reason"})
+    results = write_report(both, tmp_path / "report", silent)
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert results["summary"]["verdicts"].startswith(f"{claims.count_verdicts(small.claims[:2])} where nothing is")
+    assert "<th>asked for nothing</th><th>unconditional</th>" in page
+    assert page.count("not tested") == len(small.claims) - 2
+    assert "<li>a section: for a reason.</li>" in page
+    assert [plate["name"] for plate in results["plates"]] == DRAWN
+
+
 def test_a_claim_that_few_seeds_leave_open_says_so(small: Report, tmp_path: Path):
     """Eight seeds whose values lie on both sides of a bound; the same values in many more seeds are enough."""
     parts = {field.name: getattr(small, field.name) for field in dataclasses.fields(small)}
@@ -146,7 +174,7 @@ def test_every_claim_has_an_interval_and_a_verdict(small: Report):
 def test_sections_that_are_left_out_say_why(small: Report, tmp_path: Path):
     assert set(small.left_out) == {"what is decided when", "prompts and guidance"}
     write_report(small, tmp_path / "r", silent)
-    assert "Left out: what is decided when (nothing in the box finds" in (tmp_path / "r" / "index.html").read_text()
+    assert "<li>what is decided when: nothing in the box finds" in (tmp_path / "r" / "index.html").read_text()
     subject = dataclasses.replace(small.subject, features=None)
     parts = {field.name: getattr(small, field.name) for field in dataclasses.fields(small)} | {"frechet": None}
     assert "no features for these data" in left_out(subject, parts)["Fréchet distances"]

@@ -78,7 +78,6 @@ def report(
     targets = ("index.html", "results.json", "figures/geometry.png", "parts/first.safetensors")
     check_targets(*(folder / name for name in targets))
     from ..recipes.report.build import report as compute
-    from ..recipes.report.claims import count_verdicts
     from ..recipes.report.settings import Settings
     from ..recipes.shared.checkpoints import drop_parts
     from ..recipes.shared.model_and_data import Sources
@@ -96,7 +95,7 @@ def report(
         print(json.dumps(results, ensure_ascii=False))
     elif not quiet:
         say_check(computed.check)
-        said = count_verdicts(computed.claims) if computed.check.sound else "No claim is judged"
+        said = results["summary"]["verdicts"]
         out.print(f"Data: {computed.setup['data']}.", highlight=False, soft_wrap=True, markup=False)
         out.print(f"{said}. Open {folder / 'index.html'}", highlight=False, soft_wrap=True)
         for name, why in computed.left_out.items():

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from ..files import replacing_in
 from ..recipes.report.build import Report
-from ..recipes.report.claims import HIGH_NOISE, count_verdicts, pooled
+from ..recipes.report.claims import HIGH_NOISE, Claim, count_verdicts, pooled
 from ..recipes.shared.results import to_json
 from .folder import LAST
 from .report import REPORT_FIGURES
@@ -34,17 +34,16 @@ def write_report(
         OSError: the folder cannot be written.
     """
     advance = progress("drawing", len(REPORT_FIGURES))
-    results: dict[str, Any] = to_json(report)
+    results: dict[str, Any] = to_json(report) | {"summary": summary(report), "plates": []}
     with replacing_in(folder, LAST) as draft:
         (draft / "figures").mkdir()
         shown = []
         for plate in REPORT_FIGURES:
             figure = plate.draw(report)
             if figure is not None:
-                png = _save(figure, draft / "figures" / plate.name)
-                shown.append(
-                    {"plate": plate, "caption": plate.caption(report), "image": base64.b64encode(png).decode()}
-                )
+                png, caption = _save(figure, draft / "figures" / plate.name), plate.caption(report)
+                shown.append({"plate": plate, "caption": caption, "image": base64.b64encode(png).decode()})
+                results["plates"].append({"name": plate.name, "title": plate.title, "caption": caption})
             advance()
         (draft / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
         environment = Environment(
@@ -54,11 +53,26 @@ def write_report(
             report=report,
             plates=shown,
             setup=report.setup,
-            verdicts=count_verdicts(report.claims),
-            numbers=_numbers(report),
+            verdicts=results["summary"]["verdicts"],
+            numbers=results["summary"]["numbers"],
+            pairs=pairs(report),
         )
         (draft / "index.html").write_text(page, encoding="utf-8")
     return results
+
+
+def summary(report: Report) -> dict[str, str]:
+    """What stands on top of the page: how many claims hold, and the findings."""
+    verdicts = count_verdicts(report.claims)
+    if report.plain_claims:
+        verdicts = f"{count_verdicts(report.plain_claims)} where nothing is asked for; with what is, {verdicts}"
+    return {"verdicts": verdicts if report.claims else "No claim is judged", "numbers": _numbers(report)}
+
+
+def pairs(report: Report) -> list[tuple[Claim | None, Claim]]:
+    """Each claim of what was asked for, after the same of the network that is asked for nothing."""
+    plain = {claim.statement: claim for claim in report.plain_claims}
+    return [(plain.get(claim.statement), claim) for claim in report.claims]
 
 
 def _numbers(report: Report) -> str:

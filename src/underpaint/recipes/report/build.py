@@ -72,7 +72,12 @@ _KEPT = (
 @dataclass(frozen=True, eq=False)
 class Report:
     """Everything that the figures show and the claims rest on. A network that fails the check has no claims: they are
-    about diffusion models."""
+    about diffusion models.
+
+    Where the report is about a prompt or a class, ``plain_claims`` are the same claims about the network that is asked
+    for nothing, from the same noise. The closed forms are those of all the data, so these are the ones to hold against
+    them.
+    """
 
     setup: dict[str, Any]
     check: Check
@@ -87,6 +92,7 @@ class Report:
     conditions: Conditions | None
     decided: Decided | None
     claims: tuple[Claim, ...]
+    plain_claims: tuple[Claim, ...]
     left_out: dict[str, str]
     trajectory: Trajectory = picture()
     subject: ModelAndData = picture()
@@ -123,6 +129,7 @@ def report(settings: Settings, progress: Progress = silent, parts: Path | None =
     for name, found in _sections(subject, listed, trajectory, settings, keep, progress):
         sections[name] = found
         whole.advance()
+    plain = _plain(subject, settings, keep, progress) if checked.sound and asks_for_nothing(subject) else {}
     setup = describe(settings, subject, trajectory, time.monotonic() - began)
     return Report(
         setup=setup,
@@ -132,6 +139,7 @@ def report(settings: Settings, progress: Progress = silent, parts: Path | None =
         subject=subject,
         claims=judge(sections, subject.own) if checked.sound else (),
         left_out=left_out(subject, sections),
+        plain_claims=judge(sections | plain) if plain else (),
         **sections,
     )
 
@@ -157,12 +165,34 @@ def _sections(
     yield "decided", keep("decided", partial(measure_decided, subject, progress=progress))
 
 
+def asks_for_nothing(subject: ModelAndData) -> bool:
+    """Whether the network can also be asked without the prompt or class that the report is about."""
+    return subject.case.condition is not None and subject.model.null is not None
+
+
+def _plain(subject: ModelAndData, settings: Settings, keep: Keep, progress: Progress) -> dict[str, Any]:
+    """The sections on which claims rest, once more for the network that is asked for nothing."""
+    anything = replace(subject, case=Conditioning())
+    level, solver = anything.model.schedule.grid(settings.steps), find_solver(settings.solver)
+    run = partial(anything.sample, anything.denoise, settings.seeds, level, solver, "without a condition", progress)
+    trajectory = keep("plain-trajectory", run)
+    given = (anything, trajectory, settings, progress)
+    return {
+        "geometry": measure_geometry(trajectory),
+        "emergence": measure_emergence(anything, trajectory),
+        "agreement": keep("plain-agreement", partial(measure_agreement, *given)),
+        "hybrid": keep("plain-hybrid", partial(measure_hybrid, *given)),
+        "perturbation": keep("plain-perturbation", partial(measure_perturbation, *given)),
+    }
+
+
 def calls_of_report(settings: Settings, subject: ModelAndData, conditions: int) -> int:
     """Calls of the network, for one image each, that all sections make together."""
     seeds, compared = len(settings.seeds), conditions * (conditions > 1)
-    guided = seeds * settings.steps + calls_of_hybrid(settings) + calls_of_perturbation(settings, subject)
+    run = seeds * settings.steps + calls_of_hybrid(settings) + calls_of_perturbation(settings, subject)
     plain = calls_of_frechet(subject, settings.samples, settings.respent) + calls_of_decided(subject)
-    return subject.calls * (guided + compared * min(seeds, COMPARED) * settings.steps) + plain
+    plain += run if asks_for_nothing(subject) else 0
+    return subject.calls * (run + compared * min(seeds, COMPARED) * settings.steps) + plain
 
 
 def left_out(subject: ModelAndData, sections: dict[str, Any]) -> dict[str, str]:
@@ -180,6 +210,8 @@ def left_out(subject: ModelAndData, sections: dict[str, Any]) -> dict[str, str]:
         why["what is decided when"] = "nothing in the box finds the objects of these pictures"
     if sections["conditions"] is None:
         why["prompts and guidance"] = "one condition and guidance were asked for; give several to compare them"
+    if subject.case.condition is not None and not asks_for_nothing(subject):
+        why["claims without a condition"] = "the network has no class or prompt that means anything at all"
     if float(sections["hybrid"].ratio[0]) < HIGH_NOISE:
         why["claims on skipping early steps"] = (
             f"no tenth of the steps lies above σ/α = {HIGH_NOISE:g}; take more steps"

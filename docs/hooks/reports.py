@@ -1,0 +1,50 @@
+"""The pages of reports: what `underpaint report` found on each model, with its figures, from what is stored.
+
+``python docs/hooks/results.py report/results.json`` stores numbers and words in docs/results/MODEL.json, and the
+figures that lie beside that file as small pictures in docs/results/figures/MODEL.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+from reference import cell, in_lines  # mkdocs looks beside this file
+from results import STORED, command, reports
+
+
+def on_config(config: Any, **_: Any) -> Any:
+    """Put the pages into the navigation, after the claims."""
+    (findings,) = (part["Findings"] for part in config.nav if "Findings" in part)
+    findings.insert(1, {"Reports": [{name: f"reports/{name}.md"} for name in reports()]})
+    return config
+
+
+def on_files(files: Files, config: Any, **_: Any) -> Files:
+    """Add the pages and their pictures."""
+    for name, report in reports().items():
+        files.append(File.generated(config, f"reports/{name}.md", content="\n\n".join(page(name, report)) + "\n"))
+        for picture in sorted((STORED / "figures" / name).glob("*.webp")):
+            files.append(File.generated(config, f"reports/{name}/{picture.name}", content=picture.read_bytes()))
+    return files
+
+
+def page(name: str, report: dict[str, Any]) -> Iterator[str]:
+    """The parts of a report's page."""
+    summary = report.get("summary")
+    yield f"# The report on {name}"
+    if summary:
+        yield f"{cell(summary['verdicts'])}. {cell(summary['numbers'])}"
+    yield f"[What each claim is, and what was found](../claims.md#on-{name.lower()}), made by"
+    yield f"```bash\n{in_lines(command(report))}\n```"
+    for plate in report.get("plates") or ():
+        yield f"## {plate['title']}"
+        if (STORED / "figures" / name / f"{plate['name']}.webp").is_file():
+            yield f"[![{plate['title']}]({name}/{plate['name']}.webp)]({name}/{plate['name']}.webp)"
+        yield cell(plate["caption"])
+    if report.get("left_out"):
+        yield "## Left out, and why"
+        yield "\n".join(f"- {cell(part)}: {cell(why)}." for part, why in report["left_out"].items())
+    if not report.get("plates"):
+        yield "This report was stored before figures were. The command makes a page with all of them."
