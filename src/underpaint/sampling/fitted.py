@@ -108,6 +108,7 @@ def _step_gains(variances: Tensor, level: NoiseLevel, coefficients: Tensor) -> T
     shrinkage = modes.shrinkage(variances, level[:-1])
     known = level.alpha[:-1].unsqueeze(-1) * shrinkage
     powers = torch.stack([torch.ones_like(known), known, known.square()], 1)
+    coefficients = coefficients.to(powers)
     beyond, of_image = (
         level.alpha[1:].view(-1, 1, 1) * (coefficients[..., [one, one + 1, two]] @ powers)
         for one, two in ((0, 4), (2, 5))
