@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from underpaint.sampling.fitted import (
 from underpaint.sampling.solvers import Step, dpmpp_2m, euler
 from underpaint.sampling.teleport import teleport
 from underpaint.sampling.trajectory import initial_noise, sample
+from underpaint.sampling.use import NONE
 from underpaint.theory.gaussian import Gaussian
 from underpaint.theory.mixture import Mixture
 
@@ -502,6 +504,47 @@ def test_a_scheduler_is_saved_with_its_calibration(tmp_path: Path) -> None:
         again.set_timesteps(5)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "shape", "words"),
+    [
+        (torch.float32, (4, 8, 8), None),
+        (torch.float16, (4, 8, 8), "a network in float32, and is used with a network in float16"),
+        (torch.float32, (4, 4, 16), "states of 4 x 8 x 8, and is used with states of 4 x 4 x 16"),
+    ],
+)
+def test_a_scheduler_tells_what_it_sees_of_another_use(
+    dtype: torch.dtype, shape: tuple[int, ...], words: str | None, tmp_path: Path
+) -> None:
+    """Once in a run, also after it was saved; of guidance and weights it sees nothing."""
+    scheduler, made, gaussian = calibrated("sd")
+    fitted = {"guidance": [3.0], "conditions": ["prompts"], "dtype": "float32", "shape": [4, 8, 8], "weights": "0f"}
+    told = Calibration(made.plans, made.about | {"for": fitted})
+    GaussianExponentialScheduler.from_config(scheduler.config, gaussian=gaussian, calibration=told).save_pretrained(
+        tmp_path
+    )
+    again = GaussianExponentialScheduler.from_pretrained(tmp_path)
+    again.set_timesteps(4)
+    state = torch.zeros(1, *shape, dtype=dtype)
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        for time in again.timesteps:
+            state = again.step(again.scale_model_input(state, time), time, state).prev_sample
+    expected = [f"The plan was fitted for {words}; what it loses there was not measured."] if words else []
+    assert [str(one.message) for one in found] == expected
+
+
+def test_of_a_network_in_half_precision_float32_is_no_news() -> None:
+    """Pipelines carry its output on in float32."""
+    scheduler, made, gaussian = calibrated("sd")
+    told = Calibration(made.plans, made.about | {"for": {"dtype": "bfloat16"}})
+    again = GaussianExponentialScheduler.from_config(scheduler.config, gaussian=gaussian, calibration=told)
+    again.set_timesteps(4)
+    state = torch.zeros(1, 4, 8, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again.step(again.scale_model_input(state, again.timesteps[0]), again.timesteps[0], state)
+
+
 # At the command line
 
 
@@ -513,9 +556,16 @@ def test_calibrate_and_sample_with_it(tmp_path: Path) -> None:
     (plan,) = json.loads(result.stdout)["plans"]
     assert plan["calls"] == 4
     assert 0 < plan["held_out"] < 1
-    made = generate(SampleRequest(seeds=(0, 1), steps=4, calibration=str(place)))
+    told = read_calibration(place).fitted_for
+    assert (told.guidance, told.conditions, told.dtype, told.shape) == ((1.0,), (NONE,), "float32", (1, 28, 28))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made = generate(SampleRequest(seeds=(0, 1), steps=4, calibration=str(place)))
     assert made.summary["nfe"] == 4
     assert made.images.shape == (2, 1, 28, 28)
+    words = "guidance 1, no condition, and is used with guidance 2, classes; what it loses there was not measured"
+    with pytest.warns(UserWarning, match=words):
+        generate(SampleRequest(seeds=(0,), steps=4, condition=7, guidance=2.0, calibration=str(place)))
     with pytest.raises(ValueError, match="not both"):
         generate(SampleRequest(seeds=(0,), steps=4, teleport=10.0, calibration=str(place)))
     with pytest.raises(ValueError, match="plans of 4 calls"):

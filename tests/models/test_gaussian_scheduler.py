@@ -19,6 +19,7 @@ from torch.testing import assert_close
 from underpaint.data.store import save_gaussian
 from underpaint.models.pipelines.record import record
 from underpaint.models.pipelines.teleport import teleport_pipeline
+from underpaint.models.schedulers.configs import OURS
 from underpaint.models.schedulers.gaussian_exponential import GaussianExponentialScheduler
 from underpaint.models.schedulers.levels import scheduler_levels
 from underpaint.models.schedulers.spectrum import spectrum
@@ -554,6 +555,11 @@ def test_one_generator_for_each_state_is_taken_as_diffusers_takes_it(full: Gauss
         return scheduler.step(torch.zeros_like(state[rows]), scheduler.timesteps[0], state[rows], **given).prev_sample
 
     assert_close(moved(slice(1, 2)), moved(slice(0, 2))[1:])
+
+
+def test_every_setting_of_ours_is_known_where_configs_are_read(full: Gaussian) -> None:
+    scheduler = ours(diffusers.DDIMScheduler().config, full)
+    assert set(scheduler.config) - set(scheduler.layout.config) == set(OURS)
 
 
 def test_the_strength_of_the_noise_is_kept_in_the_config(full: Gaussian, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -402,6 +403,23 @@ def test_plans_of_a_calibration_compete(tmp_path: Path) -> None:
     expected = (GAUSSIAN.flow(x, level[0], NoiseLevel.clean()) - fine).square().mean(1).sqrt()
     torch.testing.assert_close(score.errors, expected.double(), rtol=1e-3, atol=1e-4)
     assert "| calibrated / best peer | **" in page(result)
+
+
+def test_plans_that_were_fitted_for_something_else_are_told(tmp_path: Path) -> None:
+    """Before anything is solved, once for each plan that is shown; nothing where they do not compete."""
+    level = NoiseLevel.join(DDPM()(torch.tensor([999.0, 500.0, 200.0, 0.0])), NoiseLevel.clean())
+    losses = [{"calls": 3, "use": {"guidance": [1.0], "conditions": ["no condition"]}, "ratio": 2, "low": 1, "high": 3}]
+    about = {"for": {"guidance": [3.0], "conditions": ["prompts"], "dtype": "float32"}, "losses": losses}
+    plans = Calibration((Plan(level, torch.zeros(3, LOOK_BACK, TERMS)), Plan(DDPM().grid(7), solver="dpmpp-2m")), about)
+    given = workbench(tmp_path, replace(SMALL, solvers=("DDIM", "calibrated")), calibration=plans)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        recipe._check(given)
+        recipe._check(workbench(tmp_path, replace(SMALL, solvers=("DDIM",)), calibration=plans))
+    assert [str(one.message) for one in told] == [
+        "The plan was fitted for guidance 3, prompts, and is used with guidance 1, no condition; there, at 3 calls, "
+        "its error was 2.00 times (1.00 to 3.00) that of a plan for it."
+    ]
 
 
 def test_learned_rules_compete(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from underpaint.recipes.explorer.painting import (
     paint_by_theory,
     settled,
 )
+from underpaint.recipes.explorer.plans import doubts_of
 from underpaint.recipes.explorer.teleport import (
     AFTER,
     Hybrids,
@@ -43,6 +44,7 @@ from underpaint.recipes.explorer.teleport import (
     jumping_gaussian,
 )
 from underpaint.recipes.shared.request import Request, Sampler, Theory, only, prepare
+from underpaint.sampling.fitted import Calibration, Plan
 from underpaint.sampling.trajectory import initial_noise
 from underpaint.theory.cloud import PointCloud
 
@@ -326,3 +328,18 @@ def test_a_time_axis_is_logarithmic_where_time_spans_decades():
     assert figures.spans_decades(EDM().time(EDM().grid(20)[:-1]))
     assert not figures.spans_decades(Flow().time(Flow().grid(20)[:-1]))
     torch.testing.assert_close(figures.share_of_peak(normal(9, 2)).amax(0), torch.ones(2, dtype=torch.float64))
+
+
+def test_a_plan_that_was_fitted_for_something_else_is_told_and_else_another_prompt(sampler: Sampler) -> None:
+    case = only(APPLE, sampler)
+    about = {"for": {"guidance": [1.0], "conditions": ["no condition"]}, "cases": ["unconditional"]}
+    plan = Plan(DDPM().grid(4), solver="dpmpp-2m")
+    assert doubts_of(Calibration((plan,), about), sampler, case, 4) == [
+        "The plan was fitted for guidance 1, no condition, and is used with guidance 3, prompts; what it loses there "
+        "was not measured."
+    ]
+    about = {"for": {"guidance": [3.0], "conditions": ["prompts"]}, "cases": ["a pear, guidance 3"]}
+    assert doubts_of(Calibration((plan,), about), sampler, case, 4) == [
+        "The calibrated plan was made for a pear, guidance 3, and here it is run for an apple, guidance 3."
+    ]
+    assert doubts_of(Calibration((plan,), about | {"cases": [str(case)]}), sampler, case, 4) == []

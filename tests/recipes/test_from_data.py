@@ -131,6 +131,8 @@ def test_the_command_makes_plans_without_a_call_of_the_network(
     assert result.exit_code == 0, (result.output, result.exception)
     told = json.loads(result.stdout)
     assert "6 Gaussians" in told["from"]["data"]["unconditional"]
+    # for any network of these data
+    assert told["for"] == {"guidance": [1.0], "conditions": ["no condition"], "shape": [1, 4, 4]}
     plans = up.read_calibration("plans.json")
     other, level = up.Mixture.fit(rows, labels, 6), up.DDPM().grid(4)
     x = up.initial_noise(range(200, 232), 16, level[0])
@@ -160,6 +162,8 @@ def test_the_data_are_the_prior_of_few_seeds(data: Path, tmp_path: Path) -> None
     how = {"calls": (4,), "held_out": (50, 51), "fine": 30, "effort": 10}
     found = calibrate_model(asked, origin="both", data=DataModel(str(data), 6, 4), **how)
     assert found.about["from"]["origin"] == "both"
+    told = {"guidance": [1.0], "conditions": ["no condition"], "dtype": "float32", "shape": [1, 4, 4]}
+    assert found.about["for"] == told
     plan = found.plan(4)
     assert plan.errors["held_out"] < 0.7 * plan.errors["plain"]
 

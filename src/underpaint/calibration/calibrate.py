@@ -20,6 +20,7 @@ from ..noise import NoiseLevel, Schedule
 from ..progress import Progress, Whole, silent
 from ..sampling.fitted import Calibration, Plan, fingerprint
 from ..sampling.solvers import Solver
+from ..sampling.use import use_of
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .few_seeds import FewSeeds
@@ -138,7 +139,7 @@ def calibrate(
         plans.append(plan)
         whole.reach(3 * steps + sum(budgets[: i + 1]))
     about = {"seeds": list(seeds), "held_out": list(held_out), "fine": steps, "effort": effort}
-    about |= {"refined": refined and prior is None}
+    about |= {"refined": refined and prior is None} | ({"for": use.known} if (use := use_of(denoise)).known else {})
     return Calibration(tuple(plans), about | {"reference_error": known.error, "gaussian": fingerprint(gaussian)})
 
 

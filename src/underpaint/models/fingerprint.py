@@ -7,13 +7,13 @@ so a wrapped one is also known by what it answers on fixed states.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ..noise import EDM
 from .model import Condition, Model
+from .network import digest as digest
 from .pipelines.replay import Replay
 from .wrap import Wrapped
 
@@ -62,12 +62,3 @@ def _condition(model: Model) -> Condition | Tensor | None:
     if model.null is None and model.condition is not None:
         return torch.zeros(model.condition, dtype=model.dtype)
     return 0 if model.null is None and model.classes else model.null
-
-
-def digest(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of names, types, shapes and every byte."""
-    total = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(tensors.items()):
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return total.hexdigest()

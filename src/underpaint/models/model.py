@@ -15,9 +15,10 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 from ..bounds import shown
 from ..noise import NoiseLevel, Schedule
 from ..prediction import Prediction, to_denoised
+from ..sampling.use import CLASSES, NONE, PROMPTS, TENSORS, Knowing, Use
 from ..schedules import Truncated
 from ..theory.denoiser import Denoiser, check_states, check_weight, lead
-from .network import evaluating
+from .network import evaluating, hash_weights
 from .pictures import from_pictures, picture_shape, to_pictures
 
 #: What a user may ask of a model by name: a class label, or a prompt.
@@ -169,10 +170,10 @@ class Model:
             if negative is not None:
                 raise ValueError(f"{self.name} has its guidance inside and takes no negative condition.")
             told = replace(self, network=partial(self.network, guidance=guidance), distilled=False)
-            return partial(told.denoise, condition=condition)
+            return self._knowing(partial(told.denoise, condition=condition), condition, guidance)
 
         if guidance == 1:
-            return partial(self.denoise, condition=condition)
+            return self._knowing(partial(self.denoise, condition=condition), condition)
         away = self.null if negative is None else negative
         if away is None:
             raise ValueError(f"{self.name} has no label for 'any class', so it cannot be guided; use guidance = 1.")
@@ -183,7 +184,25 @@ class Model:
             uncond, cond = self._denoise_both(x, level, (away, condition))
             return lead(uncond, cond, guidance)
 
-        return guided
+        return self._knowing(guided, condition, guidance)
+
+    @property
+    def use(self) -> Use:
+        """What it is used for where it is called without a condition."""
+        return self._used(self.held)
+
+    def _knowing(self, call: Denoiser, condition: Condition | Tensor, guidance: float = 1.0) -> Denoiser:
+        return Knowing(call, partial(self._used, condition, guidance))
+
+    def _used(self, condition: Condition | Tensor | None, guidance: float = 1.0) -> Use:
+        if isinstance(condition, Tensor):
+            kind = TENSORS
+        elif condition is None or condition == self.null:
+            kind = NONE
+        else:
+            kind = PROMPTS if isinstance(condition, str) else CLASSES
+        dtype = str(self.dtype).removeprefix("torch.")
+        return Use((float(guidance),), (kind,), dtype, self.shape, hash_weights(self.network))
 
     def _check(self, condition: Condition | Tensor) -> None:
         if isinstance(condition, Tensor):

@@ -22,6 +22,7 @@ from ..models.schedulers.peers import FAMILIES, peer
 from ..noise import NoiseLevel
 from ..sampling.fitted import Calibration, Plan
 from ..sampling.trajectory import initial_noise
+from ..sampling.use import use_of
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .shared.check import check_case
@@ -90,7 +91,10 @@ def calibrate_model(
         known, of = denoiser_from_data(sampler, listed, made, request.statistics or (request.model,))
         asked["from"] = {"origin": origin, "data": of, "asked": asdict(made)}
         how |= {"prior": known} if origin == "both" else {}
-    denoise = known if origin == "data" else in_turn([find_denoiser(model, case) for case in listed])
+    asked_for = in_turn([find_denoiser(model, case) for case in listed])
+    denoise = known if origin == "data" else asked_for
+    if origin == "data":  # for any network of these data
+        asked["for"] = use_of(asked_for).only(("guidance", "conditions", "shape")).known
     if budget is not None:
         spending = spend(_affordable(budget, denoise, sampler), how["calls"])
         request, how = replace(request, seeds=tuple(range(spending.seeds))), how | spending.options()

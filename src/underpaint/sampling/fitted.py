@@ -12,6 +12,7 @@ add; where S vanishes, a step is one of a linear multistep method. What a to f a
 from __future__ import annotations
 
 import json
+import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ from ..theory.gaussian import Gaussian
 from .exponential import EXPONENTIALS, named_exponential
 from .solvers import Solver, Step, find_solver
 from .trajectory import check_grid
+from .use import NOT_MEASURED, Loss, Use, differences, use_of
 
 #: Calls that a step looks back on, and coefficients for each of them: a, b, c, d, e, f. Older plans have four.
 LOOK_BACK, TERMS = 3, 6
@@ -228,6 +230,8 @@ class Plan:
 class Calibration:
     """Plans for several numbers of calls, of one denoiser with its Gaussian; ``about`` says how they came about.
 
+    Used for something else than they were fitted for, as far as both are known, they warn; see `doubt`.
+
     Examples:
         >>> import torch
         >>> import underpaint as up
@@ -249,6 +253,7 @@ class Calibration:
             raise ValueError(f"A calibration names the dimension and two variances of its Gaussian, got {shown(made)}.")
         for name, value in (made or {}).items():
             number(value, f"{name} of a calibration's Gaussian", 0, 1e300)
+        _ = self.fitted_for, self.losses  # so that what is wrong shows here
 
     def __repr__(self) -> str:
         return f"Calibration(plans of {', '.join(str(plan.calls) for plan in self.plans)} calls)"
@@ -270,7 +275,44 @@ class Calibration:
         self.check(gaussian)
         plan = self.plan(calls)
         inner = plan.after_jump(gaussian)
-        return (jumping(gaussian, inner) if plan.jumps else inner), plan.level
+        return self._warning(jumping(gaussian, inner) if plan.jumps else inner, calls), plan.level
+
+    @property
+    def fitted_for(self) -> Use:
+        """What the plans were fitted for, as far as it is known."""
+        return Use.read(self.about.get("for", {}))
+
+    @property
+    def losses(self) -> tuple[Loss, ...]:
+        """What was measured of the plans where they were not fitted for."""
+        return tuple(map(Loss.read, json_part({"losses": [], **self.about}, "losses", list)))
+
+    def doubt(self, used: Use, calls: int) -> str | None:
+        """A sentence where a use is not what the plan of so many calls was fitted for: what differs, and what the plan
+        loses by it where that was measured. None where nothing differs that is known."""
+        differ = differences(self.fitted_for, used)
+        if not differ:
+            return None
+        fitted, now = self.fitted_for.words(differ), used.words(differ)
+        told = [loss.words for loss in self.losses if loss.calls == calls and loss.use == used.only(differ)]
+        return f"The plan was fitted for {fitted}, and is used with {now}; {(told or [NOT_MEASURED])[0]}."
+
+    def warn(self, used: Use, calls: int) -> None:
+        """Warn where there is a doubt; at one place, so that one is told once."""
+        doubt = self.doubt(used, calls)
+        if doubt is not None:
+            warnings.warn(doubt, stacklevel=1)
+
+    def _warning(self, solver: Solver, calls: int) -> Solver:
+        """The same solver, which warns of a denoiser that it was not fitted for."""
+        if self.fitted_for == Use():
+            return solver
+
+        def solve(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
+            self.warn(use_of(denoise), calls)
+            return solver(denoise, x, level)
+
+        return solve
 
     def check(self, gaussian: Gaussian) -> None:
         """ValueError if this is not the Gaussian of the calibration."""

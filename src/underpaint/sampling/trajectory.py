@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import wraps
 
 import torch
 from torch import Tensor
@@ -187,6 +188,7 @@ def sample(
     integer(every, "number of steps between states that are kept", 1, 2**31)
     calls, asked = 0, checked(denoise)
 
+    @wraps(denoise, (), ())  # a solver may ask what it is used for
     def counted(state: Tensor, at: NoiseLevel) -> Tensor:
         nonlocal calls
         calls += 1

@@ -65,7 +65,7 @@ HARMLESS = (
 #: Settings of diffusers before 0.20, in configs that are still about; ``predict_epsilon`` is true there, or refused.
 OLD = ("tensor_format", "timestep_values", "set_alpha_to_zero", "predict_epsilon")
 #: What `GaussianExponentialScheduler` adds to the config of its layout.
-OURS = ("layout", "integrator_order", "corrector", "ending", "integrator_eta")
+OURS = ("layout", "integrator_order", "corrector", "ending", "integrator_eta", "integrator_above")
 
 
 def scheduler_config(scheduler: Any) -> dict[str, Any]:

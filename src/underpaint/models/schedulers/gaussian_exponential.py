@@ -27,6 +27,7 @@ from ...noise import NoiseLevel
 from ...sampling.exponential import Ending, Rule, gaussian_exponential
 from ...sampling.fitted import Calibration, Plan, read_calibration, write_calibration
 from ...sampling.solvers import Solver, Step
+from ...sampling.use import Use
 from ...theory.gaussian import Gaussian
 from ..pipelines.teleport import rows_of
 from .configs import read_scheduler, scheduler_config, time_unit
@@ -52,7 +53,9 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
 
     With a calibration, ``num_inference_steps`` is one of its numbers of calls; its levels are laid, and its
     coefficients take the place of ``order`` and ``corrector``. The pipeline has to call ``scale_model_input`` first, as
-    Stable Diffusion does: there the state jumps along the Gaussian's flow to where the first call is made.
+    Stable Diffusion does: there the state jumps along the Gaussian's flow to where the first call is made. It warns
+    where shape or half precision of the states are not those that the calibration was fitted for; guidance, prompts and
+    weights a scheduler does not see.
 
     With ``eta`` its steps add noise, as those of `gaussian_ancestral` do and by its midpoint rule, from the pipeline's
     own ``generator``. The ``eta`` that a pipeline hands on, such as Stable Diffusion's, is the same, where it is not 0.
@@ -366,6 +369,8 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         if strength != self._strength or not self._continues(index, sample):
             self._strength = strength
             self._start(index, state)
+            if self._plan and index == 0 and self.calibration is not None:
+                self.calibration.warn(_use_seen(model_output, sample), self._plan.calls)
         self._output = model_output[:, : sample.shape[1]].flatten(1).to(state)
         assert self._solution is not None
         rows, denoised = next(self._solution)
@@ -428,6 +433,13 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
     def _forget(self) -> None:
         """Let go of the run's tensors."""
         self._ahead = self._solution = self._output = self._generator = None
+
+
+def _use_seen(output: Tensor, sample: Tensor) -> Use:
+    """What a step sees of the use that is made of a plan. Pipelines may carry what a network in half precision puts out
+    on in float32, so that only half precision is certain."""
+    half = output.dtype not in (torch.float32, torch.float64)
+    return Use(dtype=str(output.dtype).removeprefix("torch.") if half else None, shape=tuple(sample.shape[1:]))
 
 
 def _refuse_noise(eta: float) -> None:

@@ -24,6 +24,7 @@ from ...models.schedulers.peers import FAMILIES, calls_of
 from ...progress import Progress, Whole, silent
 from ...sampling.fitted import read_calibration
 from ...sampling.linear import read_rules
+from ...sampling.use import use_of
 from ..shared.model_and_data import find_quality_measures
 from ..shared.processes import Processes, join_processes
 from ..shared.request import Conditioning, Request, cases, describe, find_device, prepare
@@ -155,6 +156,9 @@ def _check(workbench: Workbench) -> None:
     if plans is not None and everything is not None:
         plans.check(everything)
         _check_unseen("The calibration has", plans.about, settings)
+        for plan in plans.plans:
+            if plan.calls in settings.calls and "calibrated" in workbench.families:
+                plans.warn(use_of(workbench.denoiser(settings.seeds)), plan.calls)
     if workbench.learned is not None:
         _check_unseen("The learned rules have", workbench.learned.about, settings)
         if workbench.learned.about.get("weights", workbench.weights) != workbench.weights:

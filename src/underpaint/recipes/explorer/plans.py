@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from ...calibration.calibrate import calibrate
 from ...progress import Progress, silent
 from ...sampling.fitted import Calibration
+from ...sampling.use import use_of
 from ..shared.from_data import DataModel, denoiser_from_data
-from ..shared.request import Conditioning, Sampler
+from ..shared.request import Conditioning, Sampler, find_denoiser
 from .painting import known_gaussian
 
 #: Steps of the fine solution, and calls on each seed to search with: less than `calibrate` spends, for a visitor waits.
@@ -42,8 +43,12 @@ def plan_from_data(
     return Calibration(found.plans, found.about | {"cases": [str(case)], "from": {"origin": "data", "data": about}})
 
 
-def doubts_of(calibration: Calibration, case: Conditioning) -> list[str]:
-    """What a calibration says of the cases that it was made for, where this is none of them; in words."""
+def doubts_of(calibration: Calibration, sampler: Sampler, case: Conditioning, calls: int) -> list[str]:
+    """What there is to say where a plan is used for something else than it was fitted for, or for none of the cases
+    that it was made for; in words."""
+    doubt = calibration.doubt(use_of(find_denoiser(sampler.model, case)), calls)
+    if doubt is not None:
+        return [doubt]
     cases = calibration.about.get("cases")
     if not isinstance(cases, list) or str(case) in cases:
         return []

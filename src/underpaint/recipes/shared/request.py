@@ -24,6 +24,7 @@ from ...noise import NoiseLevel
 from ...progress import Progress, silent
 from ...sampling.solvers import Solver, find_solver
 from ...sampling.trajectory import Trajectory, initial_noise, sample
+from ...sampling.use import Knowing, joined, use_of
 from ...theory.denoiser import Denoiser, check_weight, guide
 from ...theory.gaussian import Gaussian, guided_gaussian
 from ...version import __version__
@@ -136,7 +137,9 @@ def in_turn(denoisers: Sequence[Denoiser], seeds: Sequence[int] | None = None) -
                 result[rows] = one(x[rows], level)
         return result
 
-    return denoise if len(denoisers) > 1 else denoisers[0]
+    if len(denoisers) == 1:
+        return denoisers[0]
+    return Knowing(denoise, lambda: joined([use_of(one) for one in denoisers]))
 
 
 def blend(here: Denoiser, there: Denoiser, share: Tensor) -> Denoiser:

@@ -118,7 +118,7 @@ def _plans(
     if all(plan.calls != calls for plan in plans.plans):
         known = ", ".join(str(plan.calls) for plan in plans.plans)
         return None, None, [f"{wanted} has plans of {known} calls; choose one of these to see it among the solvers."]
-    return wanted, plans, doubts_of(plans, case)
+    return wanted, plans, doubts_of(plans, sampler, case, calls)
 
 
 def _standing(result: SolverErrors, seeds: tuple[int, ...], title: str, suffix: str) -> View:
