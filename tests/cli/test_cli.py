@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -43,6 +45,28 @@ def test_help_needs_no_heavy_import():
     heavy = ("torch", "diffusers", "matplotlib", "numpy")
     code = f"import sys, underpaint.cli; sys.exit(any(name in sys.modules for name in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_help_is_wrapped_by_the_window_alone():
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    assert len(commands) > 10
+    for name, command in commands.items():
+        assert command.help, name
+        assert not re.search(r"[^\n]\n[^\n]", command.help), name
+
+
+@pytest.mark.parametrize("command", ["check", "calibrate"])
+def test_the_model_is_an_argument_or_an_option(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Whoever knows --model from the other commands may write it here."""
+    for given in (["nothing-here"], ["--model", "nothing-here"], ["-m", "nothing-here"]):
+        assert run(monkeypatch, command, *given) == 2
+        assert "There is no model 'nothing-here'" in capsys.readouterr().err
+    assert run(monkeypatch, command) == 2
+    assert "Name the model, such as fashion-mnist" in capsys.readouterr().err
+    assert run(monkeypatch, command, "fashion-mnist", "--model", "emoji-scenes") == 2
+    assert "Name one model, not both 'fashion-mnist' and --model 'emoji-scenes'" in capsys.readouterr().err
 
 
 def test_seeds():

@@ -1,4 +1,4 @@
-"""Fitting the Gaussian exponential integrator to a denoiser: where to call it, and what to make of each call.
+"""Fitting the Gaussian exponential integrator to a denoiser: the levels of its calls, the coefficients of its steps.
 
 Both are found along a fine solution. What was fitted is held against plain solvers on further seeds; where one of these
 does better, the plan is that solver.

@@ -9,7 +9,20 @@ from typing import Annotated
 import typer
 
 from ..files import check_targets
-from .base import ANALYSE, app, finish, given, kept_in, only, out, parse_numbers, parse_seeds, progress_bars, say_check
+from .base import (
+    ANALYSE,
+    app,
+    finish,
+    given,
+    kept_in,
+    only,
+    out,
+    parse_numbers,
+    parse_seeds,
+    progress_bars,
+    say_check,
+    the_model,
+)
 from .options import (
     AlongOption,
     ClassesOption,
@@ -26,6 +39,7 @@ from .options import (
     JsonOption,
     LabelsOption,
     ModelArgument,
+    ModelNamedOption,
     ModelOption,
     NegativeOption,
     PromptOption,
@@ -104,7 +118,8 @@ def report(
 
 @app.command(rich_help_panel=ANALYSE)
 def check(
-    model: ModelArgument,
+    model: ModelArgument = None,
+    named: ModelNamedOption = None,
     data: Annotated[
         str | None, typer.Option("--data", help="Images it was trained on, to denoise in place of its own samples.")
     ] = None,
@@ -121,6 +136,7 @@ def check(
 
     Example: underpaint check my_module:my_model
     """
+    model = the_model(model, named)
     from ..recipes.shared.check import check_model
     from ..recipes.shared.request import Request
     from ..recipes.shared.results import to_json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -68,6 +69,20 @@ def only(conditions: tuple[str | int, ...]) -> str | int | None:
     if len(conditions) > 1:
         raise ValueError("Give --class or --prompt, not both.")
     return conditions[0] if conditions else None
+
+
+def the_model(argument: str | None, option: str | None) -> str:
+    """The model of a command that takes it as its argument or as --model."""
+    if argument is None and option is None:
+        raise ValueError("Name the model, such as fashion-mnist; `underpaint models` lists those in the box.")
+    if argument is not None and option is not None:
+        raise ValueError(f"Name one model, not both {shown(argument)} and --model {shown(option)}.")
+    return str(argument or option)
+
+
+def in_paragraphs(docstring: str) -> str:
+    """A docstring with one line a paragraph: a window wraps it by its own width, not by that of the source."""
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(docstring))
 
 
 def progress_bars(quiet: bool) -> AbstractContextManager[Callable[[str, int], Callable[[], None]]]:

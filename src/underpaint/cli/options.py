@@ -12,7 +12,10 @@ _MODEL = (
     "your own my_module:my_function that returns a Model."
 )
 ModelOption = Annotated[str, typer.Option("--model", "-m", help=_MODEL)]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
+ModelArgument = Annotated[str | None, typer.Argument(metavar="MODEL", help=_MODEL)]
+ModelNamedOption = Annotated[
+    str | None, typer.Option("--model", "-m", help="The same: MODEL may also be given like this.")
+]
 DataOption = Annotated[
     str | None,
     typer.Option(
@@ -64,12 +67,15 @@ GaussianOption = Annotated[
     str | None,
     typer.Option(
         "--gaussian",
-        help="Statistics for --teleport or --calibration: a file of underpaint. Default: the box's.",
+        help="Statistics for --teleport or --calibration: a file of `underpaint stats`. Default: those in the box.",
     ),
 ]
 CalibrationOption = Annotated[
     str | None,
-    typer.Option("--calibration", help="A file of `underpaint calibrate`, for the place of --solver and the grid."),
+    typer.Option(
+        "--calibration",
+        help="A file of `underpaint calibrate`: its plan for --steps calls, in place of --solver and the grid.",
+    ),
 ]
 StatisticsOption = Annotated[
     list[str] | None,

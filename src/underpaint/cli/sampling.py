@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..files import check_targets
-from .base import SAMPLE, app, err, kept_in, out, parse_seeds, progress_bars, say_check
+from .base import SAMPLE, app, err, kept_in, out, parse_seeds, progress_bars, say_check, the_model
 from .options import (
     CalibrationOption,
     ClassesOption,
@@ -21,6 +21,7 @@ from .options import (
     GuidanceOption,
     JsonOption,
     ModelArgument,
+    ModelNamedOption,
     ModelOption,
     NegativeOption,
     PromptOption,
@@ -89,7 +90,8 @@ def _tell(words: str) -> None:
 
 @app.command(rich_help_panel=SAMPLE)
 def calibrate(
-    model: ModelArgument,
+    model: ModelArgument = None,
+    named: ModelNamedOption = None,
     calls: Annotated[str, typer.Option("--calls", help="Numbers of calls to plan for.")] = "3-6,8,10,14,20",
     prompts: PromptsOption = None,
     classes: ClassesOption = None,
@@ -100,7 +102,8 @@ def calibrate(
         typer.Option(
             "--budget",
             metavar="CALLS|TIME",
-            help="What to spend, in place of the next four: calls of the denoiser, such as 3000, or a time, as 15min.",
+            help="What to spend, in place of --seeds, --held-out, --fine and --effort: calls of the denoiser, such as "
+            "3000, or a time, such as 15min.",
         ),
     ] = None,
     seeds: Annotated[
@@ -131,7 +134,7 @@ def calibrate(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Fit the Gaussian exponential integrator to a model: where to call it, and what to make of each call.
+    """Fit plans for few calls to a model: at which noise levels to call it, and the coefficients of each step.
 
     `sample --calibration`, `bench --calibration` and GaussianExponentialScheduler take the file. What is found is kept
     beside it until it is complete: interrupted, the same command goes on.
@@ -143,6 +146,7 @@ def calibrate(
 
     Example: underpaint calibrate fashion-mnist --calls 5,8,10 --out fashion-mnist.json
     """
+    model = the_model(model, named)
     if budget is not None and any(given is not None for given in (seeds, held_out, fine, effort)):
         raise ValueError(
             "A --budget takes the place of --seeds, --held-out, --fine and --effort; give one or the others."

@@ -109,10 +109,11 @@ def _deviation(report: Report) -> str:
     names = ", ".join(f"{name} {float(explained[-1]):.2f}" for name, explained in part.explained.items())
     return (
         "Top: distance of each analytic trajectory from the network's, from the same start (band: 5 to 95 % of seeds). "
-        "Bottom left: how much of the network's denoised image each explains, on the network's own states. At high "
-        "noise the three curves are one, and what is missing to 1 is the network's own error. They part where the data "
-        f"are no longer like a Gaussian. At the last level: {names}. A network that had memorised its data would "
-        "follow the exact score. Bottom right: the same for the score. At high noise it is near 1 for any denoiser, so "
+        "Bottom left: how much of the network's denoised image each explains, on the network's own states. At the "
+        "highest noise the three curves are nearly one; as far as the exact score stays below 1 there, that is "
+        "the network's own error. They part where the data are no longer like a Gaussian. At the last level: "
+        f"{names}. A network that had memorised its data would follow the exact score. "
+        "Bottom right: the same for the score. At high noise it is near 1 for any denoiser, so "
         "that nothing is concluded from it."
     )
 
