@@ -6,6 +6,8 @@ import json
 import re
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 
 from underpaint import __version__
 from underpaint.cli import app, main, parse_seeds
+from underpaint.recipes.sample import SampleRequest, generate
 
 runner = CliRunner()
 
@@ -155,6 +158,28 @@ def test_sample_writes_a_grid_and_says_how(tmp_path: Path):
     with Image.open(place) as image:
         assert image.size == (56, 56)
         assert json.loads(image.text["underpaint"])["seeds"] == [0, 1, 2]
+
+
+def test_a_jump_by_the_gaussian_of_other_data_says_so():
+    """A class or a prompt leads away from the Gaussian of all the data."""
+    request = SampleRequest(seeds=(0,), steps=4, teleport=9.0, condition=7)
+    with pytest.warns(UserWarning, match="by the Gaussian of all the data"):
+        assert generate(request).summary["skip"] == 1
+    for quiet in (replace(request, condition=None), replace(request, teleport=None)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            generate(quiet)
+
+
+def test_a_jump_that_lands_too_low_is_named_as_a_cause():
+    """Many numbers of a Gaussian's samples are no pixels; the network has one call, and hardly any noise."""
+    few = SampleRequest(seeds=(0,), steps=4, teleport=1e-4)
+    assert generate(few).summary["outside"].endswith("give --teleport a higher ratio.")
+
+
+def test_one_image_is_not_called_images(tmp_path: Path):
+    done = runner.invoke(app, ["sample", "--seeds", "0", "--steps", "1", "--out", str(tmp_path / "one.png")])
+    assert "1 image, 1 call of the network each" in done.stdout, done.output
 
 
 def test_a_seed_gives_the_same_image_in_any_company(tmp_path: Path):

@@ -77,7 +77,9 @@ def sample(
         print(json.dumps(result.summary | {"files": [str(path) for path in written]}, ensure_ascii=False))
     elif not quiet:
         calls = result.summary["nfe"]
-        out.print(f"{len(chosen)} images, {calls} calls of the network each: {place}", highlight=False)
+        images = "1 image" if len(chosen) == 1 else f"{len(chosen)} images"
+        words = f"{images}, {calls} {'call' if calls == 1 else 'calls'} of the network each: {place}"
+        out.print(words, highlight=False, soft_wrap=True)
         if result.summary["outside"]:
             err.print(result.summary["outside"], style="red", highlight=False, soft_wrap=True)
         if result.summary["left_off"]:

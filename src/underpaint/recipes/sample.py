@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,14 @@ from ..sampling.teleport import steps_above, teleport
 from ..sampling.trajectory import initial_noise, sample
 from ..theory.gaussian import Gaussian
 from .shared.request import Request, cases, find_denoiser, load_on, network_calls
+
+_OF_ALL = (
+    "The jump is by the Gaussian of all the data, and a class or a prompt leads away from it: images may become "
+    "others: give --gaussian with statistics of what is asked for, or a plan of `underpaint calibrate` in its place."
+)
+_TOO_LOW = (
+    "Or the jump lands too low, where a Gaussian's samples are no images any more: give --teleport a higher ratio."
+)
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,8 @@ def generate(request: SampleRequest, progress: Progress = silent, batch: int = 6
         solver, level = _calibrated(request, model)
     elif request.teleport is not None:
         skip, gaussian = steps_above(level, request.teleport), _statistics(request, model)
+        if skip and case.condition is not None and request.gaussian is None:
+            warnings.warn(_OF_ALL, stacklevel=2)
     parts = [request.seeds[start : start + batch] for start in range(0, len(request.seeds), batch)]
     advance = progress("sampling", len(parts) * (len(level) - 1 - skip))
     finals, nfe = [], 0
@@ -96,7 +107,7 @@ def generate(request: SampleRequest, progress: Progress = silent, batch: int = 6
     size = size_of(model, rows)
     landed = {"skip": skip, "teleported_to": float(level.ratio[skip])} if skip else {"skip": 0}
     summary = asdict(request) | landed | {"nfe": nfe, "left_off": model.notes.get("left off")}
-    summary["outside"] = None if size.verdict == "holds" else size.means
+    summary["outside"] = None if size.verdict == "holds" else size.means + (f" {_TOO_LOW}" if skip else "")
     return Samples(model.images(rows), request.seeds, summary)
 
 

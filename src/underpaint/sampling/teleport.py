@@ -94,14 +94,17 @@ def steps_above(level: NoiseLevel, ratio: float) -> int:
 def skips_nothing(level: NoiseLevel, ratio: float) -> str:
     """Why a jump to a ratio skips nothing on a grid, and which ratio would skip a step."""
     first = float(level.ratio[0])
-    where = (
-        f"its first level, {first:.4g}, is below that" if first < ratio else f"no other lies above, after {first:.4g}"
-    )
     if len(level) < 3:
         return f"A jump to sigma/alpha = {ratio:.4g} skips nothing: the grid has one step."
+    second = float(level.ratio[1])
+    where = (
+        f"the grid begins below that, at {first:.4g}"
+        if first < ratio
+        else f"the grid goes from {first:.4g} to {second:.4g}, which is below that, in its first step"
+    )
     return (
-        f"A jump to sigma/alpha = {ratio:.4g} skips nothing on this grid, since {where}; its next level is "
-        f"{float(level.ratio[1]):.4g}: ask for that, take more steps, or respend them."
+        f"A jump to sigma/alpha = {ratio:.4g} skips nothing, and all steps are taken: {where}. Jump to {second:.4g} to "
+        "skip one step, or take more steps."
     )
 
 
