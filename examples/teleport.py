@@ -4,7 +4,7 @@ The first steps of sampling are replaced by one step of the Gaussian's exact flo
 the network begins where it lands. Rows: how far the jump goes. As long as it lands high
 enough, the images stay what they are. Further down the Gaussian decides what the
 network should have decided, first for a start that lies between two kinds of object
-(the trousers, which become a pullover), then for more of them.
+(the boot, the last, which becomes a bag), then for more of them.
 """
 
 import matplotlib.pyplot as plt
