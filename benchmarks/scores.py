@@ -33,9 +33,10 @@ from torch import Tensor
 import underpaint as up
 from underpaint.theory.cloud import as_rows
 from underpaint.theory.covariance import Covariance
-from underpaint.theory.local import LocalCloud, Views, patch_views
+from underpaint.theory.local import LocalCloud
 from underpaint.theory.modes import shrinkage
 from underpaint.theory.softmax import SoftmaxMean
+from underpaint.theory.windows import Views, patch_views
 
 SIGMAS = (0.01, 0.1, 0.3, 1.0, 3.0, 80.0)
 

@@ -18,7 +18,8 @@ from underpaint.sampling.trajectory import sample
 from underpaint.theory import local as local_module
 from underpaint.theory.cloud import PointCloud
 from underpaint.theory.gaussian import Gaussian
-from underpaint.theory.local import LocalCloud, Smoothed, _banded, _gathered, mask_views, patch_views
+from underpaint.theory.local import LocalCloud, Smoothed
+from underpaint.theory.windows import Part, Views, banded, cheapest, gathered, mask_views, parted, patch_views
 
 SHAPE = (2, 5, 6)
 TWO = Gaussian.isotropic(torch.zeros(2), 1.0)
@@ -63,17 +64,18 @@ def test_patches_are_weighed_one_by_one(size: int, level: NoiseLevel, equivarian
 
 
 @pytest.mark.parametrize("size", [1, 3, 5, 9])
-def test_bands_weigh_as_gathered_windows_do(size: int, normal, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bands_and_parts_weigh_as_gathered_windows_do(size: int, normal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images wider than high, of two channels, in parts of the data and of the states."""
     points, x, level = images(normal, 9), images(normal, 5, 1), Flow()(0.4)
-    (banded,) = patch_views(SHAPE, size, False)
-    ways = [(_banded, 12), (_gathered, banded.windows.shape[1])]
+    (views,) = patch_views(SHAPE, size, False)
+    ways = [(banded, 12), (gathered, views.windows.shape[1]), (parted, 60)]
     for budget in (700, 1 << 22):
         found = []
         for way in ways:
-            monkeypatch.setattr(local_module, "_cheapest", lambda *_, way=way: way)
-            found.append(LocalCloud(points, lambda _: (banded,), budget=budget)(x, level))
-        assert_close(*found, rtol=1e-10, atol=1e-10)
+            monkeypatch.setattr(local_module, "cheapest", lambda *_, way=way: way)
+            found.append(LocalCloud(points, lambda _: (views,), budget=budget)(x, level))
+        assert_close(found[0], found[1], rtol=1e-10, atol=1e-10)
+        assert_close(found[2], found[1], rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("equivariant", [False, True])
@@ -252,8 +254,24 @@ def test_windows_that_are_alike_go_together() -> None:
     for view in views:
         found = torch.zeros(len(view.centres), 257, dtype=torch.bool).scatter_(1, view.windows, True)[:, :256]
         assert torch.equal(found, seen[view.centres.flatten()])
-    together = [int(seen[view.centres.flatten()].any(0).sum()) for view in views]
-    assert sum(together) / len(together) < 160
+    together = [len(part.common) + len(part.others) for view in views for part in view.parts]
+    assert len(together) == 32
+    assert sum(together) / len(together) < 80
+
+
+def test_parts_of_windows_by_hand() -> None:
+    """What two windows have in common, what one of them sees alone, and none (6) as a coordinate of its own."""
+    part = Part.of(torch.tensor([[0, 2, 3], [2, 5, 6]]))
+    assert part.common.tolist() == [2]
+    assert part.others.tolist() == [0, 3, 5, 6]
+    assert part.seen.tolist() == [[True, True, False, False], [False, False, True, True]]
+
+
+def test_small_windows_are_gathered_and_wide_ones_multiplied_with_their_neighbours() -> None:
+    (squares,) = patch_views((1, 16, 16), 3, False)
+    assert cheapest(Views(squares.centres, squares.windows)) == (gathered, 9)
+    wide = mask_views(torch.ones(40, 40, dtype=torch.bool).tril())
+    assert {cheapest(view)[0] for view in wide} == {parted}
 
 
 def test_windows_of_the_last_level_are_kept(normal) -> None:

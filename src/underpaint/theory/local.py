@@ -15,14 +15,15 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from ..bounds import MOST_STEPS, integer, number, positive
+from ..bounds import integer, number, positive
 from ..noise import NoiseLevel
 from . import modes
 from .cloud import as_rows
 from .denoiser import Denoiser, check_states
 from .gaussian import Gaussian
-from .screening import Screen, alike, patch_means, screened_means
+from .screening import Screen, patch_means, screened_means
 from .softmax import SoftmaxMean
+from .windows import Views, cheapest, check_edge, gathered, mask_views, patch_views
 
 #: The share of all weights that may be left out, in errors asked for: then images of a fifth of the largest entry on
 #: average are certain to be within it.
@@ -61,24 +62,6 @@ class Smoothed:
             step = level.columns(x)[0] * self.width * noise
             total += self.denoiser(x + step, level) + self.denoiser(x - step, level)
         return total / (2 * self.draws)
-
-
-@dataclass(frozen=True, eq=False)
-class Views:
-    """What some outputs look at: L places, each with a window of the state.
-
-    Attributes:
-        centres: coordinates that each place estimates, [L, C].
-        windows: coordinates that it looks at, [L, S]; the number D stands for none.
-        shared: whether a place compares its window with those of all L places in the data, or with its own only.
-        squares: of an image (C, H, W) and half an edge, where the places are its pixels in order, and the windows all
-            entries of the squares about them: then they need not be gathered.
-    """
-
-    centres: Tensor
-    windows: Tensor
-    shared: bool = False
-    squares: tuple[tuple[int, int, int], int] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,20 +193,21 @@ class LocalCloud:
 
     def _stay(self, x: Tensor, scale: float, square: float, views: Views) -> Tensor:
         """Of places that know their own windows only."""
-        (places, size), dimension = views.windows.shape, x.shape[1]
-        weigh, width = _cheapest(views, dimension)
+        (places, size), dimension = views.windows.shape, x.shape[1] + 1
+        weigh, width = cheapest(views)
         batch = max(1, min(len(x), self.budget // (places * width)))
-        chunk = max(1, self.budget // max(batch * places, places * size if weigh is _gathered else places, dimension))
-        if weigh is _banded and x.device.type == "cpu":
+        chunk = max(1, self.budget // max(batch * places, places * size if weigh is gathered else places, dimension))
+        if weigh is not gathered and x.device.type == "cpu":
             chunk = max(1, chunk // 4)  # stays in the cache
         centres, means = views.centres.to(self.points.device), []
+        kept = torch.float64 if self.points.dtype == torch.float64 else torch.float32
         for rows in x.split(batch):
             scaled = scale * rows.double()
             dtype = self._dtype(scaled, square, size)
             logits_of, sums = weigh(scaled.to(dtype), views, square), SoftmaxMean()
             for part in self.points.split(chunk):
                 stored = as_rows(part, dtype)
-                sums.add(logits_of(stored), stored[:, centres].transpose(0, 1))
+                sums.add(logits_of(stored), stored[:, centres].transpose(0, 1).to(kept))
             means.append(sums.mean.transpose(0, 1))
         return torch.cat(means)
 
@@ -274,35 +258,6 @@ class LocalCloud:
         return torch.float32 if error <= self.tolerance else torch.float64
 
 
-def check_edge(size: int) -> None:
-    """Refuse sizes of patches that are not odd, at least 1."""
-    integer(size, "size of a patch", -MOST_STEPS, MOST_STEPS)
-    if size < 1 or size % 2 == 0:
-        raise ValueError(f"A patch about a pixel needs an odd size of at least 1, got {size}.")
-
-
-def patch_views(shape: tuple[int, int, int], size: int, equivariant: bool) -> tuple[Views, ...]:
-    """The views of `LocalCloud.patches`: one for all pixels, or one for each way in which edges cut a patch."""
-    check_edge(size)
-    channels, height, width = shape
-    everything = torch.arange(channels * height * width).unsqueeze(0)
-    if size >= 2 * max(height, width) - 1:
-        return (Views(everything, everything),)
-    half = size // 2
-    row, column = (v.flatten() for v in torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"))
-    steps = torch.cartesian_prod(torch.arange(channels), torch.arange(size) - half, torch.arange(size) - half)
-    channel, down, right = steps.T
-    rows, columns = row.unsqueeze(1) + down, column.unsqueeze(1) + right
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    windows = torch.where(inside, (channel * height + rows) * width + columns, everything.numel())
-    centres = everything.view(channels, -1).T
-    if not equivariant:
-        return (Views(centres, windows, squares=(shape, half)),)
-    _, kind = inside.unique(dim=0, return_inverse=True)
-    alike = [(kind == k).nonzero().squeeze(1) for k in kind.unique()]
-    return tuple(Views(centres[places], windows[places][:, inside[places[0]]], shared=True) for places in alike)
-
-
 def remembered(views: Callable[[NoiseLevel], Sequence[Views]]) -> Callable[[NoiseLevel], Sequence[Views]]:
     """The same views by level; those of the last level are kept."""
     last: dict[tuple[float, float], Sequence[Views]] = {}
@@ -315,106 +270,3 @@ def remembered(views: Callable[[NoiseLevel], Sequence[Views]]) -> Callable[[Nois
         return last[key]
 
     return found
-
-
-def mask_views(seen: Tensor, batch: int = 64) -> tuple[Views, ...]:
-    """Views in which coordinate q looks at those j where seen[q, j]; places with alike windows go together."""
-    coordinates, whole = torch.arange(len(seen), device=seen.device), seen.all(1)
-    views = []
-    if bool(whole.any()):
-        views.append(Views(coordinates[whole].unsqueeze(0), coordinates.unsqueeze(0)))
-    partial = coordinates[~whole]
-    if len(partial):
-        order = alike(_sketched(seen[partial].float()), batch)
-        for places in partial[order].split(batch):
-            index = torch.where(seen[places], coordinates, len(seen)).sort(1).values
-            views.append(Views(places.unsqueeze(1), index[:, : int(seen[places].sum(1).max())]))
-    return tuple(views)
-
-
-def _sketched(rows: Tensor, width: int = 8) -> Tensor:
-    """A few numbers for each of rows [n, D] that are near where rows are: their leading components, about."""
-    start = torch.randn(rows.shape[1], width, generator=torch.Generator().manual_seed(0)).to(rows)
-    for _ in range(2):
-        start = torch.linalg.qr(rows.T @ (rows @ start)).Q
-    return rows @ start
-
-
-#: Log-weights of data rows, of states [B, D], views and (alpha/sigma)^2.
-_Weigh = Callable[[Tensor, Views, float], Callable[[Tensor], Tensor]]
-
-
-def _cheapest(views: Views, dimension: int) -> tuple[_Weigh, int]:
-    """Of three ways to weigh windows the quickest, and how many numbers of a state it holds for each place."""
-    size = views.windows.shape[1]
-    if views.squares is not None:
-        channels, height, width = views.squares[0]
-        if 2 * size > channels * width + height:
-            return _banded, channels * width
-    together = len(_seen_by_any(views.windows, dimension))
-    if 6 * size > together:
-        return _dense, together
-    return _gathered, size
-
-
-def _gathered(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Tensor]:
-    """Log-weights of data rows, for scaled states [B, D], from the windows of both: [L, B, n]."""
-    queries = _picked(scaled, views.windows)
-
-    def logits(stored: Tensor) -> Tensor:
-        patches = _picked(stored, views.windows)
-        return torch.baddbmm(-square / 2 * patches.square().sum(2).unsqueeze(1), queries, patches.mT)
-
-    return logits
-
-
-def _dense(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Tensor]:
-    """The same by one product for all places, with the columns that any of them sees, and zeros where one does not:
-    alike windows are cheaper to multiply with zeros outside them than to gather. [L, B, n]."""
-    windows = views.windows.to(scaled.device)
-    columns = _seen_by_any(windows, scaled.shape[1])
-    seen = scaled.new_zeros(len(windows), scaled.shape[1] + 1).scatter_(1, windows, 1.0)[:, columns]
-    queries = seen.unsqueeze(1) * scaled[:, columns]
-
-    def logits(stored: Tensor) -> Tensor:
-        few = stored[:, columns]
-        return (queries @ few.T).sub_((seen @ few.square().T).unsqueeze(1), alpha=square / 2)
-
-    return logits
-
-
-def _seen_by_any(windows: Tensor, dimension: int) -> Tensor:
-    """Coordinates in any of windows [L, S], of which ``dimension`` is none."""
-    columns = windows.unique()
-    return columns[columns < dimension]
-
-
-def _banded(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Tensor]:
-    """The same for squares about all pixels, [H W, B, n]: sums along rows and then columns are products with banded
-    matrices of ones. The first product weighs each row of the image with the band, the second adds rows up."""
-    assert views.squares is not None
-    (channels, height, width), half = views.squares
-    down, right = (_band(edge, half, scaled) for edge in (height, width))
-    parts = scaled.view(-1, channels, height, width).permute(2, 0, 1, 3)  # row by row
-    queries = (parts.unsqueeze(1) * right[:, None, None, :]).reshape(height, -1, channels * width)
-
-    def logits(stored: Tensor) -> Tensor:
-        images = stored.view(-1, channels, height, width)
-        rows = torch.bmm(queries, images.permute(2, 0, 1, 3).reshape(height, -1, channels * width).mT)
-        squares = (images.square().sum(1) @ right).permute(1, 2, 0).unsqueeze(2)
-        rows.view(height, width, -1, len(images)).sub_(squares, alpha=square / 2)
-        return (down @ rows.flatten(1)).view(height * width, -1, len(images))
-
-    return logits
-
-
-def _band(edge: int, half: int, like: Tensor) -> Tensor:
-    """Ones where two places of ``edge`` are at most ``half`` apart, [edge, edge]."""
-    place = torch.arange(edge, device=like.device)
-    return ((place.unsqueeze(1) - place).abs() <= half).to(like)
-
-
-def _picked(rows: Tensor, index: Tensor) -> Tensor:
-    """Entries [L, n, S] of rows [n, D], index D being 0."""
-    padded = torch.cat([rows, rows.new_zeros(len(rows), 1)], 1)[:, index.to(rows.device)]
-    return padded.transpose(0, 1)

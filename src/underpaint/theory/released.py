@@ -22,7 +22,8 @@ from . import modes
 from .cloud import PointCloud, as_rows
 from .denoiser import Denoiser, check_states
 from .gaussian import Gaussian
-from .local import LocalCloud, Views, mask_views, remembered
+from .local import LocalCloud, remembered
+from .windows import Views, mask_views
 
 #: Below it, the Studio and GoldDiff take a diagonal entry of the Wiener filter for 1.
 _SMALL = 1e-6

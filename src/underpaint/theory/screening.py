@@ -149,16 +149,17 @@ def screened_means(
 
 def alike(coordinates: Tensor, least: int = 64) -> Tensor:
     """An order [Q] of rows [Q, R] in which neighbours are alike: halves of halves, along the coordinate that varies
-    most, down to ``least`` rows."""
-    order = torch.arange(len(coordinates), device=coordinates.device)
-    parts = [order]
-    while parts and len(parts[0]) > least:
-        parts = [half for part in parts for half in _halved(part, coordinates)]
+    most, down to ``least`` rows; all halves but the last are of a multiple of them."""
+    parts = [torch.arange(len(coordinates), device=coordinates.device)]
+    while any(len(part) > least for part in parts):
+        parts = [half for part in parts for half in _halved(part, coordinates, least)]
     return torch.cat(parts)
 
 
-def _halved(part: Tensor, coordinates: Tensor) -> tuple[Tensor, Tensor]:
+def _halved(part: Tensor, coordinates: Tensor, least: int) -> tuple[Tensor, ...]:
+    if len(part) <= least:
+        return (part,)
     rows = coordinates[part]
     by_size = rows[:, rows.var(0).argmax()].argsort()
-    middle = len(part) // 2
+    middle = -(-(len(part) // 2) // least) * least
     return part[by_size[:middle]], part[by_size[middle:]]

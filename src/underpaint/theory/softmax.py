@@ -23,12 +23,16 @@ class SoftmaxMean:
 
     def add(self, logits: Tensor, values: Tensor, others: Tensor | None = None) -> None:
         """Take in logits [..., B, n], which are overwritten, the values [..., n, W] that they weigh, and one more
-        number for each, ``others`` [n]."""
+        number for each, ``others`` [n]. Weights are of the values' dtype: once the largest logit is taken away, float32
+        holds them."""
         peak = torch.clamp(logits.detach().amax(-1, keepdim=True), min=self.top)
         shrink = torch.exp(self.top - peak)
-        weights = logits.sub_(peak).exp_()
+        weights = logits.sub_(peak).to(values.dtype).exp_()
         self._mass = self._mass * shrink + weights.sum(-1, keepdim=True)
-        self._total = self._total * shrink + weights @ values
+        # one column is quicker as a sum of products than as a product of matrices
+        single = weights.ndim > 2 and values.shape[-1] == 1
+        total = (weights * values.mT).sum(-1, keepdim=True) if single else weights @ values
+        self._total = self._total * shrink + total
         if others is not None:
             self._others = self._others * shrink.squeeze(-1) + weights @ others
         self.top = peak
