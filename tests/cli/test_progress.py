@@ -52,6 +52,15 @@ def test_a_stretch_that_hangs_is_told_of_too_and_a_short_one_is_not() -> None:
     assert [line.partition(" in ")[0] for line in said] == ["hangs: 0 of 3"] * 3
 
 
+def test_a_stretch_of_nothing_is_not_told_of() -> None:
+    said, clock = list[str](), Clock()
+    lines = Lines(said.append, clock)
+    lines.announce("map", 0)
+    clock.now += EVERY
+    lines.look()
+    assert said == []
+
+
 def test_a_stretch_that_is_over_between_two_looks_is_told_of() -> None:
     said, clock = list[str](), Clock()
     advance = Lines(said.append, clock).announce("over", 1)

@@ -112,8 +112,9 @@ class Lines:
                 if stretch.done >= stretch.total:
                     self._end(stretch)
 
-        with self._lock:
-            self._stretches.append(stretch)
+        if total > 0:  # nothing to do is nothing to tell
+            with self._lock:
+                self._stretches.append(stretch)
         return advance
 
     def look(self) -> None:

@@ -39,7 +39,7 @@ def way(result: Retrieval) -> Figure:
     part, ratio = result.way, result.level.ratio
     figure, axes = new_figure(10.5, 3.2, 3)
     band(axes[0], ratio, part.distance, COLOURS["network"])
-    axes[0].set(title="distance to the nearest image, a number", ylim=(0, None))
+    axes[0].set(title="distance to the nearest image, per number", ylim=(0, None))
     band(axes[1], ratio, part.rank, COLOURS["exact"])
     axes[1].set(title="rank of the image that is nearest in the end", yscale="log")
     axes[1].invert_yaxis()

@@ -98,7 +98,8 @@ def calibrate_model(
     if budget is not None:
         spending = spend(_affordable(budget, denoise, sampler), how["calls"])
         request, how = replace(request, seeds=tuple(range(spending.seeds))), how | spending.options()
-        _tell(tell, f"{spending}; {spending.most(len(_RIVALS)):,} at most.")
+        more = f"up to {spending.most(len(_RIVALS)):,} if plans gain little and every plain solver is tried, too"
+        _tell(tell, f"{spending}; {more}.")
     check_options(request.seeds, **how)
     _tell(tell, _memory(gaussian, request, how, parts is not None))
     if say is not None and origin != "data":
