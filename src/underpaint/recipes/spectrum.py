@@ -144,7 +144,7 @@ def _scheduler_class(name: str) -> Any:
         found = getattr(diffusers, full, None) if full.isidentifier() else None
         if isinstance(found, type):
             return found
-    raise ValueError(f"diffusers has no scheduler {shown(name)}; such are DDIM, DPMSolverMultistep, EulerDiscrete.")
+    raise ValueError(f"diffusers has no scheduler {shown(name)}; give a name such as DDIM, or EulerDiscreteScheduler.")
 
 
 def _config_file(path: Path) -> Path:
