@@ -3,7 +3,7 @@
 How close do few calls of the network come to its own fine solution, the same flow in
 100 steps? Each solver runs from the same six seeds, at the best of three level grids,
 since the grid matters at least as much as the solver. The Gaussian exponential
-integrator is shown with order 3 and corrector: from 9 calls on it is nearest, at 5 it
+integrator is shown with order 3 and corrector: at 17 calls it is nearest, at 5 and 9 it
 is not. (Heun, at 5, is beyond the frame.) Six seeds make no ranking: `underpaint bench`
 compares every solver, order and grid, on other seeds than those on which it chooses.
 """
