@@ -11,13 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from PIL import Image
 from typer.testing import CliRunner
 
 from underpaint import __version__
 from underpaint.cli import app, main, parse_seeds
+from underpaint.noise import EDM
 from underpaint.recipes.sample import SampleRequest, generate
+from underpaint.sampling.fitted import LOOK_BACK, TERMS, Calibration, Plan
 
 runner = CliRunner()
 
@@ -70,6 +73,19 @@ def test_the_model_is_an_argument_or_an_option(
     assert "Name the model, such as fashion-mnist" in capsys.readouterr().err
     assert run(monkeypatch, command, "fashion-mnist", "--model", "emoji-scenes") == 2
     assert "Name one model, not both 'fashion-mnist' and --model 'emoji-scenes'" in capsys.readouterr().err
+
+
+def test_calibrate_says_which_plans_are_plain_solvers_and_what_may_help(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    level = EDM().grid(5)
+    plans = (Plan(EDM().grid(3), solver="euler"), Plan(level, torch.zeros(len(level) - 2, LOOK_BACK, TERMS)))
+    found = Calibration(plans, {"reference_error": 0.01, "fine": 60, "seeds": [0]})
+    monkeypatch.setattr("underpaint.recipes.calibrate.calibrate_model", lambda *_, **__: found)
+    done = runner.invoke(app, ["calibrate", "fashion-mnist", "--out", str(tmp_path / "plans.json")])
+    assert done.exit_code == 0, done.output
+    assert "For 3 calls the plan is a plain solver" in done.stdout
+    assert "a larger --budget" in done.stdout
 
 
 def test_seeds():

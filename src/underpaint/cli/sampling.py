@@ -189,6 +189,11 @@ def calibrate(
     elif not quiet:
         for plan in found.plans:
             out.print(f"  {plan}", highlight=False, soft_wrap=True)
+        if plain := [str(plan.calls) for plan in found.plans if plan.coefficients is None]:
+            words = (
+                f"For {', '.join(plain)} calls the plan is a plain solver, since what was fitted is not surely nearer; "
+            )
+            out.print(f"{words}a larger --budget or more --seeds may help.", highlight=False, soft_wrap=True)
         off = found.about["reference_error"]
         words = f"The fine solution has {found.about['fine']} steps, and is about {off:.2g} from that of ever more."
         out.print(words, highlight=False, soft_wrap=True)
