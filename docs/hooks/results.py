@@ -238,6 +238,7 @@ def compare_command(setup: dict[str, Any]) -> str:
     """The command that makes a stored comparison again."""
     words = ["underpaint", "compare", "--model", setup["model"], "--images", str(setup["images"])]
     words += ["--seeds", _seeds(setup["seeds"]), "--local", str(setup["local"]), "--released", str(setup["released"])]
+    words += ["--shared", str(setup["shared"])] if setup.get("shared") else []
     label = re.fullmatch(r"class (\d+)", setup["condition"])
     return shlex.join([*words, *(["--class", label[1]] if label else [])])
 

@@ -20,7 +20,7 @@ from underpaint.figures.comparison import write_comparison
 from underpaint.noise import DDPM, EDM, NoiseLevel
 from underpaint.recipes.compare import comparison as recipe
 from underpaint.recipes.compare.comparison import Comparison, Settings, compare, nearest_levels, tables
-from underpaint.recipes.compare.families import States, Sweep, Sweeps, known_rows
+from underpaint.recipes.compare.families import States, Sweep, Sweeps, controls, known_rows, local_families, shared_rows
 from underpaint.recipes.shared.model_and_data import ModelAndData, hold_out, with_labels
 from underpaint.recipes.shared.results import table
 from underpaint.theory.cloud import PointCloud
@@ -152,6 +152,16 @@ def test_mixtures_of_more_components_are_fitted_by_k_means(run: Compare) -> None
     found = run(subject({None: PointCloud(rows)}), Sweeps((), (1, 2, 500), rank=36, local=0)).sweeps["components"]
     assert found.values == (1, 2), "500 components of 400 rows are left out"
     assert float((found.by_value[1] - found.by_value[0]).max()) > 0.02
+
+
+def test_shared_patches_know_as_many_images_as_are_asked_for() -> None:
+    """And a control row says what their number does; their images are within a thousandth of those of all patches."""
+    what, rows = subject(), known_rows(subject(), 100)
+    assert [len(shared_rows(rows, count)) for count in (0, 7, 100)] == [2, 7, 100]
+    assert "exact, of 7" in controls(what, replace(SMALL, shared=7))
+    made = local_families(what, replace(SMALL, shared=7))["shared patches"].make(3, 1.0)
+    assert isinstance(made, LocalCloud)
+    assert (len(made.points), made.error) == (7, 1e-3)
 
 
 def test_shares_by_sample_average_to_the_explained_variance(normal) -> None:

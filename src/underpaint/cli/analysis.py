@@ -209,6 +209,10 @@ def compare(
     released: Annotated[
         int, typer.Option("--released", help="Images that released denoisers know; 0 is as many as local ones.")
     ] = 0,
+    shared: Annotated[
+        int,
+        typer.Option("--shared", help="Local images whose patches all places share; 0 is one in 50, and at most 20."),
+    ] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     folder: FolderOption = Path("comparison"),
@@ -231,7 +235,7 @@ def compare(
     from ..recipes.shared.model_and_data import Sources
 
     sources = Sources(model, data, split, column, labelled, gaussian, device, dtype)
-    sweeps = Sweeps(local=local, released=released)
+    sweeps = Sweeps(local=local, released=released, shared=shared)
     settings = Settings(sources, label, images, chosen, steps, solver, sweeps=sweeps)
     with progress_bars(quiet) as progress:
         result = compute(settings, progress)

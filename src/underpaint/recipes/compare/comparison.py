@@ -306,6 +306,7 @@ def describe(settings: Settings, subject: ModelAndData, seconds: float) -> dict[
         "seeds": list(settings.seeds),
         "local": settings.sweeps.local,
         "released": settings.sweeps.released or settings.sweeps.local,
+        "shared": settings.sweeps.shared,
         "judged_on": subject.held.source if subject.held else "",
         "tuned_on": {"seeds": list(settings.tuning), "images": "half as many as are shown, others of those held out"},
         "seconds": round(seconds, 1),

@@ -24,9 +24,9 @@ from ...theory.released import FreshlySmoothed, GoldDiff, NearestPoints, PCALoca
 from ..shared.model_and_data import ModelAndData, k_means_mixture
 from ..shared.results import quantity
 
-#: A denoiser that shares patches knows one of so many data points, at most so many, and patches of at most this edge:
-#: its cost is that of all pairs of places.
-_SHARED, _MOST_SHARED, _WIDEST_SHARED = 50, 20, 7
+#: Unless told, a denoiser that shares patches knows one of so many data points, at most so many; and patches of at most
+#: this edge: its cost is that of all pairs of places. Its images are certain to this error, relative to their lengths.
+_SHARED, _MOST_SHARED, _WIDEST_SHARED, _ERROR = 50, 20, 7, 1e-3
 #: Temperatures that the exact score is tried at, besides those of all families.
 _HOT = (4.0, 8.0)
 
@@ -39,13 +39,14 @@ class Sweeps:
         ranks: of the Gaussian; the full one is added.
         components: of the mixture, by k-means.
         rank: of the mixture's components, at most.
-        local: data points that smoothed, local and released denoisers know; those that share patches know one in
-            fifty, and at most twenty. 0 leaves all of these out.
+        local: data points that smoothed, local and released denoisers know; 0 leaves all of these out.
         released: data points that released denoisers know; 0 for as many as local ones.
         sizes: edges of patches, odd.
         widths: of the smoothing, as shares of the median distance between nearest data points.
         thresholds: of the Wiener filter, whose windows are wide where they are small.
         temperatures: of the softmax over points, for each value of a family that has one.
+        shared: data points, of the local ones, that denoisers know which share patches between places; 0 for one in
+            fifty, and at most twenty.
     """
 
     ranks: tuple[int, ...] = (0, 1, 4, 16, 64, 256)
@@ -57,12 +58,14 @@ class Sweeps:
     thresholds: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2)
     temperatures: tuple[float, ...] = (1.0, 2.0)
     released: int = 0
+    shared: int = 0
 
     def __post_init__(self) -> None:
         if 0 < self.local < 100 or self.local < 0:
             raise ValueError(f"Local denoisers need at least 100 data points (0: leave them out), got {self.local}.")
         integer(self.local, "number of images that local denoisers know", 0, MOST_ITEMS)
         integer(self.released, "number of images that released denoisers know", 0, MOST_ITEMS)
+        integer(self.shared, "number of images that denoisers with shared patches know", 0, MOST_ITEMS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,7 +195,7 @@ def controls(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Denoiser]:
     if not sweeps.local:
         return {}
     known, theirs = known_rows(subject, sweeps.local), known_rows(subject, sweeps.released or sweeps.local)
-    return {f"exact, of {len(rows):,}": PointCloud(rows) for rows in (theirs, known, shared_rows(known))}
+    return {f"exact, of {len(rows):,}": PointCloud(rows) for rows in (theirs, known, shared_rows(known, sweeps.shared))}
 
 
 def released(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Denoiser]:
@@ -221,9 +224,9 @@ def known_rows(subject: ModelAndData, count: int) -> Tensor:
     return subject.rows[torch.randperm(len(subject.rows), generator=torch.Generator().manual_seed(1))[:count]]
 
 
-def shared_rows(known: Tensor) -> Tensor:
+def shared_rows(known: Tensor, count: int = 0) -> Tensor:
     """Of these, those that denoisers know which share patches between places."""
-    return known[: min(_MOST_SHARED, max(1, len(known) // _SHARED))]
+    return known[: count or min(_MOST_SHARED, max(1, len(known) // _SHARED))]
 
 
 def gaussian_families(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Family]:
@@ -246,14 +249,15 @@ def gaussian_families(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Family
 def local_families(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Family]:
     """Denoisers that know the data and, but for the first, do not repeat them."""
     known, shape, heat = known_rows(subject, sweeps.local), picture_shape(subject.model.shape), sweeps.temperatures
-    few, cloud, gaussian = shared_rows(known), PointCloud(known), subject.gaussian
+    few, cloud, gaussian = shared_rows(known, sweeps.shared), PointCloud(known), subject.gaussian
     some = torch.arange(min(200, len(known)))
     spacing = float(other_nearest(known, some, apart=copy_distance(known)).median())
     sizes = [size for size in sweeps.sizes if size < 2 * max(shape[1:]) - 1]
     edge = "edge of the patches"
 
     def patches(rows: Tensor, shared: bool) -> Callable[[int, float], Denoiser]:
-        return lambda size, temperature: LocalCloud.patches(rows, shape, size, shared, temperature)
+        error = _ERROR if shared else None
+        return lambda size, temperature: LocalCloud.patches(rows, shape, size, shared, temperature, error)
 
     every = {
         "tempered": Family(
