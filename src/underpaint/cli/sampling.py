@@ -198,5 +198,6 @@ def calibrate(
         words = f"The fine solution has {found.about['fine']} steps, and is about {off:.2g} from that of ever more."
         out.print(words, highlight=False, soft_wrap=True)
         if origin == "data":
-            out.print("These distances are those of a mixture of the data; `underpaint bench` measures the network's.")
+            words = "These distances are those of a mixture of the data; `underpaint bench` measures the network's."
+            out.print(words, highlight=False, soft_wrap=True)
         out.print(f"Plans: {place}", highlight=False, soft_wrap=True)

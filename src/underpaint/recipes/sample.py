@@ -28,8 +28,8 @@ from ..theory.gaussian import Gaussian
 from .shared.request import Request, cases, find_denoiser, load_on, network_calls
 
 _OF_ALL = (
-    "The jump is by the Gaussian of all the data, and a class or a prompt leads away from it: images may become "
-    "others: give --gaussian with statistics of what is asked for, or a plan of `underpaint calibrate` in its place."
+    "The jump is by the Gaussian of all the data, and a class or a prompt leads away from it, so images may become "
+    "others. Give --gaussian with statistics of what is asked for, or a plan of `underpaint calibrate` in its place."
 )
 _TOO_LOW = (
     "Or the jump lands too low, where a Gaussian's samples are no images any more: give --teleport a higher ratio."
