@@ -56,7 +56,7 @@ own levels, for the choice of levels often matters more than the solver."""
 
 _PERTURB = """Does a push on the way matter? The state is nudged along one direction, at several times and by several
 lengths, and sampled on. An early nudge can become another picture, a late one is merely added, one along noise dies
-out; a prompt with guidance resists. **Try:** "random" for the direction, or guidance 1; click a
+out; a prompt with guidance resists. **Try:** "random" for the direction, or a class with guidance 4; click a
 picture to compare it."""
 
 _MAP = """The pictures around one sample. A state on its way, or the finished sample, is moved along two directions.
