@@ -3,7 +3,7 @@
 ``<!-- claims -->`` stands for the paper's claims, and ``<!-- teleport -->`` for Fréchet distances, from a MODEL.json
 for each model: what the book shows of the results of `underpaint report`. ``<!-- peers -->`` stands for solvers
 compared, from a bench-MODEL.md for each model, a bench-MODEL-frechet.md where Fréchet distances were measured too, and
-a bench-MODEL-from-data.md of plans that were made without the network: the table of `underpaint bench` under its
+a bench-MODEL-from-data.md of plans that were made without the network (-from-both.md: with few seeds of it): the table of `underpaint bench` under its
 command. ``<!-- compared -->`` stands for analytic denoisers compared, from a compare-MODEL.md for each model. What
 stands between such a mark and the next ``<!-- /claims -->`` (or other name) is for readers of the repository's page, to
 whom it says where the tables are; those of the claims are written into claims.md. All are stored by
@@ -95,7 +95,8 @@ def store(path: Path) -> Path:
         heading, _, rest = table.partition("\n")
         made = (results["setup"]["calibration"] or {}).get("from")
         kind = f"-from-{made['origin']}" if made else "-frechet" if results["setup"]["samples"] else ""
-        heading = heading.replace("Few calls", f"Few calls with plans from {made['origin']}") if made else heading
+        source = made and {"data": "data alone", "both": "data and a few seeds"}[made["origin"]]
+        heading = heading.replace("Few calls", f"Few calls with plans from {source}") if made else heading
         place = STORED / f"bench-{name}{kind}.md"
         commands = "\n".join(map(in_lines, bench_commands(results["setup"])))
         text = f"{heading}\n\n```bash\n{commands}\n```\n{rest}"
