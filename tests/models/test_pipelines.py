@@ -4,6 +4,7 @@ stepped by hand from where the jump lands."""
 from __future__ import annotations
 
 import inspect
+import warnings
 from typing import Any
 
 import diffusers
@@ -27,7 +28,7 @@ from underpaint.sampling.teleport import steps_above, teleport
 from underpaint.theory.gaussian import Gaussian
 
 logging.set_verbosity_error()
-pytestmark = pytest.mark.filterwarnings("ignore:__array")
+pytestmark = pytest.mark.filterwarnings("ignore:__array", "ignore:The networks of this pipeline are shown")
 SKIP = 2
 
 
@@ -203,6 +204,17 @@ def test_a_ratio_lands_at_the_last_level_not_below_it(name: str, ratio: float) -
     assert (steps == 0) == (ratio == 100.0)
     found = run(teleport_pipeline(pipe, gaussian, ratio), "sd").images
     assert np.array_equal(found, run(teleport_pipeline(pipe, gaussian, steps), "sd").images)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_a_call_says_what_it_saved_and_warns_under_guidance(guidance: float) -> None:
+    quick = teleport_pipeline(pipeline("sd", "EulerDiscrete"), statistics("sd"), SKIP)
+    assert quick.steps_saved is None
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run(quick, "sd", guidance_scale=guidance)
+    assert quick.steps_saved == SKIP
+    assert any("as guidance does it" in str(warning.message) for warning in told) == (guidance > 1)
 
 
 def test_no_skip_changes_no_bit() -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -32,6 +33,12 @@ from .record import BEGIN
 
 #: What a scheduler may keep one of for each call of the network, and of levels one more.
 _PER_CALL = ("timesteps", "sigmas", "sigmas_interpol", "sigmas_up", "sigmas_down", "order_list")
+#: What a call says whose networks see each state more than once.
+GUIDED = (
+    "The networks of this pipeline are shown each state several times a step, as guidance does it. A jump by the "
+    "Gaussian of all data is then further off than a grid of fewer steps; take statistics of what the prompt asks for, "
+    "turn guidance off, or use a calibrated plan."
+)
 #: Steps of the grid on which "auto" looks.
 _STEPS = 24
 
@@ -57,6 +64,9 @@ def teleport_pipeline(
     cannot be found in what the networks are given, a call makes one step more than that, for its landing.
 
     ``teleported.skip_choice`` is what ``"auto"`` chose, with its predicted and, if asked for, its measured error.
+    ``teleported.steps_saved`` says, after a call, how many steps of the scheduler's grid it did not make. Where the
+    networks are shown each state several times a step, as guidance does it, a call warns: a prompt leads away from the
+    Gaussian of all data, and the jump may then cost more than it saves.
 
     Args:
         gaussian: of the states at sigma = 0 as the pipeline carries them, flattened: pixels in [-1, 1], scaled latents,
@@ -105,7 +115,7 @@ def teleport_pipeline(
     teleported = copy.copy(pipe)
     teleported.scheduler = scheduler
     teleported.__class__ = _teleported(type(pipe), jump)
-    teleported.skip_choice = choice
+    teleported.skip_choice, teleported.steps_saved = choice, None
     return teleported
 
 
@@ -145,6 +155,8 @@ class _Jump:
         scale: the scheduler's init_noise_sigma before its grid was cut.
         shown: the states that networks were shown since, as they were before they jumped.
         calls: of networks while the jump was pending.
+        saved: steps that this run does not make.
+        guided: whether the networks were shown each state more than once.
     """
 
     here: NoiseLevel
@@ -152,10 +164,10 @@ class _Jump:
 
     def __init__(self, scheduler: Any, gaussian: Gaussian, skip: float) -> None:
         self.scheduler, self.gaussian, self.skip = scheduler, gaussian, skip
-        self.pending = self.running = self.late = False
+        self.pending = self.running = self.late = self.guided = False
         self.scale: float | None = None
         self.shown: list[Tensor] = []
-        self.calls = 0
+        self.calls = self.saved = 0
 
     def aim(self) -> None:
         """The scheduler has laid its grid: cut off the steps to skip."""
@@ -166,7 +178,7 @@ class _Jump:
         if skip >= len(starts):
             raise ValueError(f"skip must leave one of the {len(starts)} steps of this call to the network, got {skip}.")
         self.here, self.there = levels[0], levels[starts[skip]]
-        self.pending, self.calls = skip > 0, 0
+        self.pending, self.calls, self.saved = skip > 0, 0, max(skip - self.late, 0)
         self.shown.clear()
         if self.pending:
             layout = getattr(self.scheduler, "layout", self.scheduler)
@@ -229,6 +241,7 @@ class _Jump:
         self._check_noise(rows)
         if not self.late and not (self.shown and all(_same(shown, rows) for shown in self.shown)):
             raise _NotShown
+        self.guided = sum(map(len, self.shown)) > len(rows)
 
     def _check_noise(self, rows: Tensor) -> None:
         """Rows of unit noise times a scale have that mean square, but for a share sqrt(2/D)."""
@@ -345,9 +358,13 @@ def _teleported(own: type, jump: _Jump) -> type:
             raise ValueError("The scheduler of a teleported pipeline was changed; change it before teleport_pipeline.")
         jump.running = True
         try:
-            return _call(plain, self, jump, args, kwargs)
+            result = _call(plain, self, jump, args, kwargs)
         finally:
             jump.running = jump.pending = False
+        self.steps_saved = jump.saved
+        if jump.guided:
+            warnings.warn(GUIDED, stacklevel=2)
+        return result
 
     return disguised(plain, {"__call__": call})
 
