@@ -5,8 +5,9 @@ for each model: what the book shows of the results of `underpaint report`. ``<!-
 compared, from a bench-MODEL.md for each model, a bench-MODEL-frechet.md where Fréchet distances were measured too, and
 a bench-MODEL-from-data.md of plans that were made without the network (-from-both.md: with few seeds of it): the table
 of `underpaint bench` under its command. ``<!-- compared -->`` stands for analytic denoisers compared, from a
-compare-MODEL.md for each model. What stands between such a mark and the next ``<!-- /claims -->`` (or other name) is for
-readers of the repository's page, to whom it says where the tables are; those of the claims are written into claims.md. All are stored by
+compare-MODEL.md for each model. What stands between such a mark and the next ``<!-- /claims -->`` (or other name) is
+for readers of the repository's page, to whom it says where the tables are; those of the claims are written into
+claims.md. All are stored by
 
     python docs/hooks/results.py report/results.json bench/results.json comparison/results.json
 """
