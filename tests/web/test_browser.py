@@ -175,6 +175,10 @@ def test_the_tour_leads_on_by_keys_alone(visitor: Visitor):
         page.wait_for_selector(f"#{key}-files a", timeout=WAIT)
         assert page.locator(f"#{key}-view").is_visible()
         assert page.locator(f"#{key}-view .answer.old").count() == 0
+        page.wait_for_function(f"document.querySelector('#{key}-view').getBoundingClientRect().top < innerHeight / 2")
+        words = page.locator("#tour-words").bounding_box()
+        assert words is not None
+        assert 0 <= words["y"] < page.locator(f"#{key}-view").bounding_box()["y"]
     setup = visitor.numbers("teleport")["setup"]
     assert (setup["condition"], setup["guidance"]) == (9, 8)
     page.locator("#tour button").first.press("Enter")

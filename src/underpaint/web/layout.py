@@ -109,6 +109,8 @@ def _connect(page: Page, blocks: gr.Blocks) -> None:
         answers = page.answers[stage.tab]
         ready = button.click(page.touring(number), None, toured, show_progress="hidden", **work)
         event = ready.success(page.running(stage.tab), page.inputs, answers, show_progress_on=answers[0], **work)
+        for told in (ready, event):  # before there is an answer the page may be too short
+            told.success(None, js=_SHOW.replace("VIEW", f"{stage.tab.lower()}-view"), queue=False, **private)
         runs[stage.tab].append(event)
     page.onward.click(None, js=_ONWARD, queue=False, **private)
     for tab, (_, stop) in page.buttons.items():
@@ -141,6 +143,19 @@ def _connect(page: Page, blocks: gr.Blocks) -> None:
 _ONWARD = """() => {
     const next = document.querySelector("#tour-words [data-next]").dataset.next;
     document.getElementById(`tour-${next}`).click();
+    return [];
+}"""
+
+#: Bring the answer of the tab that a step of the tour opened to just below the words of the tour, which stay in sight.
+#: Where gradio's container hides what overflows it, nothing in it is sticky.
+_SHOW = """() => {
+    document.querySelector(".gradio-container").style.setProperty("overflow", "clip", "important");
+    setTimeout(() => {
+        const answer = document.getElementById("VIEW");
+        const box = document.getElementById("tour");
+        const kept = getComputedStyle(box).position === "sticky" ? box.offsetHeight + 12 : 0;
+        if (answer) window.scrollTo({ top: answer.getBoundingClientRect().top + scrollY - kept, behavior: "smooth" });
+    }, 300);
     return [];
 }"""
 
