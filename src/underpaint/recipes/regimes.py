@@ -53,7 +53,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_several_seeds(self.seeds, "Regimes")
-        number(self.nudge, "nudge of clones, as a share of the noise,", 0)
+        number(self.nudge, "nudge of clones, as a share of the noise,", 0, 100)
         integer(self.steps, "number of steps", 3, MOST_STEPS)
         integer(self.levels, "number of levels to clone at", 2, 1000)
         integer(self.images, "number of held-out images", 2, MOST_ITEMS)
