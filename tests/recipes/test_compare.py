@@ -317,7 +317,7 @@ def test_everything_is_written(whole: Comparison, run: Compare, tmp_path: Path) 
         (lambda: Settings(ratios=()), "needs 2 steps and a level, got 40 and 0"),
         (lambda: Settings(ratios=(1.0, 0.0)), "sigma/alpha of a comparison must be above 0"),
         (lambda: Settings(solver="x"), "Unknown solver"),
-        (lambda: Sweeps(local=20), r"at least 100 data points \(0: leave them out\), got 20"),
+        (lambda: Sweeps(local=20), r"at least 100 data points, got local = 20; 0 leaves them out"),
     ],
 )
 def test_settings_are_checked(make: Callable[[], object], message: str) -> None:

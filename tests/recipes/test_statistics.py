@@ -348,7 +348,9 @@ def test_few_items_are_planned_by_their_number() -> None:
         source = Source("x", (3, 64, 64), count, lambda start, stop: Chunk(torch.empty(0)), "", "")
         return plan_statistics(source, Settings(**settings))  # type: ignore[arg-type]
 
-    assert plan(3).words.startswith("rank-2 covariance of 12,288 dimensions, all that 3 items have; at most 0.0 GB")
+    assert plan(3).words.startswith(
+        "rank-2 covariance of 12,288 dimensions, all that 3 items have; at most 4 MB of 8 GB"
+    )
     assert plan(5000).words.startswith(
         "rank-4999 covariance of 12,288 dimensions, all that 5,000 items have; at most 5.3"
     )
@@ -470,7 +472,7 @@ def test_what_cannot_be_planned_is_refused() -> None:
     flat, images = source_of(rows_like(9), shape=(D,)), source_of(rows_like(9))
     for source, settings, words in (
         (flat, {"kind": "stationary"}, r"needs images or latents \(C, H, W\); rows has \(24,\)"),
-        (images, {"memory": 1e3}, "1e-06 GB are not enough: a stationary covariance needs 0.0 GB"),
+        (images, {"memory": 1e3}, "1e-06 GB are not enough: a stationary covariance needs 1 MB"),
         (images, {"kind": "dense"}, "Unknown kind of covariance 'dense'; choose from auto, full"),
         (images, {"rank": 0}, "must be at least 1"),
         (images, {"kind": "low-rank", "rank": 25}, "between 1 and the dimension 24, got 25"),

@@ -98,7 +98,7 @@ def calibrate(
     budgets = [most_calls(n, math.ceil(effort * share)) + checks(n) + most * n for n, share in shares.items()]
     if prior is not None:
         budgets = [FewSeeds.most_calls(count, effort) for count in wanted]
-    whole = Whole(progress, "calls of the denoiser at most", 3 * steps + sum(budgets))
+    whole = Whole(progress, "calls of the denoiser, or fewer", 3 * steps + sum(budgets))
     told = _telling(denoise, whole.advance)
     solve = partial(solve_finely, told, gaussian, schedule, seeds, steps, room=room_of(keep))
     solution = keep(f"fine solution of {steps}", solve)

@@ -62,7 +62,7 @@ def _densities(axes: Axes, shares: list[float], result: Morph, density: Tensor) 
     axes.set(
         title=f"log density at σ/α = {float(result.noised.ratio):.2g}, less that of the ends",
         xlabel="share of the path",
-        ylabel="nats a number of the state",
+        ylabel="natural logarithm, per number of the state",
     )
 
 

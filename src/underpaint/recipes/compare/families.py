@@ -62,7 +62,9 @@ class Sweeps:
 
     def __post_init__(self) -> None:
         if 0 < self.local < 100 or self.local < 0:
-            raise ValueError(f"Local denoisers need at least 100 data points (0: leave them out), got {self.local}.")
+            raise ValueError(
+                f"Local denoisers need at least 100 data points, got local = {self.local}; 0 leaves them out."
+            )
         integer(self.local, "number of images that local denoisers know", 0, MOST_ITEMS)
         integer(self.released, "number of images that released denoisers know", 0, MOST_ITEMS)
         integer(self.shared, "number of images that denoisers with shared patches know", 0, MOST_ITEMS)

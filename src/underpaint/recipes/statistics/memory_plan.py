@@ -102,7 +102,8 @@ def plan_statistics(source: Source, settings: Settings | None = None) -> Statist
     options = _options(source, settings)
 
     def cost(sketch: Sketch, classes: int = 1) -> str:
-        return f"{_memory(sketch, classes, source, chunk) / 1e9:.1f} GB"
+        needed = _memory(sketch, classes, source, chunk)
+        return f"{needed / 1e9:.1f} GB" if needed >= 1e8 else f"{math.ceil(needed / 1e6)} MB"
 
     sketch = next((option for option in options if _memory(option, 1, source, chunk) <= settings.memory), None)
     if sketch is None:
