@@ -173,8 +173,8 @@ def few_calls(known: up.Model, gaussian: up.Gaussian) -> None:
 
 def claims(known: up.Model) -> None:
     """The paper's claims: each with its verdict, the number, and the bound."""
-    sources = Sources(known, samples=64)
-    for claim in report(Settings(sources, seeds=tuple(range(8)), steps=20)).claims:
+    sources = Sources(known, samples=32)
+    for claim in report(Settings(sources, seeds=tuple(range(8)), steps=12)).claims:
         print(f"{claim.verdict}: {claim.statement} ({claim.value:.3g}; {claim.bound})")
 
 
