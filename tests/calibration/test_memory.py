@@ -28,6 +28,10 @@ class Held(Peak):
             super()._watch(tensor)
 
 
+def test_a_step_of_the_fine_solution_is_a_state_and_an_image_of_each_seed() -> None:
+    assert Memory.of(4, seeds=3, held_out=2, coordinates=100).each_step == 2 * 3 * 100 * 4
+
+
 @pytest.mark.slow
 def test_a_fit_keeps_within_the_memory_that_is_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the fine solution in files; what does not grow with the size of the data is made small with it."""

@@ -231,6 +231,12 @@ def test_where_a_network_leaves_the_exact_score_is_where_it_does(run) -> None:
     assert float(run().departure.explained["Gaussian"].mean.min()) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("size", [-0.1, 101.0, 1e34, float("nan")])
+def test_a_nudge_is_a_share_of_the_noise(size: float) -> None:
+    with pytest.raises(ValueError, match="nudge of clones, as a share of the noise, must be a number from 0 to 100"):
+        Settings(nudge=size)
+
+
 def test_a_small_nudge_decides_less_than_a_stochastic_completion(run) -> None:
     rows, labels = data()
     drawn, moved = (run(Mixture.fit(rows, labels), nudge=size).speciation for size in (0.0, 0.02))

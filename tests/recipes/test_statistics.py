@@ -327,6 +327,7 @@ def test_bad_items_are_counted_or_with_strict_the_end(tmp_path: Path) -> None:
     ("shape", "classes", "memory", "words"),
     [
         ((3, 32, 32), 0, "8GB", "full covariance of 3,072 dimensions; at most 1.2 GB of 8 GB"),
+        ((1, 16, 16), 0, "8GB", "256 dimensions; at most 73 MB of 8 GB"),
         ((3, 32, 32), 10, "8GB", "full covariance of 3,072 dimensions, also of 10 classes; at most 3.2 GB"),
         ((3, 32, 32), 10, "2GB", "full covariance of 3,072 dimensions, without its 10 classes (3.2 GB)"),
         ((3, 64, 64), 0, "8GB", "rank-1024 covariance of 12,288 dimensions (full needs 12.5 GB); at most 2.4 GB"),
