@@ -8,6 +8,9 @@ so that one network serves unconditional and guided sampling; half of all images
 that of Karras et al. 2022; levels and weights are those of `objective`. The result, here
 ``runs/cifar10/cifar10.safetensors``, is what `underpaint convert` makes of NVIDIA's own checkpoints, and is loaded in
 the same way.
+
+``--start`` goes on from such a result. ``--pool 2`` trains on pictures of half the size, four times as many a second: a
+network learns from them what things look like, and a run that starts from its result adds the details.
 """
 
 from __future__ import annotations
@@ -24,9 +27,10 @@ from loop import Loss, add_options, mixed_precision, read_settings, train
 from objective import Levels, Targets, relative_error, training_levels
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from underpaint.data.datasets import ImageData, load_data
-from underpaint.files import replacing
+from underpaint.files import read_json, read_tensor_metadata, read_tensors, replacing
 from underpaint.models.networks.edm import build_edm
 from underpaint.noise import EDM, spaced_ratios
 from underpaint.recipes.convert import convert
@@ -35,6 +39,8 @@ from underpaint.theory.gaussian import Gaussian
 SIGMA_DATA = 0.5
 #: sigma above which the target is exact: below it, the mean over CIFAR-10 is the image itself.
 EXACT_FROM = 4.0
+#: What is kept of a training that another goes on from.
+FACTS = ("steps", "images", "minutes", "images_per_second", "batch", "rate", "drop", "width", "seed", "pool")
 
 
 def load_jpegs(path: Path, split: str = "train") -> ImageData:
@@ -82,9 +88,33 @@ def network_config(data: ImageData, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def pooled(images: Tensor, factor: int) -> Tensor:
+    """Images [N, C, H, W] with the mean of ``factor`` by ``factor`` pixels in one; bytes stay bytes."""
+    if factor == 1:
+        return images
+    means = avg_pool2d(images.float(), factor)
+    return means if images.is_floating_point() else means.round().to(images.dtype)
+
+
 def with_mirrors(images: Tensor) -> Tensor:
     """Images [N, C, H, W] and, after them, their mirror images, as rows [2N, D]."""
     return torch.cat([images, images.flip(-1)]).flatten(1)
+
+
+def started(network: nn.Module, config: dict[str, Any], start: Path | None) -> list[dict[str, Any]]:
+    """Fill the network with the weights of START and return the records of the trainings that made them, the oldest
+    first: those that lie beside it, or those that its card's notes hold."""
+    if start is None:
+        return []
+    if read_tensor_metadata(start)["config"] != config:
+        raise SystemExit(f"{start} is a network of another form than the one asked for: {config}.")
+    network.load_state_dict({name: tensor.float() for name, tensor in read_tensors(start).items()})
+    for notes in (start.with_name("training.json"), start.with_name("underpaint.json")):
+        if notes.exists():
+            record = read_json(notes)
+            record = record.get("training", record)
+            return [*record.pop("earlier", []), {name: record[name] for name in FACTS if name in record}]
+    return []
 
 
 def denoising_loss(
@@ -115,6 +145,8 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="see above")
     parser.add_argument("--unconditional", action="store_true", help="leave labels aside")
     parser.add_argument("--drop", type=float, default=0.3, help="share of labels replaced by 'any class'")
+    parser.add_argument("--start", type=Path, help="result of an earlier run to go on from, a .safetensors")
+    parser.add_argument("--pool", type=int, default=1, help="side of the squares of pixels that are made into one")
     parser.add_argument("--channels", type=int, default=32, help="of the finest level, a multiple of 32")
     parser.add_argument("--mult", type=int, nargs="+", default=[1, 2, 3], help="channels of each level, as multiples")
     parser.add_argument("--blocks", type=int, default=2, help="residual blocks a level")
@@ -123,19 +155,23 @@ def main() -> None:
 
     data = load_pictures(args.data)
     config = network_config(data, args)
-    network = build_edm(
-        config
-    ).eval()  # labels are dropped below, from a generator that a resumed training goes on with
+    network = build_edm(config).eval()  # labels are dropped below, from a generator that a resumed run goes on with
+    earlier = started(network, config, args.start)
     network = network.to(settings.device, memory_format=torch.channels_last)
     print(f"{len(data):,} pictures, {sum(p.numel() for p in network.parameters()):,} parameters", flush=True)
     sigma = spaced_ratios(1000, 80.0, 0.002).flip(0)
-    levels = training_levels(EDM()(sigma), Gaussian.fit(data.batches()).eigenvalues)
-    rows, null = with_mirrors(data.images).to(settings.device), config["label_dim"]
+    images = pooled(data.images, args.pool)
+    rows, null = with_mirrors(images).to(settings.device), config["label_dim"]
+    levels = training_levels(
+        EDM()(sigma), Gaussian.fit(ImageData(images, data.name, data.source).batches()).eigenvalues
+    )
     labels = torch.zeros(len(data), dtype=torch.long) if data.labels is None or not null else data.labels
     labels = labels.repeat(2).to(settings.device)
     drop = args.drop if null else 0.0
-    loss = denoising_loss(network, rows, labels, null, data.shape, levels, settings.part, drop)
-    train(network, loss, args.out, settings, {"drop": drop, "data": data.source, "config": config})
+    shape = (images.shape[1], images.shape[2], images.shape[3])
+    loss = denoising_loss(network, rows, labels, null, shape, levels, settings.part, drop)
+    note = {"drop": drop, "pool": args.pool, "earlier": earlier, "data": data.source, "config": config}
+    train(network, loss, args.out, settings, note)
     state = args.out / "state.pt"
     with replacing(state) as temporary:
         torch.save(network.cpu().state_dict(), temporary)

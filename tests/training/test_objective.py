@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import underpaint
+from underpaint.files import read_tensors
 from underpaint.noise import DDPM, EDM, NoiseLevel, spaced_ratios
 from underpaint.theory.gaussian import Gaussian
 
@@ -180,6 +181,33 @@ def test_an_edm_network_of_classes_is_trained_and_loaded(
     level = EDM()(torch.tensor(1.0))
     answer = model(torch.zeros(2, model.dimension), level)
     assert bool(torch.isfinite(answer).all())
+
+
+def test_a_run_goes_on_from_pictures_of_half_the_size(
+    edm: ModuleType, archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = ("--batch", "4", "--mult", "1", "1", "--blocks", "1", "--device", "cpu")
+    first, second = tmp_path / "first", tmp_path / "second"
+    run(edm, monkeypatch, "--data", str(archive), "--out", str(first), *form, "--minutes", "0.002", "--pool", "2")
+    start = ("--start", str(first / "first.safetensors"), "--rate", "0")
+    run(edm, monkeypatch, "--data", str(archive), "--out", str(second), *form, "--minutes", "0.001", *start)
+    before, after = (
+        json.loads((first / "training.json").read_text()),
+        json.loads((second / "training.json").read_text()),
+    )
+    assert (before["pool"], after["pool"]) == (2, 1)
+    assert [part["steps"] for part in after["earlier"]] == [before["steps"]]
+    one, two = (read_tensors(folder / f"{folder.name}.safetensors") for folder in (first, second))
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, two[name], msg=name)
+    with pytest.raises(SystemExit, match="another form"):
+        run(edm, monkeypatch, "--data", str(archive), "--out", str(tmp_path / "x"), *form, *start, "--channels", "64")
+
+
+def test_pooled_pixels_are_means(edm: ModuleType) -> None:
+    images = torch.arange(16, dtype=torch.uint8).view(1, 1, 4, 4)
+    assert edm.pooled(images, 2).tolist() == [[[[2, 4], [10, 12]]]]  # means 2.5 and 4.5, rounded to even
+    torch.testing.assert_close(edm.pooled(images / 8 - 1, 2)[0, 0], torch.tensor([[2.5, 4.5], [10.5, 12.5]]) / 8 - 1)
 
 
 @pytest.mark.parametrize("drop", [0.0, 1.0])
