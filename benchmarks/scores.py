@@ -21,6 +21,7 @@ Growth: the time of a call of both against the number of points, moved copies of
 from __future__ import annotations
 
 import argparse
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,7 +36,6 @@ from underpaint.theory.cloud import as_rows
 from underpaint.theory.covariance import Covariance
 from underpaint.theory.local import LocalCloud
 from underpaint.theory.modes import shrinkage
-from underpaint.theory.softmax import SoftmaxMean
 from underpaint.theory.windows import Views, patch_views
 
 SIGMAS = (0.01, 0.1, 0.3, 1.0, 3.0, 80.0)
@@ -173,6 +173,28 @@ def load_bytes(source: str, split: str) -> Tensor:
     return ((up.load_data(source, split).rows() + 1) * 127.5).round().to(torch.uint8)
 
 
+class FormerMean:
+    """`SoftmaxMean` as it was."""
+
+    def __init__(self) -> None:
+        self.top: Tensor | float = -math.inf
+        self.mass: Tensor | float = 0.0
+        self.total: Tensor | float = 0.0
+
+    def add(self, logits: Tensor, values: Tensor) -> None:
+        peak = torch.clamp(logits.amax(-1, keepdim=True), min=self.top)
+        shrink = torch.exp(self.top - peak)
+        weights = logits.sub_(peak).to(values.dtype).exp_()
+        self.mass = self.mass * shrink + weights.sum(-1, keepdim=True)
+        single = weights.ndim > 2 and values.shape[-1] == 1
+        total = (weights * values.mT).sum(-1, keepdim=True) if single else weights @ values
+        self.total, self.top = self.total * shrink + total, peak
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.as_tensor(self.total / self.mass)
+
+
 def former(points: Tensor, x: Tensor, level: up.NoiseLevel, views: Sequence[Views], budget: int = 1 << 22) -> Tensor:
     """`LocalCloud` as it was: windows are gathered, or all of the state is multiplied with zeros outside them."""
     alpha, sigma, denoised = float(level.alpha), float(level.sigma), torch.empty_like(x)
@@ -185,7 +207,7 @@ def former(points: Tensor, x: Tensor, level: up.NoiseLevel, views: Sequence[View
         chunk = max(1, budget // max(batch * pairs, places * (1 if dense else size), dimension))
         seen = torch.zeros(places, dimension + 1, dtype=dtype).scatter_(1, view.windows, 1.0)[:, :dimension]
         for rows in (scale * x.double()).to(dtype).split(batch):
-            sums, query = SoftmaxMean(), seen.unsqueeze(1) * rows if dense else picked(rows, view.windows, view.shared)
+            sums, query = FormerMean(), seen.unsqueeze(1) * rows if dense else picked(rows, view.windows, view.shared)
             for stored in points.to(dtype).split(chunk):
                 other = stored if dense else picked(stored, view.windows, view.shared)
                 half = seen @ stored.square().T if dense else other.square().sum(2)

@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+#: Powers of 2 are quicker than those of e, many times so where these underflow, as most weights at low noise do.
+_LOG2E = math.log2(math.e)
+
 
 class SoftmaxMean:
     """sum_i w_i v_i / sum_i w_i with w = exp(logits), over any number of blocks, in the memory of one.
@@ -27,7 +30,7 @@ class SoftmaxMean:
         holds them."""
         peak = torch.clamp(logits.detach().amax(-1, keepdim=True), min=self.top)
         shrink = torch.exp(self.top - peak)
-        weights = logits.sub_(peak).to(values.dtype).exp_()
+        weights = logits.sub_(peak).to(values.dtype).mul_(_LOG2E).exp2_()
         self._mass = self._mass * shrink + weights.sum(-1, keepdim=True)
         # one column is quicker as a sum of products than as a product of matrices
         single = weights.ndim > 2 and values.shape[-1] == 1
