@@ -27,6 +27,8 @@ EXTRAS = ("", "web", "text", "scale", "features")
 PARTS = {"starlette": "gradio"}
 #: Module -> the distributions that bring it.
 HOMES = packages_distributions()
+#: Bytes of a wheel, with all models in the box.
+LARGEST = 40e6
 
 
 def required(*extras: str) -> dict[str, Requirement]:
@@ -121,6 +123,7 @@ def test_the_wheel_holds_the_whole_package_and_nothing_else(built: Path) -> None
         assert held == {f"underpaint/{path.relative_to(PACKAGE).as_posix()}" for path in here}
         for name in ("py.typed", "figures/report.html.j2", "web/page.css", "assets/fashion-mnist/model_index.json"):
             assert f"underpaint/{name}" in held
+        assert only(built, "*.whl").stat().st_size < LARGEST
         assert "underpaint = underpaint.cli:main" in wheel.read(f"{about}entry_points.txt").decode()
 
 

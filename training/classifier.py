@@ -1,10 +1,12 @@
-"""Train the Fashion-MNIST classifier whose features ship with underpaint as a space for Frechet distances.
+"""Train a small classifier whose features ship with underpaint as a space for Frechet distances.
 
     python training/classifier.py --out runs/classifier --assets src/underpaint/assets/fashion-mnist/classifier
+    python training/classifier.py --out runs/features --assets src/underpaint/assets/cifar10/classifier \\
+        --data cifar10.npz --name cifar-cnn-64 --title CIFAR-10 --mirror --epochs 6
 
-Training images are shifted by up to two pixels, but not mirrored: nearly all shoes of this data set point the same way,
-and features taught to overlook a mirror image would not count it as an error of a generator. Nor are labels smoothed,
-which would draw each class together to a point. The test split is used once, at the end.
+Training images are shifted by up to two pixels. Those of Fashion-MNIST are not mirrored: nearly all shoes of this data
+set point the same way, and features taught to overlook a mirror image would not count it as an error of a generator.
+Labels are not smoothed, which would draw each class together to a point. The test split is used once, at the end.
 
 Writes the weights, their config, the feature statistics of both splits, and the model card. The order and shifts of an
 epoch depend only on the seed and its number, so that an interrupted run that is started again ends as planned.
@@ -22,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from torch.optim.lr_scheduler import OneCycleLR
 
-from underpaint.data.idx import read_idx
+from underpaint.data.datasets import ImageData, load_data
 from underpaint.files import replacing, write_text
 from underpaint.metrics.features import FeatureSet, SmallClassifier, save_classifier
 from underpaint.metrics.frechet import Statistics
@@ -30,14 +32,13 @@ from underpaint.theory.gaussian import Gaussian
 from underpaint.theory.mixture import Mixture
 from underpaint.theory.moments import Moments
 
-NAME = "fashion-cnn-64"
 CARD = """---
 license: apache-2.0
 ---
-# {name}: features for Frechet distances on Fashion-MNIST
+# {name}: features for Frechet distances on {title}
 
-A convolutional classifier of 28x28 greyscale images in [-1, 1] with {parameters:,} parameters. Its {features}
-penultimate features (the last block's mean over space) are the space in which underpaint compares generated clothes
+A convolutional classifier of {size} images in [-1, 1] with {parameters:,} parameters. Its {features}
+penultimate features (the last block's mean over space) are the space in which underpaint compares generated images
 with real ones.
 
 | file | what it holds |
@@ -46,9 +47,7 @@ with real ones.
 | `config.json` | name, architecture, and how it was trained |
 | `features.safetensors` | count, mean and scatter (float64) of the features of both splits, as references |
 
-**Data.** The complete Fashion-MNIST train split (60,000 images), shifted by up to two pixels. Not mirrored: nearly all
-shoes of the data set point the same way, and the features should notice one that does not. The 10,000 test images were
-used once, at the end.
+**Data.** {data}, shifted by up to two pixels{mirrored}. The {tested:,} test images were used once, at the end.
 
 **Recipe.** `training/classifier.py`: AdamW, learning rate {rate} in one cycle, weight decay {decay}, batch {batch},
 {epochs} epochs, cross-entropy without label smoothing, seed {seed}; {minutes:.0f} minutes with {threads} thread(s) of
@@ -65,17 +64,21 @@ a busy CPU.
 The *floor* is what a perfect sampler would get on average at these counts, to first order and for Gaussian features.
 Features of real images lie in clusters, so that they stay somewhat below it.
 
-**For** comparing generators of Fashion-MNIST with one another, at equal sample counts. **Not for** comparison with
+**For** comparing generators of {title} with one another, at equal sample counts. **Not for** comparison with
 published FID values, which are taken in the space of an Inception network, nor for images of any other kind.
 
-**Licence.** Code and weights Apache-2.0; the Fashion-MNIST data are MIT (Zalando SE).
+**Licence.** Code and weights Apache-2.0; those of the data are their owners'.
 """
+#: Why images are not mirrored, where they are not.
+NOT_MIRRORED = ". Not mirrored: the features should notice an image that points the other way than those of the data"
 
 
-def load_split(folder: Path, prefix: str) -> tuple[Tensor, Tensor]:
-    """Images [N, 1, 28, 28] in [-1, 1] and labels [N]; the prefix is 'train' or 't10k'."""
-    images = read_idx(folder / f"{prefix}-images-idx3-ubyte.gz").unsqueeze(1).float() / 127.5 - 1
-    return images, read_idx(folder / f"{prefix}-labels-idx1-ubyte.gz").long()
+def load_split(place: str, split: str) -> tuple[ImageData, Tensor, Tensor]:
+    """A complete split, its images [N, C, H, W] in [-1, 1] and labels [N]."""
+    data = load_data(place, split)
+    if data.labels is None:
+        raise SystemExit(f"{data.source} have no labels; a classifier needs them.")
+    return data, data.rows().unflatten(1, data.shape), data.labels
 
 
 def shift(images: Tensor, generator: torch.Generator, reach: int = 2) -> Tensor:
@@ -86,14 +89,21 @@ def shift(images: Tensor, generator: torch.Generator, reach: int = 2) -> Tensor:
     return windows[torch.arange(len(images)), :, down, right].contiguous(memory_format=torch.channels_last)
 
 
+def mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Each image or, as often, its mirror image."""
+    turned = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(turned[:, None, None, None], images.flip(3), images)
+
+
 def train_epoch(
-    network, optimizer, schedule, images, labels, batch: int, generator: torch.Generator
+    network, optimizer, schedule, images, labels, batch: int, generator: torch.Generator, mirror: bool = False
 ) -> tuple[float, float]:
     """One pass in random order, without the last incomplete batch. Returns the mean loss and accuracy along the way."""
     network.train()
     losses, hits = [], []
     for rows in torch.randperm(len(images), generator=generator)[: len(images) // batch * batch].split(batch):
-        logits = network(shift(images[rows], generator))
+        chosen = mirrored(images[rows], generator) if mirror else images[rows]
+        logits = network(shift(chosen, generator))
         loss = cross_entropy(logits, labels[rows])
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -112,7 +122,7 @@ def accuracy(network: SmallClassifier, images: Tensor, labels: Tensor) -> float:
 
 
 def yardsticks(space: FeatureSet, images: Tensor, labels: Tensor, test: Moments, seed: int) -> list[dict[str, Any]]:
-    """Scores against the test split: of train images [N, 1, 28, 28], and of samples of what fits their pixels."""
+    """Scores against the test split: of train images [N, C, H, W], and of samples of what fits their pixels."""
     generator = torch.Generator().manual_seed(seed)
     rows, mirrored = images.flatten(1), images.flip(3).flatten(1)
     gaussian, mixture = Gaussian.fit(rows), Mixture.fit(rows, labels, rank=200)
@@ -130,7 +140,10 @@ def yardsticks(space: FeatureSet, images: Tensor, labels: Tensor, test: Moments,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("/usr/share/datasets/fashion-mnist"))
+    parser.add_argument("--data", default="fashion-mnist", help="what load_data takes, with labels and a test split")
+    parser.add_argument("--name", default="fashion-cnn-64", help="of the feature space")
+    parser.add_argument("--title", default="Fashion-MNIST", help="what the card calls the data")
+    parser.add_argument("--mirror", action="store_true", help="mirror half of the training images")
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
     parser.add_argument("--assets", type=Path, required=True, help="folder to write the trained classifier to")
     parser.add_argument("--epochs", type=int, default=10)
@@ -143,9 +156,11 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
 
-    images, labels = load_split(args.data, "train")
+    data, images, labels = load_split(args.data, "train")
     torch.manual_seed(args.seed)
-    network = SmallClassifier().to(memory_format=torch.channels_last)
+    network = SmallClassifier(classes=int(labels.max()) + 1, channels=data.shape[0]).to(
+        memory_format=torch.channels_last
+    )
     optimizer = torch.optim.AdamW(network.parameters(), lr=args.rate, weight_decay=args.decay)
     steps = args.epochs * (len(images) // args.batch)
     schedule = OneCycleLR(optimizer, args.rate, total_steps=steps, pct_start=0.2, cycle_momentum=False)
@@ -161,25 +176,32 @@ def main() -> None:
     for epoch in range(done + 1, args.epochs + 1):
         start = time.monotonic()
         generator = torch.Generator().manual_seed(1000 * args.seed + epoch)
-        loss, hit = train_epoch(network, optimizer, schedule, images, labels, args.batch, generator)
+        loss, hit = train_epoch(network, optimizer, schedule, images, labels, args.batch, generator, args.mirror)
         minutes += (time.monotonic() - start) / 60
         state = {name: part.state_dict() for name, part in parts.items()}
         with replacing(checkpoint) as temporary:
             torch.save(state | {"epoch": epoch, "minutes": minutes}, temporary)
         print(f"epoch {epoch} minutes {minutes:.1f} loss {loss:.4f} train accuracy {hit:.4f}", flush=True)
 
-    test_images, test_labels = load_split(args.data, "t10k")
-    facts = {name: getattr(args, name) for name in ("epochs", "batch", "rate", "decay", "threads", "seed")}
-    facts |= {"data": "Fashion-MNIST train split, 60,000 images", "minutes": round(minutes, 1)}
+    _, test_images, test_labels = load_split(args.data, "test")
+    facts = {name: getattr(args, name) for name in ("epochs", "batch", "rate", "decay", "threads", "seed", "mirror")}
+    facts |= {"data": data.source, "minutes": round(minutes, 1)}
     facts["accuracy"] = accuracy(network, test_images, test_labels)
     print(f"test accuracy {facts['accuracy']:.4f}", flush=True)
-    space = FeatureSet(NAME, network.features)
+    space = FeatureSet(args.name, network.features, data.shape)
     splits = {name: Moments.of(space.extract(x.flatten(1))) for name, x in (("train", images), ("test", test_images))}
     scores = yardsticks(space, images, labels, splits["test"], args.seed)
-    save_classifier(args.assets, network, NAME, splits, training=facts, yardsticks=scores)
+    save_classifier(args.assets, network, args.name, splits, data.shape, training=facts, yardsticks=scores)
     rows = ["| {samples} | {count:,} | {distance:.3g} | {floor:.2g} |".format(**score) for score in scores]
+    channels, height, width = data.shape
     sizes = {"parameters": sum(p.numel() for p in network.parameters()), "features": splits["test"].dimension}
-    write_text(args.assets / "README.md", CARD.format(name=NAME, yardsticks="\n".join(rows), **sizes, **facts))
+    sizes |= {"size": f"{height}x{width} {'grey' if channels == 1 else 'RGB'}", "tested": len(test_images)}
+    words = {
+        "name": args.name,
+        "title": args.title,
+        "mirrored": ", half of them mirrored" if args.mirror else NOT_MIRRORED,
+    }
+    write_text(args.assets / "README.md", CARD.format(yardsticks="\n".join(rows), **words, **sizes, **facts))
     print("\n".join(rows), flush=True)
 
 

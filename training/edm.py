@@ -2,12 +2,10 @@
 
     python training/edm.py --data cifar10.npz --out runs/cifar10 --minutes 240
 
-``--data`` is what `underpaint stats` takes, or an .npz of JPEG bytes (arrays ``train_bytes``, ``train_offsets``,
-``train_labels``, ``classes``: image i is bytes[offsets[i]:offsets[i + 1]]). Labels are dropped for part of the batch,
-so that one network serves unconditional and guided sampling; half of all images are mirrored. The preconditioning is
-that of Karras et al. 2022; levels and weights are those of `objective`. The result, here
-``runs/cifar10/cifar10.safetensors``, is what `underpaint convert` makes of NVIDIA's own checkpoints, and is loaded in
-the same way.
+``--data`` is what `underpaint stats` takes. Labels are dropped for part of the batch, so that one network serves
+unconditional and guided sampling; half of all images are mirrored. The preconditioning is that of Karras et al. 2022;
+levels and weights are those of `objective`. The result, here ``runs/cifar10/cifar10.safetensors``, is what `underpaint
+convert` makes of NVIDIA's own checkpoints, and is loaded in the same way.
 
 ``--start`` goes on from such a result. ``--pool 2`` trains on pictures of half the size, four times as many a second: a
 network learns from them what things look like, and a run that starts from its result adds the details.
@@ -16,16 +14,12 @@ network learns from them what things look like, and a run that starts from its r
 from __future__ import annotations
 
 import argparse
-import io
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from loop import Loss, add_options, mixed_precision, read_settings, train
 from objective import Levels, Targets, relative_error, training_levels
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
@@ -41,29 +35,6 @@ SIGMA_DATA = 0.5
 EXACT_FROM = 4.0
 #: What is kept of a training that another goes on from.
 FACTS = ("steps", "images", "minutes", "images_per_second", "batch", "rate", "drop", "width", "seed", "pool")
-
-
-def load_jpegs(path: Path, split: str = "train") -> ImageData:
-    """Images and labels of an archive of JPEG bytes; see above."""
-    archive = np.load(path, allow_pickle=False)
-    data, ends = archive[f"{split}_bytes"], archive[f"{split}_offsets"]
-    parts = (data[start:end].tobytes() for start, end in pairwise(ends.tolist()))
-    images = np.stack([np.asarray(Image.open(io.BytesIO(part)).convert("RGB")) for part in parts])
-    return ImageData(
-        torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
-        path.stem,
-        f"{len(images):,} {split} images of {path.name} (JPEG)",
-        torch.from_numpy(archive[f"{split}_labels"]).long(),
-        tuple(str(name) for name in archive["classes"]),
-    )
-
-
-def load_pictures(source: str) -> ImageData:
-    """Training images from an archive of JPEG bytes, or from anywhere that `load_data` knows."""
-    path = Path(source)
-    if path.suffix == ".npz" and path.is_file() and "train_bytes" in np.load(path, allow_pickle=False):
-        return load_jpegs(path)
-    return load_data(source)
 
 
 def network_config(data: ImageData, args: argparse.Namespace) -> dict[str, Any]:
@@ -153,7 +124,7 @@ def main() -> None:
     args = parser.parse_args()
     settings = read_settings(args)
 
-    data = load_pictures(args.data)
+    data = load_data(args.data)
     config = network_config(data, args)
     network = build_edm(config).eval()  # labels are dropped below, from a generator that a resumed run goes on with
     earlier = started(network, config, args.start)

@@ -13,25 +13,31 @@ import argparse
 import gzip
 import json
 import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jinja2 import Environment, FileSystemLoader
 from rich.progress import track
 from safetensors.torch import load_file
+from torch import Tensor
 
 from underpaint import assets
 from underpaint.analysis.agreement import along
 from underpaint.data.datasets import ImageData, load_data
 from underpaint.data.store import save_gaussian
 from underpaint.files import replacing, write_tensors, write_text
-from underpaint.metrics.features import load_features
+from underpaint.metrics.features import FeatureSet, load_features
+from underpaint.metrics.frechet import Statistics
 from underpaint.models.model import Model
 from underpaint.models.networks.diffusers import load_pixel_model
 from underpaint.noise import NoiseLevel
+from underpaint.recipes.shared.request import Conditioning, find_denoiser, in_turn
 from underpaint.sampling.solvers import dpmpp_2m
 from underpaint.sampling.trajectory import initial_noise, sample
 from underpaint.theory.cloud import PointCloud
+from underpaint.theory.denoiser import Denoiser
 from underpaint.theory.gaussian import Gaussian
 from underpaint.theory.mixture import Mixture
 
@@ -85,46 +91,47 @@ def write_sample(data: ImageData, home: Path, count: int = 10_000) -> None:
             temporary.write_bytes(gzip.compress(header + array.numpy().tobytes(), 9, mtime=0))
 
 
-def loss_by_time(model: Model, data: ImageData, seed: int = 0) -> dict[int, float]:
-    """Mean squared error of the denoised image, per pixel, at some times of the schedule."""
-    rows = data.rows()
+def losses(denoise: Denoiser, levels: Sequence[NoiseLevel], rows: Tensor, seed: int = 0) -> list[float]:
+    """Mean squared error of the denoised image, per pixel, at each of some levels."""
     noise = torch.randn(rows.shape, generator=torch.Generator().manual_seed(seed))
-    losses = {}
-    for t in track(CARD_TIMES, "loss by level"):
-        level = model.schedule(float(t))
+    found = []
+    for level in track(levels, "loss by level"):
         alpha, sigma = level.columns(rows)
-        losses[t] = float((model(alpha * rows + sigma * noise, level) - rows).square().mean())
-    return losses
+        found.append(float((denoise(alpha * rows + sigma * noise, level) - rows).square().mean()))
+    return found
 
 
-def generate(model: Model, count: int, steps: int, batch: int = 250) -> torch.Tensor:
-    """Unconditional samples for seeds 0 .. count - 1."""
-    level = model.schedule.grid(steps)
-    starts = range(0, count, batch)
-    parts = []
-    for start in track(starts, f"sampling {count}"):
-        x = initial_noise(range(start, min(start + batch, count)), model.dimension, level[0])
-        parts.append(sample(model, x, level, dpmpp_2m, every=steps).final)
+def generate(
+    model: Model, count: int, steps: int, batch: int = 250, cases: Sequence[Conditioning] = (), first: int = 0
+) -> Tensor:
+    """Samples [N, D] for ``count`` seeds from ``first`` on: unconditional ones, or each in the case of its turn."""
+    level, end, parts = model.schedule.grid(steps), first + count, []
+    for start in track(range(first, end, batch), f"sampling {count}"):
+        seeds = range(start, min(start + batch, end))
+        denoise = in_turn([find_denoiser(model, case) for case in cases], seeds) if cases else model
+        x = initial_noise(seeds, model.dimension, level[0])
+        parts.append(sample(denoise, x, level, dpmpp_2m, every=steps).final)
     return torch.cat(parts).clamp(-1, 1)
 
 
-def distances(model: Model, train: ImageData, test: ImageData, count: int, steps: int) -> dict[str, float]:
-    """Fréchet distance to the test split of the network's, a Gaussian's, a 10-class mixture's samples, and train
-    images."""
-    features = load_features(BOX / "classifier")
-    reference = features.statistics(test.rows())
-    rows, generator = train.rows(), torch.Generator().manual_seed(0)
-    assert train.labels is not None
-    sources = {
-        "network": generate(model, count, steps),
-        "gaussian": Gaussian.fit(rows).sample(count, generator).clamp(-1, 1),
-        "mixture": Mixture.fit(rows, train.labels).sample(count, generator).clamp(-1, 1),
+def theory_samples(gaussian: Gaussian, mixture: Mixture, train: ImageData, count: int) -> dict[str, Tensor]:
+    """What a network is compared with: samples of the data's Gaussian and mixture, and some training images."""
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "gaussian": gaussian.sample(count, generator).clamp(-1, 1),
+        "mixture": mixture.sample(count, generator).clamp(-1, 1),
         "train": train.take(count).rows(),
     }
-    return {name: features.score(x, reference).value for name, x in sources.items()}
 
 
-def explained_at_high_noise(model: Model, train: ImageData, count: int = 64, steps: int = 50) -> dict[str, float]:
+def distances(samples: Mapping[str, Tensor], space: FeatureSet, reference: Statistics) -> dict[str, float]:
+    """Fréchet distance of each of some samples to a reference."""
+    return {name: space.score(x, reference).value for name, x in samples.items()}
+
+
+def explained_at_high_noise(
+    model: Model, train: ImageData, gaussian: Gaussian, count: int = 64, steps: int = 50
+) -> dict[str, float]:
     """Share of the variance of the network's denoised image about the data mean that the exact score and the Gaussian
     explain, along ``count`` of its own trajectories, over all levels of sigma/alpha >= 10 together."""
     level, rows = model.schedule.grid(steps), train.rows()
@@ -134,7 +141,7 @@ def explained_at_high_noise(model: Model, train: ImageData, count: int = 64, ste
     about = (path.denoised - cloud.mean).double().square().sum()
     left = {
         name: (path.denoised - along(path, analytic)).double().square().sum()
-        for name, analytic in (("exact", cloud), ("gaussian", Gaussian.fit(rows)))
+        for name, analytic in (("exact", cloud), ("gaussian", gaussian))
     }
     return {name: float(1 - error / about) for name, error in left.items()}
 
@@ -153,19 +160,24 @@ def main() -> None:
     if len(train) != 60_000:
         raise SystemExit(f"The complete training split is needed, found {len(train)} images.")
     notes = {"name": NAME, "data": NAME, "pixel_unshuffle": 2, "null_class": 10, "range": [-1, 1]}
-    notes["training"] = {k: record[k] for k in (*FACTS, "earlier")}
+    notes["training"] = facts_of(record)
     write_weights(args.run, args.out, notes)
     write_sample(train, args.out)
     provenance = {"data": NAME, "split": "train", "count": len(train), "range": [-1, 1], "shape": list(train.shape)}
-    save_gaussian(args.out / "gaussian.safetensors", Gaussian.fit(train.batches()), **provenance)
+    gaussian = Gaussian.fit(train.batches())
+    save_gaussian(args.out / "gaussian.safetensors", gaussian, **provenance)
     if args.no_card:
         return
-    model = load_pixel_model(args.out)
+    assert train.labels is not None
+    model, space = load_pixel_model(args.out), load_features(BOX / "classifier")
+    samples = {"network": generate(model, args.samples, args.steps)}
+    samples |= theory_samples(gaussian, Mixture.fit(train.rows(), train.labels), train, args.samples)
+    levels = [model.schedule(float(t)) for t in CARD_TIMES]
     measured = {
-        "loss": loss_by_time(model, test),
-        "explained": explained_at_high_noise(model, train),
-        "frechet": distances(model, train, test, args.samples, args.steps),
-        "features": load_features(BOX / "classifier").name,
+        "loss": dict(zip(CARD_TIMES, losses(model, levels, test.rows()), strict=True)),
+        "explained": explained_at_high_noise(model, train, gaussian),
+        "frechet": distances(samples, space, space.statistics(test.rows())),
+        "features": space.name,
         "samples": args.samples,
         "steps": args.steps,
     }
@@ -173,11 +185,27 @@ def main() -> None:
     write_text(args.out / "README.md", card(record, measured, model))
 
 
+def in_half(gaussian: Gaussian) -> Gaussian:
+    """A Gaussian whose basis is in half precision, which turns its directions by less than a thousandth."""
+    return Gaussian(gaussian.mean, gaussian.covariance.to(dtype=torch.float16))
+
+
+def facts_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What the notes of a model keep of the record of its training."""
+    return {name: record[name] for name in (*FACTS, "pool", "earlier") if name in record}
+
+
+def render(template: str, **values: Any) -> str:
+    """A card from a template of this folder."""
+    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), keep_trailing_newline=True)
+    return environment.get_template(template).render(**values)
+
+
 def card(record: dict, measured: dict, model: Model) -> str:
     """The model card, every number from the training record or measured above."""
     ratios = NoiseLevel.join(*(model.schedule(float(t)) for t in measured["loss"])).ratio.tolist()
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), keep_trailing_newline=True)
-    return environment.get_template("card.md.j2").render(
+    return render(
+        "card.md.j2",
         record=record,
         parts=[*record["earlier"], record],
         measured=measured,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from autoencoder import HELD_OUT, signal_to_noise, to_network
 from diffusers import StableDiffusionPipeline
-from jinja2 import Environment, FileSystemLoader
+from package import in_half, render
 from PIL import Image, ImageDraw
 from rich.progress import track
 from scenes import FONT, NAMES, SPARSE, Painter, scenes
@@ -100,7 +100,7 @@ def encode(pipe: StableDiffusionPipeline, painter: Painter, count: int) -> tuple
 def write_statistics(rows: Tensor, present: Tensor, shape: tuple[int, ...], home: Path) -> None:
     """The Gaussian of all latents, with a low-rank one of the scenes that show each object as its classes."""
     parts = {
-        name: (int(present[:, k].sum()), Gaussian.fit(rows[present[:, k]], rank=OBJECT_RANK))
+        name: (int(present[:, k].sum()), in_half(Gaussian.fit(rows[present[:, k]], rank=OBJECT_RANK)))
         for k, name in enumerate(NAMES)
     }
     provenance = {"data": NAME, "count": len(rows), "shape": list(shape), "space": "scaled latents"}
@@ -214,12 +214,10 @@ def main() -> None:
     write_text(args.out / "underpaint.json", json.dumps(notes, indent=2) + "\n")
     parts = {"unet": pipe.unet, "vae": pipe.vae, "text_encoder": pipe.text_encoder}
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-    environment = Environment(loader=FileSystemLoader(Path(__file__).parent), keep_trailing_newline=True)
-    card = environment.get_template("scenes_card.md.j2")
-    write_text(args.out / "README.md", card.render(
-        record=record, coder=coder, measured=measured, counts=counts, objects=NAMES, guidance=GUIDANCE,
+    write_text(args.out / "README.md", render(
+        "scenes_card.md.j2", record=record, coder=coder, measured=measured, counts=counts, objects=NAMES,
         classifier=json.loads((args.out / "classifier" / "config.json").read_text()), scenes=args.scenes,
-        sample=args.sample, prompts=PROMPTS, rank=OBJECT_RANK,
+        sample=args.sample, prompts=PROMPTS, rank=OBJECT_RANK, guidance=GUIDANCE,
     ))  # fmt: skip
     megabytes = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file()) / 1e6
     print(json.dumps(measured, indent=1), f"\n{megabytes:.1f} MB in {args.out.name}")

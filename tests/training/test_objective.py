@@ -147,16 +147,6 @@ def archive(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_archive_of_jpegs_is_read(edm: ModuleType, archive: Path) -> None:
-    data = edm.load_pictures(str(archive))
-    assert data.shape == (3, 16, 16)
-    assert data.labels.tolist() == [0, 1, 2, 1]
-    assert data.classes == ("a", "b", "c")
-    means = data.images.float().mean((2, 3))
-    wanted = torch.tensor([[255.0, 0, 0], [0, 128, 0], [10, 20, 250], [200, 200, 200]])
-    torch.testing.assert_close(means, wanted, rtol=0, atol=3)
-
-
 def test_mirrors_follow_the_images(edm: ModuleType) -> None:
     images = torch.arange(12, dtype=torch.uint8).view(2, 1, 2, 3)
     assert edm.with_mirrors(images)[2].tolist() == [2, 1, 0, 5, 4, 3]
@@ -213,7 +203,7 @@ def test_pooled_pixels_are_means(edm: ModuleType) -> None:
 @pytest.mark.parametrize("drop", [0.0, 1.0])
 def test_the_exact_denoiser_has_no_loss_at_high_noise(edm: ModuleType, archive: Path, drop: float) -> None:
     """Of the images told, or of all, mirrored ones among them; one that leaves the mirrors out has some."""
-    data = edm.load_pictures(str(archive))
+    data = underpaint.load_data(archive)
     images = data.images.clone()
     images[..., :8] = 0
     rows, labels = edm.with_mirrors(images), data.labels.repeat(2)

@@ -9,7 +9,7 @@ _HERE = Path(__file__).parent
 
 def names() -> list[str]:
     """The models in the box."""
-    return sorted(folder.name for folder in _HERE.iterdir() if (folder / "model_index.json").is_file())
+    return sorted(folder.name for folder in _HERE.iterdir() if (folder / "underpaint.json").is_file())
 
 
 def folder(name: str) -> Path | None:

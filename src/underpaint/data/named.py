@@ -12,6 +12,7 @@ from .arrays import array_source
 from .choice import Choice
 from .idx import is_idx
 from .splits import check_split, choose_files, plain_split, split_of
+from .store import gaussian_provenance
 from .stream import Source
 
 #: Where complete data sets are looked for, by name, before the sample in the box is taken.
@@ -33,8 +34,45 @@ def named_source(name: str, split: str) -> Source | None:
     return _fashion(name, split, boxed) if name == "fashion-mnist" else None
 
 
+def place_of(name: str) -> Path | None:
+    """Where the data of a model in the box lie on this machine, if the box has no images of them; None for all other
+    names.
+
+    Raises:
+        ValueError: they are not here.
+    """
+    if not _without_images(name):
+        return None
+    found = next((folder for folder in _homes(name) if folder.is_dir()), None)
+    if found is None:
+        raise ValueError(
+            f"The box has no images of {name}, and none are found: give data with --data (a folder or file of them, or "
+            f"hf:owner/name), or put them into a folder {name} and set UNDERPAINT_DATA to the folder above it."
+        )
+    return found
+
+
+def is_missing(name: str) -> bool:
+    """Whether data are those of a model in the box, but neither in it nor found on this machine."""
+    return _without_images(name) and not any(folder.is_dir() for folder in _homes(name))
+
+
+def _without_images(name: str) -> bool:
+    boxed = assets.folder(name)
+    return boxed is not None and not (boxed / "sample").is_dir()
+
+
+def _homes(name: str) -> list[Path]:
+    """The folders in which complete data of a name may be."""
+    chosen = os.environ.get("UNDERPAINT_DATA")
+    return [root / name for root in ([Path(chosen), SYSTEM_FOLDER] if chosen else [SYSTEM_FOLDER])]
+
+
 def known_classes(name: str) -> Mapping[int, str]:
     """Names of the classes of data that have a name, such as those that a model was trained on; empty for others."""
+    if _without_images(name):
+        named = gaussian_provenance(name).get("class_names") or {}
+        return {int(label): str(called) for label, called in named.items()}
     source = named_source(name, "train")
     return {} if source is None else source.classes
 
@@ -42,9 +80,7 @@ def known_classes(name: str) -> Mapping[int, str]:
 def _fashion(name: str, split: str, boxed: Path | None) -> Source:
     check_split(name, split, ("train", "test"))
     classes = dict(enumerate(_FASHION))
-    chosen = os.environ.get("UNDERPAINT_DATA")
-    roots = [Path(chosen), SYSTEM_FOLDER] if chosen else [SYSTEM_FOLDER]
-    for folder in (root / name for root in roots):
+    for folder in _homes(name):
         if plain_split(split) in idx_splits(idx_files(folder)):
             return replace(idx_source(folder, name, Choice(split=split)), classes=classes)
     if plain_split(split) != "train" or boxed is None:

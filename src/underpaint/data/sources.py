@@ -14,9 +14,10 @@ from pathlib import Path
 from .arrays import array_source
 from .choice import Choice
 from .decode import PICTURES, Geometry
+from .encoded import cifar_source, encoded_source, is_cifar, is_encoded
 from .idx import is_idx
 from .members import is_hidden
-from .named import idx_source, named_source
+from .named import idx_source, named_source, place_of
 from .pictures import folder_source, shard_source
 from .stream import Source
 from .tables import hub_source, parquet_source, saved_source
@@ -42,8 +43,9 @@ def open_source(
     Args:
         place: a name in the box, or "fashion-mnist" (the complete set if it is found under $UNDERPAINT_DATA or the
             system's data sets); a folder of pictures (sub-folders are classes); .zip or .tar shards of pictures; a .npy
-            or .npz array of images or rows; an idx or .parquet file; a folder of one of these kinds of files; a data
-            set that `datasets` saved, or "hf:owner/name" for one on the hub.
+            or .npz array of images or rows; an .npz archive of encoded pictures (see `encoded`); an idx or .parquet
+            file, or the binary version of CIFAR-10; a folder of one of these kinds of files; a data set that
+            `datasets` saved, or "hf:owner/name" for one on the hub.
         size: (H, W) that pictures are centre-cropped and resized to; by default that of most of them.
         mode: "L" (grey) or "RGB"; by default RGB if some of the pictures are in colour.
         split: of data that have several; data without splits are taken for training data.
@@ -67,6 +69,8 @@ def open_source(
 def _opened(name: str, path: Path, choice: Choice) -> Source:
     if name.startswith("hf:"):
         return hub_source(name[3:], choice)
+    if (home := place_of(name)) is not None:
+        return replace(_opened(str(home), home, choice), name=name, origin=f"images of {name}")
     if path.is_dir() and any((path / note).is_file() for note in ("dataset_info.json", "dataset_dict.json")):
         return saved_source(path, choice)
     aside: Counter[str] = Counter()
@@ -78,14 +82,20 @@ def _opened(name: str, path: Path, choice: Choice) -> Source:
         return parquet_source(path, files, choice)
     if kind in ("tar", "zip"):
         return shard_source(path, files, choice, aside)
+    if kind == "array" and len(files) == 1 and is_encoded(files[0]):
+        kind = "encoded"
     if choice.column is not None and not (kind == "array" and all(file.suffix.lower() == ".npz" for file in files)):
         raise ValueError(f"{name} has no columns; leave out {choice.column!r}.")
     if named is not None:
         return named if choice.labels else _unlabelled(named)
     if kind == "idx":
         return idx_source(path, path.name, choice, files) if path.is_dir() else array_source(path, files, choice)
+    if kind == "encoded":
+        return encoded_source(files[0], choice)
     if kind == "array":
         return array_source(path, files, choice)
+    if kind == "CIFAR-10":
+        return cifar_source(path, files, choice)
     return folder_source(path, files, choice, aside)
 
 
@@ -99,13 +109,17 @@ def _kind_of(path: Path) -> str:
             f"There are no data called {str(path)!r}: give 'fashion-mnist', a folder of images, a file of arrays, "
             "shards or tables, or hf:owner/name."
         )
-    kind = "idx" if is_idx(path) else _KINDS.get(path.suffix.lower())
+    kind = _kind_by_name(path)
     if kind is None or kind == "picture":
         raise ValueError(
-            f"{path} is of no kind that is read here: .npy, .npz, .parquet, .tar, .zip and idx files, or a folder of "
-            "pictures (unpack compressed tar files)."
+            f"{path} is of no kind that is read here: .npy, .npz, .parquet, .tar, .zip and idx files, CIFAR-10 in "
+            "binary, or a folder of pictures (unpack compressed tar files)."
         )
     return kind
+
+
+def _kind_by_name(file: Path) -> str | None:
+    return "idx" if is_idx(file) else "CIFAR-10" if is_cifar(file) else _KINDS.get(file.suffix.lower())
 
 
 def _contents(folder: Path, aside: Counter[str]) -> tuple[str, list[Path]]:
@@ -117,7 +131,7 @@ def _contents(folder: Path, aside: Counter[str]) -> tuple[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for file in _walk(folder):
         inside = file.relative_to(folder).as_posix()
-        kind = "idx" if is_idx(file) else _KINDS.get(file.suffix.lower())
+        kind = _kind_by_name(file)
         if is_hidden(inside):
             aside["hidden"] += 1
         elif kind is not None:

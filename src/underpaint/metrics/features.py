@@ -21,18 +21,18 @@ FASHION = Path(__file__).parents[1] / "assets" / "fashion-mnist" / "classifier"
 
 
 class SmallClassifier(nn.Module):
-    """Convolutional classifier of greyscale images [B, 1, H, W] in [-1, 1].
+    """Convolutional classifier of images [B, C, H, W] in [-1, 1], grey or RGB.
 
     Each width is one block of 3x3 convolution, batch normalisation and ReLU; the first two blocks halve the image. The
     features are the last block's mean over space. They are few on purpose: the bias of a Frechet distance grows with
     their number, and 64 serve for some hundred samples.
     """
 
-    def __init__(self, widths: Sequence[int] = (32, 64, 96, 64), classes: int = 10) -> None:
+    def __init__(self, widths: Sequence[int] = (32, 64, 96, 64), classes: int = 10, channels: int = 1) -> None:
         super().__init__()
-        self.widths, self.classes = tuple(widths), classes
+        self.widths, self.classes, self.channels = tuple(widths), classes, channels
         blocks: list[nn.Module] = []
-        for index, (before, width) in enumerate(zip((1, *self.widths), self.widths, strict=False)):
+        for index, (before, width) in enumerate(zip((channels, *self.widths), self.widths, strict=False)):
             blocks.append(nn.Conv2d(before, width, 3, padding=1, bias=False))
             if index < 2:
                 blocks.append(nn.MaxPool2d(2))  # ahead of the normalisation, which then costs a quarter
@@ -114,8 +114,9 @@ def load_classifier(folder: str | Path = FASHION) -> SmallClassifier:
 
 def load_features(folder: str | Path = FASHION, device: torch.device | None = None) -> FeatureSet:
     """The feature space of the classifier in a folder, named by its config; raises as `load_classifier` does."""
-    network = load_classifier(folder).to(device)
-    return FeatureSet(_config(folder)["name"], network.features, device=device)
+    network, config = load_classifier(folder).to(device), _config(folder)
+    shape = tuple(config.get("shape", (network.channels, 28, 28)))
+    return FeatureSet(config["name"], network.features, shape, device=device)
 
 
 def load_statistics(split: str = "test", folder: str | Path = FASHION) -> Statistics:
@@ -134,16 +135,23 @@ def load_statistics(split: str = "test", folder: str | Path = FASHION) -> Statis
 
 
 def save_classifier(
-    folder: str | Path, network: SmallClassifier, name: str, splits: dict[str, Moments], **facts: object
+    folder: str | Path,
+    network: SmallClassifier,
+    name: str,
+    splits: dict[str, Moments],
+    shape: tuple[int, ...] = (1, 28, 28),
+    **facts: object,
 ) -> None:
     """Write what `load_classifier`, `load_features` and `load_statistics` read; ``facts`` go into config.json.
 
-    ``name`` is the name of the feature space, ``splits`` the moments of its features on each data split.
+    ``name`` is the name of the feature space, ``splits`` the moments of its features on each data split, ``shape`` that
+    of the images.
     """
     folder = Path(folder)
     write_tensors(folder / "model.safetensors", network.state_dict(), {"name": name})
     save_statistics(folder, splits, name)
-    config = {"name": name, "architecture": {"widths": network.widths, "classes": network.classes}, **facts}
+    architecture = {"widths": network.widths, "classes": network.classes, "channels": network.channels}
+    config = {"name": name, "architecture": architecture, "shape": shape, **facts}
     write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
 
 

@@ -145,9 +145,7 @@ def _load_path(
     _check_no_call(str(path), call)
     for file in [path] if path.suffix == ".safetensors" else sorted(path.glob("*.safetensors")):
         if read_tensor_metadata(file).get("format") == "edm":
-            from .networks.edm import load_edm
-
-            return load_edm(file).to(dtype=dtype)
+            return _load_edm(path, file).to(dtype=dtype)
     if (path / "modular_model_index.json").is_file():
         raise ValueError(
             f"{path} holds a modular pipeline, whose steps are put together anew each time; give the folder of the "
@@ -160,6 +158,17 @@ def _load_path(
             + ("" if path.suffix == ".safetensors" else _CONVERT.format(path, f"{path.stem}.safetensors"))
         )
     return load_pixel_model(path, dtype, size, variant)
+
+
+def _load_edm(path: Path, file: Path) -> Model:
+    """A converted network, with what an ``underpaint.json`` says of it, if it lies in a folder with one."""
+    from .networks.edm import load_edm
+
+    model = load_edm(file)
+    if not (path / "underpaint.json").is_file():
+        return model
+    notes = read_notes(path)
+    return replace(model, name=notes["name"], notes={**notes, **model.notes})
 
 
 #: Ending of a file that holds a whole pipeline or network in another form -> what of diffusers opens it.

@@ -63,10 +63,17 @@ def _devices() -> list[str]:
 
 
 def _data() -> dict[str, str]:
-    """Where each data set that the box knows by name would be read from."""
+    """Where each data set that the box knows by name would be read from, or what to do where it is not here."""
+    return {name: _found(name) for name in assets.names()}
+
+
+def _found(name: str) -> str:
     from ..data.datasets import load_data
 
-    return {name: load_data(name).source for name in assets.names()}
+    try:
+        return load_data(name).source
+    except ValueError as error:
+        return str(error)
 
 
 def _hub() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import assets
-from ..files import read_json
+from ..files import read_json, read_tensor_metadata
 
 
 def inventory() -> list[dict[str, Any]]:
@@ -17,14 +17,16 @@ def inventory() -> list[dict[str, Any]]:
 
 
 def _entry(name: str, folder: Path) -> dict[str, Any]:
-    notes, scheduler = read_json(folder / "underpaint.json"), read_json(folder / "scheduler" / "scheduler_config.json")
-    networks = [folder / part for part in ("unet", "text_encoder", "vae") if (folder / part).is_dir()]
+    notes = read_json(folder / "underpaint.json")
+    noted = (read_tensor_metadata(path) for path in folder.glob("*.safetensors"))
+    described = next((notes for notes in noted if notes.get("format") == "edm"), {})
+    parts = (path for part in ("unet", "text_encoder", "vae") for path in (folder / part).glob("*.safetensors"))
     return {
         "name": name,
-        "images": " x ".join(map(str, _image_shape(folder, notes))),
+        "images": " x ".join(map(str, _image_shape(folder, notes, described))),
         "conditions": "prompts" if (folder / "text_encoder").is_dir() else f"classes 0 to {notes['null_class'] - 1}",
-        "parameters": sum(_parameters(path) for network in networks for path in network.glob("*.safetensors")),
-        "prediction": scheduler["prediction_type"],
+        "parameters": described["parameters"] if described else sum(map(_parameters, parts)),
+        "prediction": "x0" if described else _scheduler(folder)["prediction_type"],
         "data": notes["data"],
         "quality": _quality(read_json(folder / "measured.json")),
         "megabytes": round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6, 1),
@@ -32,8 +34,15 @@ def _entry(name: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def _image_shape(folder: Path, notes: dict[str, Any]) -> tuple[int, int, int]:
-    """Height, width and channels of the images: an autoencoder's, or the U-Net's own."""
+def _scheduler(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "scheduler" / "scheduler_config.json")
+
+
+def _image_shape(folder: Path, notes: dict[str, Any], described: dict[str, Any]) -> tuple[int, int, int]:
+    """Height, width and channels of the images: an autoencoder's, or the network's own."""
+    if described:  # of a converted network
+        channels, height, width = described["shape"]
+        return height, width, channels
     if (folder / "vae").is_dir():
         config, blocks, channels = read_json(folder / "vae" / "config.json"), 1, "out_channels"
     else:

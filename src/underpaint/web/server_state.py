@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import assets
-from ..data.datasets import load_data
+from ..data.named import known_classes
 from ..data.store import load_gaussian
 from ..models.checking.check import Check
 from ..models.model import Model
@@ -133,12 +133,12 @@ class ServerState:
         return self.keep(("library", name), lambda: load_training_images(model, progress))
 
     def class_names(self, name: str) -> list[str]:
-        """What each of a model's classes shows, where its data are in the box; otherwise their numbers."""
+        """What each of a model's classes shows, where the box knows its data; otherwise their numbers."""
         model = self.model(name)
         data, numbers = str(model.notes.get("data")), [str(label) for label in range(model.classes)]
         if not numbers or assets.folder(data) is None:
             return numbers
-        known = self.keep(("classes", name), lambda: load_data(data, shape=model.image_shape).classes)
+        known = self.keep(("classes", name), lambda: known_classes(data))
         return list(known.values()) if len(known) == model.classes else numbers
 
     def steady_seed(self, name: str) -> int:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ... import assets
 from ...bounds import MOST_ITEMS, integer
 from ...data.datasets import ImageData, load_data
+from ...data.named import is_missing
 from ...data.store import gaussian_provenance, load_mixture
 from ...models.model import Condition, Model
 from ...theory.denoiser import Denoiser, guide
@@ -129,7 +130,11 @@ class _Known:
     @cached_property
     def _images(self) -> ImageData | None:
         name = self.how.data or self._model.notes.get("data")
-        return None if name is None else load_data(str(name), shape=self._model.image_shape).take(_MOST)
+        return (
+            None
+            if name is None or (not self.how.data and is_missing(str(name)))
+            else load_data(str(name), shape=self._model.image_shape).take(_MOST)
+        )
 
     @cached_property
     def _rows(self) -> Tensor:
