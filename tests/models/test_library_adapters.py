@@ -59,22 +59,28 @@ def check(model: Model) -> None:
 class Discrete(nn.Module):
     """What GaussianDiffusion of denoising-diffusion-pytorch states, and its own step from output to estimate."""
 
-    def __init__(self, objective: str, network: Callable[..., Tensor], unit: bool = False, wrong: float = 0.0) -> None:
+    def __init__(
+        self, objective: str, network: Callable[..., Tensor], unit: bool = False, wrong: float = 0.0, does: str = ""
+    ) -> None:
         super().__init__()
-        self.model, self.objective, self.wrong = network, objective, wrong
+        self.model, self.objective, self.does, self.wrong = network, objective, does or objective, wrong
         self.channels, self.image_size, self.self_condition = 1, (4, 4), False
         self.register_buffer("betas", BETAS)
         self.normalize = (lambda x: x) if unit else (lambda x: 2 * x - 1)
 
-    def model_predictions(self, x: Tensor, t: Tensor) -> SimpleNamespace:
-        bar = (1 - BETAS.double()).cumprod(0)[t].reshape(-1, 1, 1, 1)
-        out = self.model(x, t)
+    def p_mean_variance(self, x: Tensor, t: Tensor, clip_denoised: bool) -> tuple[Tensor, None]:
+        """q(x_{t-1} | x_t, x_0) of the estimate: Ho et al. 2020, equation 7."""
+        assert not clip_denoised
+        bars = (1 - BETAS.double()).cumprod(0)
+        bar, before, beta = (value[t].reshape(-1, 1, 1, 1) for value in (bars, bars.roll(1), BETAS.double()))
+        out = self.model(x, t)[:, : self.channels]
         start = {
             "pred_noise": (x - (1 - bar).sqrt() * out) / bar.sqrt(),
             "pred_v": bar.sqrt() * x - (1 - bar).sqrt() * out,
             "pred_x0": out,
-        }[self.objective]
-        return SimpleNamespace(pred_x_start=(start + self.wrong).float())
+        }[self.does]
+        mean = before.sqrt() * beta * (start + self.wrong) + (1 - beta).sqrt() * (1 - before) * x
+        return (mean / (1 - bar)).float(), None
 
 
 @pytest.mark.parametrize(("objective", "kind"), [("pred_noise", "eps"), ("pred_v", "v"), ("pred_x0", "x0")])
@@ -86,9 +92,20 @@ def test_denoising_diffusion_pytorch_in_discrete_times(objective: str, kind: Pre
     assert unit.data_range == (0.0, 1.0)
 
 
-def test_what_a_diffusion_does_is_held_against_what_it_states() -> None:
+@pytest.mark.parametrize("stated", ["pred_v", "pred_x0"])
+def test_a_learned_variance_is_left_aside_and_a_wrong_objective_is_told_from_a_step(stated: str) -> None:
+    """As of LearnedGaussianDiffusion, whose network predicts noise and a variance, whatever ``objective`` says."""
+    noise = network_of(DDPM(BETAS.double()), "eps")
+    model = from_denoising_diffusion(
+        Discrete(stated, lambda x, t: torch.cat([noise(x, t), torch.ones_like(x)], 1), does="pred_noise")
+    )
+    assert model.prediction == "eps"
+    check(model)
+
+
+def test_an_estimate_of_no_type_is_refused() -> None:
     network = network_of(DDPM(BETAS.double()), "eps")
-    with pytest.raises(ValueError, match="Discrete makes another estimate of its network's output than its attributes"):
+    with pytest.raises(ValueError, match="Discrete makes an estimate of its network's output that is none of noise"):
         from_denoising_diffusion(Discrete("pred_noise", network, wrong=0.1))
     looped = Discrete("pred_noise", network)
     looped.self_condition = True
@@ -237,6 +254,17 @@ def test_their_gaussian_diffusion(schedule: str, objective: str) -> None:
     for t in (900, 500, 20):
         level = NoiseLevel(theirs.sqrt_alphas_cumprod[t], theirs.sqrt_one_minus_alphas_cumprod[t])
         expected = theirs.model_predictions(X.reshape(2, *SHAPE), torch.full((2,), t)).pred_x_start
+        assert_close(model(X, level), expected.flatten(1).detach(), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("objective", ["pred_noise", "pred_v", "pred_x0"])
+def test_their_learned_variance(objective: str) -> None:
+    library = pytest.importorskip("denoising_diffusion_pytorch.learned_gaussian_diffusion")
+    theirs = library.LearnedGaussianDiffusion(Net(2), image_size=4, objective=objective)
+    model = from_denoising_diffusion(theirs)
+    for t in (900, 500, 20):
+        level = NoiseLevel(theirs.sqrt_alphas_cumprod[t], theirs.sqrt_one_minus_alphas_cumprod[t])
+        expected = theirs.p_mean_variance(x=X.reshape(2, *SHAPE), t=torch.full((2,), t), clip_denoised=False)[3]
         assert_close(model(X, level), expected.flatten(1).detach(), rtol=2e-3, atol=2e-3)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...noise import DDPM, EDM, Schedule
+from ...noise import DDPM, EDM, NoiseLevel
 from ...prediction import Prediction
 from ...schedules import Interpolant
 from ..model import Model
@@ -22,12 +22,15 @@ _OBJECTIVES: dict[str, Prediction] = {"pred_noise": "eps", "pred_x0": "x0", "pre
 
 
 def from_denoising_diffusion(diffusion: Any) -> Model:
-    """A model of denoising-diffusion-pytorch: a ``GaussianDiffusion``, an ``ElucidatedDiffusion``, or a
-    ``ContinuousTimeGaussianDiffusion`` (of noise or v).
+    """A model of denoising-diffusion-pytorch: a ``GaussianDiffusion``, a ``LearnedGaussianDiffusion``, an
+    ``ElucidatedDiffusion``, or a ``ContinuousTimeGaussianDiffusion`` (of noise or v).
+
+    What its network predicts is told from one of its own steps. ``objective`` does not always say it: a
+    ``LearnedGaussianDiffusion`` predicts noise whatever stands there.
 
     Raises:
-        ValueError: the network is conditioned on its own estimate, or the object makes something else of its output
-            than its attributes say.
+        ValueError: the network is conditioned on its own estimate, or a step makes of its output what no type of
+            prediction does.
 
     Examples:
         >>> from types import SimpleNamespace
@@ -38,10 +41,11 @@ def from_denoising_diffusion(diffusion: Any) -> Model:
         >>> def network(x, t):  # predicts the noise in unit Gaussian data
         ...     return (1 - bar[t.long()]).sqrt().view(-1, 1, 1, 1) * x
         ...
-        >>> def model_predictions(x, t):
-        ...     at = bar[t].view(-1, 1, 1, 1)
+        >>> def p_mean_variance(x, t, clip_denoised):
+        ...     at, before, beta = (value[t].view(-1, 1, 1, 1) for value in (bar, bar.roll(1), betas))
         ...     start = (x - (1 - at).sqrt() * network(x, t)) / at.sqrt()
-        ...     return SimpleNamespace(pred_x_start=start)
+        ...     mean = before.sqrt() * beta * start + (1 - beta).sqrt() * (1 - before) * x
+        ...     return mean / (1 - at), None
         ...
         >>> diffusion = SimpleNamespace(  # what GaussianDiffusion states of itself
         ...     model=network,
@@ -50,7 +54,7 @@ def from_denoising_diffusion(diffusion: Any) -> Model:
         ...     channels=3,
         ...     image_size=8,
         ...     normalize=lambda x: 2 * x - 1,
-        ...     model_predictions=model_predictions,
+        ...     p_mean_variance=p_mean_variance,
         ... )
         >>> up.from_denoising_diffusion(diffusion).shape
         (3, 8, 8)
@@ -75,21 +79,19 @@ def from_denoising_diffusion(diffusion: Any) -> Model:
 def _discrete(diffusion: Any) -> Model:
     # what it makes of data that are given in [0, 1]
     low, high = diffusion.normalize(torch.tensor([0.0, 1.0])).tolist()
-    model = wrap(
-        diffusion.model,
-        (diffusion.channels, *_pair(diffusion.image_size)),
-        DDPM(diffusion.betas.detach().double().cpu()),
-        _OBJECTIVES[diffusion.objective],
-        data_range=(low, high),
-        name=type(diffusion).__name__,
-    )
-    t = len(diffusion.betas) // 2
-    x = torch.randn(2, model.dimension, generator=torch.Generator().manual_seed(0)).to(model.device, model.dtype)
-    times = torch.full((2,), t, device=model.device)
+    shape = (diffusion.channels, *_pair(diffusion.image_size))
+    schedule, t = DDPM(diffusion.betas.detach().double().cpu()), len(diffusion.betas) // 2
+    here, there = schedule(float(t)), schedule(float(t - 1))
+    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(diffusion.betas.device)
     with torch.no_grad():
-        theirs = diffusion.model_predictions(x.unflatten(1, model.shape), times).pred_x_start
-    _agree(model(x, model.schedule(float(t))), theirs, diffusion)
-    return model
+        mean = diffusion.p_mean_variance(x=x, t=torch.full((2,), t, device=x.device), clip_denoised=False)[0]
+    theirs = _estimate_in_step(mean, x, here, there)
+    stated = _OBJECTIVES[diffusion.objective]
+    for kind in sorted(_OBJECTIVES.values(), key=lambda kind: kind != stated):
+        model = wrap(diffusion.model, shape, schedule, kind, data_range=(low, high), name=type(diffusion).__name__)
+        if _agree(model(x.flatten(1), here), theirs):
+            return model
+    raise _unlike(diffusion)
 
 
 def _elucidated(diffusion: Any) -> Model:
@@ -110,7 +112,10 @@ def _continuous(diffusion: Any) -> Model:
     schedule = Interpolant(lambda t: log_snr(t).sigmoid().sqrt(), lambda t: (-log_snr(t)).sigmoid().sqrt())
     shape = (diffusion.channels, *_pair(diffusion.image_size))
     x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(diffusion.device)
-    theirs = _step_estimate(diffusion, x, schedule)
+    times = [torch.tensor(t, device=diffusion.device) for t in (0.5, 0.4)]
+    with torch.no_grad():
+        mean = diffusion.p_mean_variance(x, *times)[0]
+    theirs = _estimate_in_step(mean, x, schedule(0.5), schedule(0.4)).clamp(-1, 1)
     for kind in ("eps", "v"):
         model = wrap(
             diffusion.model,
@@ -120,22 +125,16 @@ def _continuous(diffusion: Any) -> Model:
             time=lambda level: -2 * level.log_ratio,
             name=type(diffusion).__name__,
         )
-        ours = model(x.flatten(1), schedule(0.5)).clamp(-1, 1).reshape(theirs.shape)
-        if torch.allclose(ours, theirs, rtol=1e-2, atol=1e-3):
+        if _agree(model(x.flatten(1), schedule(0.5)).clamp(-1, 1), theirs):
             return model
     raise _unlike(diffusion)
 
 
-def _step_estimate(diffusion: Any, x: Tensor, schedule: Schedule) -> Tensor:
-    """The clipped estimate of x0 that its step from t = .5 to t = .4 uses: the mean of the next state is alpha' (x (1 -
-    c)/alpha + c x0)."""
-    here, there = schedule(0.5), schedule(0.4)
+def _estimate_in_step(mean: Tensor, x: Tensor, here: NoiseLevel, there: NoiseLevel) -> Tensor:
+    """The estimate of x0 that an ancestral step from x uses: the mean of the next state is alpha' (x (1 - c)/alpha +
+    c x0), with c the share of the noise that goes."""
     share = float(1 - (there.ratio / here.ratio) ** 2)
-    times = [torch.tensor(t, device=diffusion.device) for t in (0.5, 0.4)]
-    with torch.no_grad():
-        mean = diffusion.p_mean_variance(x, *times)[0]
-    estimate: Tensor = (mean / float(there.alpha) - x * (1 - share) / float(here.alpha)) / share
-    return estimate.clamp(-1, 1)
+    return (mean / float(there.alpha) - x * (1 - share) / float(here.alpha)) / share
 
 
 def from_k_diffusion(
@@ -236,13 +235,12 @@ def _pair(size: Any) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def _agree(ours: Tensor, theirs: Tensor, diffusion: Any) -> None:
-    if not torch.allclose(ours.reshape(theirs.shape), theirs, rtol=1e-2, atol=1e-3):
-        raise _unlike(diffusion)
+def _agree(ours: Tensor, theirs: Tensor) -> bool:
+    return torch.allclose(ours.reshape(theirs.shape), theirs, rtol=1e-2, atol=1e-3)
 
 
 def _unlike(diffusion: Any) -> ValueError:
     return ValueError(
-        f"{type(diffusion).__name__} makes another estimate of its network's output than its attributes say; wrap its "
-        "network and state its schedule and prediction type."
+        f"{type(diffusion).__name__} makes an estimate of its network's output that is none of noise, x0 or v; wrap "
+        "its network and state its schedule and prediction type."
     )
