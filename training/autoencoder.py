@@ -4,6 +4,7 @@
 
 Four times smaller along each edge, four channels; few channels at full resolution, where a convolution costs most.
 Scenes are drawn anew all the time. The loss is squared plus absolute error and a small pull of the latents to N(0, I).
+``--start`` goes on from an earlier one, so that its latents stay near to those that a latent network knows.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from loop import add_options, mixed_precision, read_settings, train
+from loop import add_options, earlier, mixed_precision, read_settings, train
 from scenes import FONT, Painter, pictures
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
@@ -63,12 +64,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(parser, minutes=35.0, rate=2e-3, batch=32)
     parser.add_argument("--size", type=int, default=48)
+    parser.add_argument("--start", type=Path, help="vae folder of an autoencoder to go on from")
     parser.add_argument("--font", type=Path, default=FONT)
     args = parser.parse_args()
     settings = read_settings(args)
 
     painter = Painter(args.size, args.font)
-    autoencoder = build_autoencoder(args.size).to(settings.device, memory_format=torch.channels_last)
+    autoencoder = build_autoencoder(args.size)
+    if args.start:
+        autoencoder.load_state_dict(AutoencoderKL.from_pretrained(args.start, torch_dtype=torch.float32).state_dict())
+    autoencoder = autoencoder.to(settings.device, memory_format=torch.channels_last)
 
     def loss(generator: torch.Generator) -> Tensor:
         place = generator.device
@@ -83,7 +88,8 @@ def main() -> None:
         pull = 0.5 * (mean.square() + variance - 1 - variance.log()).mean()
         return mse_loss(decoded.float(), images) + 0.2 * l1_loss(decoded.float(), images) + PULL * pull
 
-    train(autoencoder, loss, args.out, settings, {"size": args.size, "pull": PULL})
+    note = {"size": args.size, "pull": PULL, "earlier": earlier(args.start, "autoencoder")}
+    train(autoencoder, loss, args.out, settings, note)
     autoencoder.cpu()
     print(f"held-out scenes: {signal_to_noise(autoencoder, painter):.2f} dB", flush=True)
     autoencoder.save_pretrained(args.out / "vae")

@@ -10,13 +10,11 @@ writes the average of that width.
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import UNet2DModel
-from loop import Loss, add_options, mixed_precision, read_settings, train
+from loop import Loss, add_options, earlier, mixed_precision, read_settings, train
 from objective import Levels, Targets, relative_error, training_levels
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
@@ -89,15 +87,6 @@ def denoising_loss(network: UNet2DModel, data: ImageData, levels: Levels, count:
         return relative_error(denoised, targets(clean, noisy, level, label), scale[t])
 
     return loss
-
-
-def earlier(start: Path | None) -> list[dict[str, Any]]:
-    """Records of the trainings that made the weights in START, the ``unet`` of a packaged model, the oldest first."""
-    notes = start and start.resolve().parent / "underpaint.json"
-    if not notes or not notes.exists():
-        return []
-    record = json.loads(notes.read_text(encoding="utf-8"))["training"]
-    return [*record.pop("earlier", []), record]
 
 
 def main() -> None:

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loop import Loss, add_options, mixed_precision, read_settings, train
+from loop import Loss, add_options, earlier, mixed_precision, read_settings, train
 from objective import Levels, Targets, relative_error, training_levels
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
 from underpaint.data.datasets import ImageData, load_data
-from underpaint.files import read_json, read_tensor_metadata, read_tensors, replacing
+from underpaint.files import read_tensor_metadata, read_tensors, replacing
 from underpaint.models.networks.edm import build_edm
 from underpaint.noise import EDM, spaced_ratios
 from underpaint.recipes.convert import convert
@@ -33,8 +33,6 @@ from underpaint.theory.gaussian import Gaussian
 SIGMA_DATA = 0.5
 #: sigma above which the target is exact: below it, the mean over CIFAR-10 is the image itself.
 EXACT_FROM = 4.0
-#: What is kept of a training that another goes on from.
-FACTS = ("steps", "images", "minutes", "images_per_second", "batch", "rate", "drop", "width", "seed", "pool")
 
 
 def network_config(data: ImageData, args: argparse.Namespace) -> dict[str, Any]:
@@ -72,20 +70,11 @@ def with_mirrors(images: Tensor) -> Tensor:
     return torch.cat([images, images.flip(-1)]).flatten(1)
 
 
-def started(network: nn.Module, config: dict[str, Any], start: Path | None) -> list[dict[str, Any]]:
-    """Fill the network with the weights of START and return the records of the trainings that made them, the oldest
-    first: those that lie beside it, or those that its card's notes hold."""
-    if start is None:
-        return []
+def fill(network: nn.Module, config: dict[str, Any], start: Path) -> None:
+    """Give the network the weights of START, a result of this script."""
     if read_tensor_metadata(start)["config"] != config:
         raise SystemExit(f"{start} is a network of another form than the one asked for: {config}.")
     network.load_state_dict({name: tensor.float() for name, tensor in read_tensors(start).items()})
-    for notes in (start.with_name("training.json"), start.with_name("underpaint.json")):
-        if notes.exists():
-            record = read_json(notes)
-            record = record.get("training", record)
-            return [*record.pop("earlier", []), {name: record[name] for name in FACTS if name in record}]
-    return []
 
 
 def denoising_loss(
@@ -127,7 +116,8 @@ def main() -> None:
     data = load_data(args.data)
     config = network_config(data, args)
     network = build_edm(config).eval()  # labels are dropped below, from a generator that a resumed run goes on with
-    earlier = started(network, config, args.start)
+    if args.start:
+        fill(network, config, args.start)
     network = network.to(settings.device, memory_format=torch.channels_last)
     print(f"{len(data):,} pictures, {sum(p.numel() for p in network.parameters()):,} parameters", flush=True)
     sigma = spaced_ratios(1000, 80.0, 0.002).flip(0)
@@ -141,7 +131,7 @@ def main() -> None:
     drop = args.drop if null else 0.0
     shape = (images.shape[1], images.shape[2], images.shape[3])
     loss = denoising_loss(network, rows, labels, null, shape, levels, settings.part, drop)
-    note = {"drop": drop, "pool": args.pool, "earlier": earlier, "data": data.source, "config": config}
+    note = {"drop": drop, "pool": args.pool, "earlier": earlier(args.start), "data": data.source, "config": config}
     train(network, loss, args.out, settings, note)
     state = args.out / "state.pt"
     with replacing(state) as temporary:

@@ -8,7 +8,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -20,11 +20,14 @@ from average import WIDTHS, State, exponent, keep_copies, kept_share, reconstruc
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from underpaint.files import replacing, write_text
+from underpaint.files import read_json, replacing, write_text
 
 SAVE_SECONDS = 240
 #: How often over a whole training the averages are copied.
 COPIES = 32
+
+#: What is kept of the record of a training.
+FACTS = ("steps", "images", "minutes", "images_per_second", "batch", "rate", "drop", "width", "seed", "pool")
 
 Loss = Callable[[torch.Generator], Tensor]
 
@@ -85,6 +88,24 @@ def read_settings(args: argparse.Namespace) -> Settings:
     torch.manual_seed(args.seed)
     given = {name: getattr(args, name) for name in ("minutes", "rate", "batch", "seed", "width", "until", "workers")}
     return Settings(**given, device=device)
+
+
+def facts(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What is kept of the record of a training, with those of the parts before it, the oldest first."""
+    return {name: record[name] for name in (*FACTS, "earlier") if name in record}
+
+
+def earlier(start: Path | None, part: str | None = None) -> list[dict[str, Any]]:
+    """Records of the trainings that made the weights at START, the oldest first: what the run that wrote them or the
+    packaged model says there or one folder above; ``part`` names one of several that a packaged model has."""
+    places = () if start is None else (start.resolve(), start.resolve().parent)
+    for notes in (place / name for place in places for name in ("training.json", "underpaint.json")):
+        if notes.exists():
+            record = read_json(notes)
+            record = record.get("training", record)
+            record = facts(record.get(part, record))
+            return [*record.pop("earlier", []), record]
+    return []
 
 
 def mixed_precision(device: torch.device) -> torch.autocast:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from jinja2 import Environment, FileSystemLoader
+from loop import facts
 from rich.progress import track
 from safetensors.torch import load_file
 from torch import Tensor
@@ -43,7 +44,6 @@ from underpaint.theory.mixture import Mixture
 
 NAME = "fashion-mnist"
 BOX = Path(assets.__file__).parent / NAME
-FACTS = ("steps", "images", "minutes", "images_per_second", "batch", "rate", "drop", "width", "seed")
 HIGH_NOISE = 10.0
 CARD_TIMES = (20, 100, 200, 300, 400, 600, 800, 999)
 
@@ -160,7 +160,7 @@ def main() -> None:
     if len(train) != 60_000:
         raise SystemExit(f"The complete training split is needed, found {len(train)} images.")
     notes = {"name": NAME, "data": NAME, "pixel_unshuffle": 2, "null_class": 10, "range": [-1, 1]}
-    notes["training"] = facts_of(record)
+    notes["training"] = facts(record)
     write_weights(args.run, args.out, notes)
     write_sample(train, args.out)
     provenance = {"data": NAME, "split": "train", "count": len(train), "range": [-1, 1], "shape": list(train.shape)}
@@ -188,11 +188,6 @@ def main() -> None:
 def in_half(gaussian: Gaussian) -> Gaussian:
     """A Gaussian whose basis is in half precision, which turns its directions by less than a thousandth."""
     return Gaussian(gaussian.mean, gaussian.covariance.to(dtype=torch.float16))
-
-
-def facts_of(record: Mapping[str, Any]) -> dict[str, Any]:
-    """What the notes of a model keep of the record of its training."""
-    return {name: record[name] for name in (*FACTS, "pool", "earlier") if name in record}
 
 
 def render(template: str, **values: Any) -> str:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from package import distances, explained_at_high_noise, facts_of, generate, in_half, losses, render, theory_samples
+from loop import facts
+from package import distances, explained_at_high_noise, generate, in_half, losses, render, theory_samples
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -195,7 +196,7 @@ def build(args: argparse.Namespace, record: dict[str, Any]) -> dict[str, Any]:
     assert train.labels is not None
     classes = len(train.labels.unique())
     notes = {"name": home.name, "data": home.name, "null_class": classes, "range": [-1, 1]}
-    write_network(args.run, home, notes | {"training": facts_of(record)})
+    write_network(args.run, home, notes | {"training": facts(record)})
     if args.classifier is not None:
         shutil.copytree(args.classifier, home / "classifier", dirs_exist_ok=True)
     rows = train.rows()

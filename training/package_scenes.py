@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from autoencoder import HELD_OUT, signal_to_noise, to_network
 from diffusers import StableDiffusionPipeline
+from loop import facts
 from package import in_half, render
 from PIL import Image, ImageDraw
 from rich.progress import track
@@ -207,15 +208,15 @@ def main() -> None:
     write_statistics(rows, present, latent, args.out)
     measured = measure(pipe, load_reader(args.out / "classifier"), painter, args.out, args.count)
     write_text(args.out / "measured.json", json.dumps(measured, indent=2) + "\n")
-    facts = ("steps", "minutes", "batch", "rate", "seed")
     notes = {"name": NAME, "data": NAME, "prompts": PROMPTS, "range": [-1, 1]}
-    notes["training"] = {k: record[k] for k in (*facts, "drop", "scenes")}
-    notes["training"]["autoencoder"] = {k: coder[k] for k in (*facts, "pull")}
+    notes["training"] = facts(record) | {"scenes": record["scenes"]}
+    notes["training"]["autoencoder"] = facts(coder) | {"pull": coder["pull"]}
     write_text(args.out / "underpaint.json", json.dumps(notes, indent=2) + "\n")
     parts = {"unet": pipe.unet, "vae": pipe.vae, "text_encoder": pipe.text_encoder}
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
     write_text(args.out / "README.md", render(
-        "scenes_card.md.j2", record=record, coder=coder, measured=measured, counts=counts, objects=NAMES,
+        "scenes_card.md.j2", record=record, parts=[*record["earlier"], record], coders=[*coder["earlier"], coder],
+        measured=measured, counts=counts, objects=NAMES,
         classifier=json.loads((args.out / "classifier" / "config.json").read_text()), scenes=args.scenes,
         sample=args.sample, prompts=PROMPTS, rank=OBJECT_RANK, guidance=GUIDANCE,
     ))  # fmt: skip

@@ -83,7 +83,7 @@ def main() -> None:
 
     record = train(network, loss, args.out, settings)
     network.cpu().eval()
-    reader = Reader(network, NAMES, "emoji-reader-64")
+    reader = Reader(network, NAMES, f"emoji-reader-{len(NAMES)}")
     splits = {}
     for split, seed in (("train", HELD_OUT + 10), ("test", HELD_OUT)):
         images, classes, present = draw(painter, 4000, seed)

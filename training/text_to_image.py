@@ -4,7 +4,7 @@
 
 Scenes are encoded once and kept as the mean and deviation of their latents, from which each use draws anew. The U-Net
 predicts v on Stable Diffusion's schedule; captions are dropped for part of the batch, so that it can be guided. The
-result is a folder that diffusers' StableDiffusionPipeline loads as it is.
+result is a folder that diffusers' StableDiffusionPipeline loads as it is. ``--start`` goes on from such a folder.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from autoencoder import HELD_OUT, to_network
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from loop import add_options, mixed_precision, read_settings, train
+from loop import add_options, earlier, mixed_precision, read_settings, train
 from scenes import COLOUR_NAMES, FONT, NAMES, SPARSE, Painter, scenes
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
@@ -56,11 +56,12 @@ def build_tokenizer(captions: list[str]) -> CLIPTokenizer:
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS, pad_token=END)
 
 
-def keep_tokenizer(place: Path, captions: list[str]) -> CLIPTokenizer:
+def keep_tokenizer(place: Path, captions: list[str], start: Path | None = None) -> CLIPTokenizer:
     """Built once: the order of tokens that are equally frequent differs from one building to the next, and a network
-    that is trained further knows the old one."""
+    that is trained further knows the old one, which START has."""
     if not place.is_dir():
-        build_tokenizer(captions).save_pretrained(place)
+        made = CLIPTokenizer.from_pretrained(start / "tokenizer") if start else build_tokenizer(captions)
+        made.save_pretrained(place)
     return CLIPTokenizer.from_pretrained(place)
 
 
@@ -132,12 +133,24 @@ class TextToImage(nn.Module):
         return self.unet(noisy, times, encoder_hidden_states=words).sample
 
 
+def build_network(tokenizer: CLIPTokenizer, size: int, start: Path | None) -> TextToImage:
+    """From nothing, or with the weights of START."""
+    network = TextToImage(build_text_encoder(tokenizer), build_unet(size))
+    if start:
+        words = CLIPTextModel.from_pretrained(start / "text_encoder", dtype=torch.float32)
+        network.text_encoder.load_state_dict(words.state_dict())
+        unet = UNet2DConditionModel.from_pretrained(start / "unet", torch_dtype=torch.float32)
+        network.unet.load_state_dict(unet.state_dict())
+    return network
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--autoencoder", type=Path, required=True)
     add_options(parser, minutes=75.0, rate=1e-3, batch=32)
     parser.add_argument("--scenes", type=int, default=50_000)
     parser.add_argument("--drop", type=float, default=0.12, help="share of captions replaced by the empty one")
+    parser.add_argument("--start", type=Path, help="pipeline of an earlier run, or the packaged model, to go on from")
     parser.add_argument("--font", type=Path, default=FONT)
     args = parser.parse_args()
     settings = read_settings(args)
@@ -152,11 +165,12 @@ def main() -> None:
     print(f"scaling factor {scale:.4f}, mean of the latents {[round(float(c), 3) for c in means.mean((0, 2, 3))]}")
 
     torch.manual_seed(settings.seed)
-    tokenizer = keep_tokenizer(args.out / "tokenizer", captions[:20_000] + list(NAMES) + list(COLOUR_NAMES))
+    words = captions[:20_000] + list(NAMES) + list(COLOUR_NAMES)
+    tokenizer = keep_tokenizer(args.out / "tokenizer", words, args.start)
     tokens = tokenizer(captions, padding="max_length", truncation=True, max_length=TOKENS, return_tensors="pt")
     ids: Tensor = tokens["input_ids"]
     empty = tokenizer("", padding="max_length", max_length=TOKENS, return_tensors="pt")["input_ids"]
-    network = TextToImage(build_text_encoder(tokenizer), build_unet(latents.shape[-1]))
+    network = build_network(tokenizer, latents.shape[-1], args.start)
     network = network.to(settings.device, memory_format=torch.channels_last)
     print(f"{len(tokenizer)} tokens, {sum(p.numel() for p in network.parameters()):,} parameters", flush=True)
     level = DDPM.stable_diffusion()(torch.arange(1000))
@@ -182,7 +196,8 @@ def main() -> None:
             prediction = network(a * clean + s * noise, t, torch.where(dropped, empty, ids[rows]))
         return mse_loss(prediction.float(), a * noise - s * clean)
 
-    train(network, loss, args.out, settings, {"drop": args.drop, "scenes": args.scenes})
+    note = {"drop": args.drop, "scenes": args.scenes, "earlier": earlier(args.start)}
+    train(network, loss, args.out, settings, note)
     network.cpu()
     scheduler = DDIMScheduler(
         beta_start=0.00085,

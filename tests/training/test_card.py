@@ -9,8 +9,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
 from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
 
+from underpaint import assets
 from underpaint.noise import DDPM
 
 TRAINING = Path(__file__).parents[2] / "training"
@@ -53,10 +57,35 @@ def test_a_card_of_one_part_has_no_table_of_parts() -> None:
 
 
 def test_what_was_trained_before_is_read_from_the_model_that_a_training_goes_on_from(tmp_path: Path) -> None:
-    earlier = import_module("denoiser").earlier
+    earlier = import_module("loop").earlier
     (tmp_path / "unet").mkdir()
     assert earlier(None) == []
     assert earlier(tmp_path / "unet") == []
     notes = {"training": {**LAST, "earlier": [PART]}}
     (tmp_path / "underpaint.json").write_text(json.dumps(notes), encoding="utf-8")
     assert earlier(tmp_path / "unet") == [PART, LAST]
+
+
+def test_the_boxed_model_tells_of_the_training_of_each_part() -> None:
+    loop, box = import_module("loop"), assets.folder("emoji-scenes")
+    notes = json.loads((box / "underpaint.json").read_text(encoding="utf-8"))["training"]
+    *_, network = loop.earlier(box)
+    *_, coder = loop.earlier(box / "vae", "autoencoder")
+    assert (network["steps"], network["rate"]) == (notes["steps"], notes["rate"])
+    assert (coder["steps"], coder["rate"]) == (notes["autoencoder"]["steps"], notes["autoencoder"]["rate"])
+    assert "autoencoder" not in network
+
+
+def test_a_text_to_image_training_goes_on_from_the_boxed_model(tmp_path: Path) -> None:
+    script, box = import_module("text_to_image"), assets.folder("emoji-scenes")
+    tokenizer = script.keep_tokenizer(tmp_path / "tokenizer", [], box)
+    boxed = CLIPTokenizer.from_pretrained(box / "tokenizer")
+    assert tokenizer("a red apple")["input_ids"] == boxed("a red apple")["input_ids"]
+    network = script.build_network(tokenizer, 12, box)
+    known = UNet2DConditionModel.from_pretrained(box / "unet", torch_dtype=torch.float32)
+    x, words = torch.randn(1, 4, 12, 12, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 32, 128)
+    torch.testing.assert_close(network.unet(x, 500, words).sample, known(x, 500, words).sample)
+    torch.testing.assert_close(
+        network.text_encoder(torch.tensor([[1, 2, 3]]))[0],
+        CLIPTextModel.from_pretrained(box / "text_encoder")(torch.tensor([[1, 2, 3]]))[0],
+    )
