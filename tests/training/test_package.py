@@ -130,6 +130,7 @@ def test_the_card_says_what_was_measured(box: Path, place: Path, monkeypatch: py
     assert "in parts of which each went on" in text
     assert "was on pictures of 1/2 the size" in text
     assert f"| this network, each class in turn | {measured['frechet']['guidance 1']:.3g} |" in text
+    assert "| samples from | `few-5` |\n|---|---|\n| this network, without a class | " in text
     sigma, loss = next(iter(measured["loss"]["network"].items()))
     assert f"| {sigma} | {loss:.5f} |" in text
     assert "{{" not in text + "{%"
@@ -144,10 +145,12 @@ def test_the_grid_has_a_row_for_each_class(box: Path) -> None:
     module = import_module("package_natural")
     with Image.open(box / "classes.png") as picture:
         assert picture.height == 3 * SIZE * module.SCALE
-    images = torch.rand(2, 3, 4, 3, SIZE, SIZE)
+    images = torch.zeros(2, 3, 4, 3, SIZE, SIZE)
+    images[1, 2, 3, 0] = 1.0  # the last picture of the last class is red
     drawn = np.asarray(module.sheet(images, CLASSES))
-    corner = drawn[2 * SIZE * module.SCALE, -SIZE * module.SCALE]  # of the last picture of the last class
-    assert corner.tolist() == (images[1, 2, 3, :, 0, 0] * 255).round().byte().tolist()
+    edge = SIZE * module.SCALE
+    assert (drawn[-edge:, -edge:] == [255, 0, 0]).all()
+    assert (drawn[-2 * edge : -edge, -edge:] == 0).all()
 
 
 def test_edges_of_blocks_stand_out(box: Path) -> None:
