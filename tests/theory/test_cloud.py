@@ -16,8 +16,9 @@ from torch.testing import assert_close
 
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel
 from underpaint.sampling.trajectory import sample
+from underpaint.theory import cloud as cloud_module
 from underpaint.theory.cloud import PointCloud
-from underpaint.theory.shadows import Shadows
+from underpaint.theory.shadows import Shadows, bounded, refined
 from underpaint.theory.softmax import SoftmaxMean
 
 LEVELS = [EDM()(0.01), EDM()(1.0), EDM()(80.0), DDPM()(500), Flow()(0.9), Flow()(1.0)]
@@ -245,9 +246,10 @@ def relative(found: Tensor, exact: Tensor) -> float:
     alpha=st.floats(0.05, 1.0),
     error=st.sampled_from([1e-2, 1e-3, 1e-5]),
     offset=st.sampled_from([0.0, 3.0]),
+    halves=st.booleans(),
 )
 def test_the_error_of_a_denoised_image_is_certain(
-    normal, seed: int, sigma: float, alpha: float, error: float, offset: float
+    normal, seed: int, sigma: float, alpha: float, error: float, offset: float, halves: bool
 ) -> None:
     """Of states near data and of ones at odds with all that noise would be: far away, on a line through the points, and
     between two that the leading components cannot tell apart."""
@@ -258,8 +260,10 @@ def test_the_error_of_a_denoised_image_is_certain(
     states += [3 * points[4:6] - 2 * points[6:8], 0.5 * (points[8:12:2] + points[9:12:2]), 1.7 * points[12:14]]
     x, level = alpha * torch.cat(states).float(), NoiseLevel(alpha, sigma)
     exact = brute_force(points, x, level)[1]
-    for basis in (None, torch.eye(24)[:, :6]):
-        assert relative(PointCloud(points, 32, basis=basis, error=error)(x, level), exact) <= error
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cloud_module, "multiplies_halves", lambda _: halves)
+        for basis in (None, torch.eye(24)[:, :6]):
+            assert relative(PointCloud(points, 32, basis=basis, error=error)(x, level), exact) <= error
 
 
 def test_with_an_error_few_points_are_read_in_full(normal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,12 +307,34 @@ def test_bounds_are_above_and_tighten_block_by_block(normal, left: int, rank: in
     query, exact = shadows.query(x), x @ points.T
     estimate, before = torch.zeros(30, dtype=torch.float64), None
     for stage in range(len(shadows.widths)):
-        estimate, bound = shadows.refine(estimate, query, stage, slice(0, 30))
+        estimate = refined(estimate, query, stage, shadows.points.coordinates[stage])
+        bound = bounded(estimate, query, stage, shadows.points.lengths[stage])
         assert bool((bound >= exact - 1e-9).all())
         assert before is None or bool((bound <= before + 1e-9).all())
         before = bound
     if rank == 12:
         assert_close(before, exact, rtol=1e-4, atol=1e-4)
+
+
+@given(rank=st.integers(1, 12), seed=st.integers(0, 99), far=st.sampled_from([1e-3, 1.0, 1e4]))
+def test_bounds_hold_for_coordinates_in_halves(normal, rank: int, seed: int, far: float) -> None:
+    """Of states along what the points lose by rounding, and of ones whose own rounding lies along a point."""
+    points = (far * normal(30, 12, seed=seed) * torch.logspace(1, -1, 12)).float()
+    basis = torch.linalg.qr(normal(12, rank, seed=seed + 2)).Q.float()
+    shadows = Shadows(lambda part: points[part], points.double().square().sum(1), basis, 7, halves=True)
+    known = torch.cat(shadows.points.coordinates, 1)
+    assert known.dtype == torch.bfloat16
+    lost = points @ basis - known.float()
+    x = torch.cat([lost @ basis.T, 300 * lost.sign() @ basis.T, normal(4, 12).float(), 1.00390625 * points]).double()
+    query, exact, estimate = shadows.query(x), x @ points.double().T, torch.zeros(len(x), 30)
+    slack = 4 * shadows.loss * x.norm(dim=1, keepdim=True) * points.double().norm(dim=1)
+    for stage in range(len(shadows.widths)):
+        estimate = refined(estimate, query, stage, shadows.points.coordinates[stage])
+        bound = bounded(estimate, query, stage, shadows.points.lengths[stage])
+        assert bool((bound.double() >= exact - slack).all())
+        leading = basis[:, : sum(shadows.widths[: stage + 1])].double()
+        off = estimate.double() - x @ leading @ (points.double() @ leading).T
+        assert stage or bool((off.abs() > slack).any())  # it is rounded indeed
 
 
 def test_an_error_costs_no_more_memory_than_chunks() -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..noise import NoiseLevel
 from .denoiser import check_states
 from .moments import check_rows
-from .shadows import Shadow, Shadows, principal_basis, taken
+from .shadows import Shadow, Shadows, bounded, multiplies_halves, principal_basis, refined, taken
 from .softmax import SoftmaxMean
 
 
@@ -46,7 +46,8 @@ class PointCloud:
     certain to be within ``error`` times its own length of the exact one: points are passed over whose weights, in sum,
     could not move it further; rounding of log-weights counts in full. No noise is assumed in the state. The bound is
     computed for each row after the call, and rows that do not meet it are taken again from all points in float64. The
-    basis and N (R + 4) numbers, R about D/3 and at most 1,024, are made at the first call that can use them.
+    basis and N (R + 36) numbers, R about D/3 and at most 1,024, are made at the first call that can use them; the
+    tolerance is 2 ``error`` then, at most .01.
 
     Examples:
         >>> import torch
@@ -111,7 +112,11 @@ class PointCloud:
             chosen = torch.randperm(len(self.points), generator=torch.Generator().manual_seed(1))[:8192]
             basis = principal_basis(self._rows(self.points[chosen.to(self.points.device)], self._dtype))
         return Shadows(
-            lambda part: self._rows(self.points[part], self._dtype), 2 * self._half_norms, basis, self._together
+            lambda part: self._rows(self.points[part], self._dtype),
+            2 * self._half_norms,
+            basis,
+            self._together,
+            self._dtype == torch.float32 and multiplies_halves(self.points.device),
         )
 
     @staticmethod
@@ -200,7 +205,8 @@ class PointCloud:
 
         ``rounding`` bounds the error of float32 log-weights [B, 1]; infinite, all is done in float64.
         """
-        careful = self._dtype != torch.float64 and not float(rounding.max()) <= min(self.tolerance, self.error or 1.0)
+        allowed = self.tolerance if self.error is None else min(2 * self.error, 0.01)
+        careful = self._dtype != torch.float64 and not float(rounding.max()) <= allowed
         floor, slack, matter = self._sampled(exact.detach(), square, rounding)
         rows, sums = exact.to(self._dtype), SoftmaxMean()
         relevant = self._all() if matter > 0.5 else self._unpruned(exact.detach(), square, floor, slack, matter, sums)
@@ -225,16 +231,18 @@ class PointCloud:
         asked for or nothing was left out or rounded.
 
         Weights that were left out, a share e of all in sum, move a mean m by e |m - m_left|, m_left being the mean of
-        the points left out. Errors of log-weights up to t multiply weights by factors that deviate from their mean by
-        at most (e^2t - 1)/2 of it (half a range), and move m by their covariance with the points: by at most that
-        times the deviation of the points.
+        the points left out. Errors t_i of log-weights move m by the covariance of the factors e^t_i with the points: to
+        first order by at most the root mean square of t_i times the deviation of the points, and by at most 1.05 times
+        that for t_i up to .01. Of the largest t_i, that of a point has the share that its length has of the largest.
         """
         if self.error is None or not bool(torch.isfinite(rounding).all()):
             return torch.ones(len(mean), dtype=torch.bool, device=mean.device)
         inside = sums.mean.detach().double().norm(dim=1)
-        spread = (2 * sums.mean_of_others.detach().double() - inside.square()).clamp(min=0).sqrt()
+        squares = 2 * sums.mean_of_others.detach().double()
+        spread = (squares - inside.square()).clamp(min=0).sqrt()
         left_out = len(self.points) * math.exp(-self._margin) * (inside + self._farthest)
-        moved = left_out + 1.01 * rounding.squeeze(1) * spread
+        lengths = squares.sqrt() / max(self._farthest, 1e-300)
+        moved = left_out + 1.05 * rounding.squeeze(1) * lengths * spread
         return moved * (1 + self.error) <= self.error * mean.double().norm(dim=1)
 
     @cached_property
@@ -274,25 +282,29 @@ class PointCloud:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """The same of all points that can matter; a point is left out whose bound is not near enough to the largest
         log-weight known. All of them, where to tell them apart costs more."""
-        query, stages = self._shadows.query(exact), 0
+        query, known = self._shadows.query(exact), self._shadows.points
+        plan: list[int] = []  # the blocks after which points are left out
         slack = slack + 4 * self._shadows.loss * exact.norm(dim=1, keepdim=True) * self._farthest
         for part in self._parts(len(exact)):
             top = torch.clamp(top, min=sums.top).double()
-            estimate = (-square * self._half_norms[part]).to(self._dtype)
+            estimate, stage = (-square * self._half_norms[part]).to(self._dtype), 0
+            index: Tensor | slice = part
             found = torch.arange(part.start, min(part.stop, len(self.points)), device=exact.device)
-            whole, stage = True, 0
-            while stage < (stages or 1) and len(found):
-                estimate, bounds = self._shadows.refine(estimate, query, stage, part if whole else found)
-                top = torch.maximum(top, self._exactly(exact, square, found[estimate.argmax(1)]))
-                floor, stage = (top - slack).to(estimate), stage + 1
-                if not stages:
-                    stages, cost = self._cheapest(square, query, floor)
+            while stage <= (plan or [0])[-1] and len(found):
+                estimate = refined(estimate, query, stage, taken(known.coordinates[stage], index))
+                if not plan or stage in plan:
+                    top = torch.maximum(top, self._exactly(exact, square, found[estimate.argmax(1)]))
+                if not plan:
+                    plan, cost = self._cheapest(square, query, (top - slack).to(estimate))
                     if cost > (1 + matter) * self.dimension:
                         yield from self._all()
                         return
-                kept = ((bounds - floor).amax(0) >= 0).nonzero().squeeze(1)
-                if stage == stages or 2 * len(kept) < len(found):  # to pick out most of them costs more
-                    estimate, found, whole = estimate.index_select(1, kept), found[kept], False
+                if stage in plan:
+                    bounds = bounded(estimate, query, stage, taken(known.lengths[stage], index))
+                    kept = ((bounds - (top - slack).to(estimate)).amax(0) >= 0).nonzero().squeeze(1)
+                    estimate, found = estimate.index_select(1, kept), found[kept]
+                    index = found
+                stage += 1
             if len(found):
                 yield from ((taken(self.points, few), self._half_norms[few]) for few in found.split(self._together))
 
@@ -301,15 +313,23 @@ class PointCloud:
         product = (exact * self._rows(taken(self.points, index), torch.float64)).sum(1, keepdim=True)
         return product - square * self._half_norms[index].unsqueeze(1)
 
-    def _cheapest(self, square: Tensor, query: Shadow, floor: Tensor) -> tuple[int, float]:
-        """How many blocks leave the least to do for a sample, and how much that is, in numbers read a point."""
-        done, share, costs, estimate = 0.0, 1.0, [], (-square * self._some[1]).to(floor)
+    def _cheapest(self, square: Tensor, query: Shadow, floor: Tensor) -> tuple[list[int], float]:
+        """After which blocks to leave points out, by a sample, and how much there is to do, in numbers read a point.
+
+        Where more than half of the points stay, to pick them out costs more than to go on with all."""
+        done, share, plan, costs = 0.0, 1.0, [], []
+        estimate, sample = (-square * self._some[1]).to(floor), self._some_shadows
         for stage, width in enumerate(self._shadows.widths):
             done += share * width
-            estimate, bounds = self._shadows.refined(estimate, query, stage, self._some_shadows[stage])
-            share = float((bounds >= floor).any(0).double().mean())
-            costs.append(done + share * 2 * self.dimension)
-        return costs.index(min(costs)) + 1, min(costs)
+            estimate = refined(estimate, query, stage, sample.coordinates[stage])
+            bounds = bounded(estimate, query, stage, sample.lengths[stage])
+            left = float((bounds >= floor).any(0).double().mean())
+            costs.append(done + left * 2 * self.dimension)
+            if 2 * left < share:
+                plan.append(stage)
+                share = left
+        last = costs.index(min(costs))
+        return [*(stage for stage in plan if stage < last), last], min(costs)
 
     def _parts(self, batch: int) -> list[slice]:
         """All points, in parts whose bounds take no more room than a chunk of points."""

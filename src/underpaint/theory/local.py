@@ -7,6 +7,7 @@ takes a step from there towards what networks do.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -204,11 +205,14 @@ class LocalCloud:
         for rows in x.split(batch):
             scaled = scale * rows.double()
             dtype = self._dtype(scaled, square, size)
-            logits_of, sums = weigh(scaled.to(dtype), views, square), SoftmaxMean()
+            logits_of, sums = weigh(scaled.to(dtype), views, square), defaultdict[int, SoftmaxMean](SoftmaxMean)
             for part in self.points.split(chunk):
-                stored = as_rows(part, dtype)
-                sums.add(logits_of(stored), stored[:, centres].transpose(0, 1).to(kept))
-            means.append(sums.mean.transpose(0, 1))
+                stored, first = as_rows(part, dtype), 0
+                values = stored.T.index_select(0, centres.flatten()).to(kept).view(*centres.shape, -1).mT
+                for logits in logits_of(stored):
+                    sums[first].add(logits, values[first : first + len(logits)])
+                    first += len(logits)
+            means.append(torch.cat([found.mean for found in sums.values()]).transpose(0, 1))
         return torch.cat(means)
 
     def _share(self, x: Tensor, scale: float, square: float, views: Views) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -124,8 +124,11 @@ def _sketched(rows: Tensor, width: int = 8) -> Tensor:
     return rows @ start
 
 
-#: Log-weights of data rows [n, D], [L, B, n], of states [B, D] scaled by alpha/sigma^2, views and (alpha/sigma)^2.
-Weigh = Callable[[Tensor, Views, float], Callable[[Tensor], Tensor]]
+#: Log-weights of data rows [n, D], some places after others, [l, B, n]: of states [B, D] scaled by alpha/sigma^2, views
+#: and (alpha/sigma)^2.
+Weigh = Callable[[Tensor, Views, float], Callable[[Tensor], Iterator[Tensor]]]
+#: So many log-weights stay in the cache of a CPU until they are added up.
+_CACHED = 1 << 19
 
 
 def cheapest(views: Views) -> tuple[Weigh, int]:
@@ -140,19 +143,22 @@ def cheapest(views: Views) -> tuple[Weigh, int]:
     return (banded, channels * width) if 2 * size > channels * width + height else (gathered, size)
 
 
-def gathered(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Tensor]:
-    """From the windows of both."""
+def gathered(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Iterator[Tensor]]:
+    """From the windows of both, place by place as many as the cache holds."""
     windows = views.windows.to(scaled.device)
     queries = _columns(scaled)[windows].mT
 
-    def logits(stored: Tensor) -> Tensor:
-        patches = _columns(stored).index_select(0, windows.flatten()).view(*windows.shape, -1)
-        return torch.baddbmm(-square / 2 * patches.square().sum(1, keepdim=True), queries, patches)
+    def logits(stored: Tensor) -> Iterator[Tensor]:
+        columns = _columns(stored)
+        together = max(1, _CACHED // (len(scaled) * len(stored))) if stored.device.type == "cpu" else len(windows)
+        for index, query in zip(windows.split(together), queries.split(together), strict=True):
+            patches = columns.index_select(0, index.flatten()).view(*index.shape, -1)
+            yield (query @ patches).sub_(patches.square().sum(1, keepdim=True), alpha=square / 2)
 
     return logits
 
 
-def parted(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Tensor]:
+def parted(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Iterator[Tensor]]:
     """From what neighbours see in common, once for all of them, and from the rest with zeros where one does not look:
     alike windows are cheaper to multiply than to gather."""
     states = torch.cat([scaled, scaled.new_zeros(len(scaled), 1)], 1)
@@ -160,7 +166,7 @@ def parted(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Te
         (part.common.to(states.device), part.others.to(states.device), part.seen.to(states)) for part in views.parts
     ]
 
-    def logits(stored: Tensor) -> Tensor:
+    def logits(stored: Tensor) -> Iterator[Tensor]:
         columns, first = _columns(stored), 0
         found = stored.new_empty(len(views.windows), len(states), len(stored))
         for common, others, seen in parts:
@@ -171,12 +177,12 @@ def parted(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Te
             queries = seen.unsqueeze(1) * states.index_select(1, others)  # quicker made than kept
             here.flatten(0, 1).addmm_(queries.flatten(0, 1), few)
             first += len(seen)
-        return found
+        yield found
 
     return logits
 
 
-def banded(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Tensor]:
+def banded(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Iterator[Tensor]]:
     """Of squares about all pixels: sums along rows and then columns are products with banded
     matrices of ones. The first product weighs each row of the image with the band, the second adds rows up."""
     assert views.squares is not None
@@ -185,12 +191,12 @@ def banded(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Te
     parts = scaled.view(-1, channels, height, width).permute(2, 0, 1, 3)  # row by row
     queries = (parts.unsqueeze(1) * right[:, None, None, :]).reshape(height, -1, channels * width)
 
-    def logits(stored: Tensor) -> Tensor:
+    def logits(stored: Tensor) -> Iterator[Tensor]:
         images = stored.view(-1, channels, height, width)
         rows = torch.bmm(queries, images.permute(2, 0, 1, 3).reshape(height, -1, channels * width).mT)
         squares = (images.square().sum(1) @ right).permute(1, 2, 0).unsqueeze(2)
         rows.view(height, width, -1, len(images)).sub_(squares, alpha=square / 2)
-        return (down @ rows.flatten(1)).view(height * width, -1, len(images))
+        yield (down @ rows.flatten(1)).view(height * width, -1, len(images))
 
     return logits
 
