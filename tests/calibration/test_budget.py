@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 from mixtures import gaussian_of, mixture
 from typer.testing import CliRunner
 
-from underpaint.calibration.budget import spend
+from underpaint.calibration.budget import least_budget, spend
 from underpaint.calibration.calibrate import calibrate
-from underpaint.cli import app
+from underpaint.cli import app, parse_seeds
 from underpaint.noise import DDPM, NoiseLevel
 
 
@@ -49,15 +50,25 @@ def test_more_calls_are_more_seeds_and_more_search() -> None:
 
 
 def test_too_few_calls_are_refused_with_how_many_it_takes() -> None:
-    with pytest.raises(ValueError, match=r"Plans of 5, 8 calls take [\d,]+ calls of the denoiser or more"):
-        spend(300, (5, 8))
+    least = least_budget((8, 5, 8))
+    assert spend(least, (5, 8)).seeds == 4
+    with pytest.raises(ValueError, match=rf"Plans of 5, 8 calls take {least:,} calls of the denoiser or more"):
+        spend(least - 1, (5, 8))
+
+
+def test_the_least_budget_is_known_before_it_is_refused() -> None:
+    """In the help, and in the line on what a budget is spent on."""
+    command = typer.main.get_command(app).commands["calibrate"]  # type: ignore[attr-defined]
+    known = {option.name: option for option in command.params}
+    usual, few = (least_budget(parse_seeds(calls)) for calls in (known["calls"].default, "5"))
+    assert f"The least is {usual:,} calls for the default --calls, and {few:,} for --calls 5." in known["budget"].help
 
 
 def test_a_budget_at_the_command_line(tmp_path: Path) -> None:
     place = tmp_path / "plans.json"
     given = ["calibrate", "fashion-mnist", "--calls", "3", "--budget"]
     for words, sentence in (
-        (["many"], "such as 3000, or a time, such as 15min; got 'many'"),
+        (["many"], "such as 20000, or a time, such as 15min; got 'many'"),
         (["3000", "--effort", "3"], "takes the place of"),
         (["0.001s"], "or more, got a budget of 1;"),
     ):
@@ -75,3 +86,4 @@ def test_a_budget_is_kept_to(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0, result.output
     assert len(json.loads(result.stdout)["seeds"]) == 4
+    assert f"The least for these plans is {least_budget((3,)):,} calls." in result.stderr

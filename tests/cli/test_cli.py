@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import subprocess
@@ -18,7 +19,9 @@ from typer.testing import CliRunner
 
 from underpaint import __version__
 from underpaint.cli import app, main, parse_seeds
+from underpaint.cli.base import finish
 from underpaint.noise import EDM
+from underpaint.recipes.calibrate import finding
 from underpaint.recipes.sample import SampleRequest, generate
 from underpaint.sampling.fitted import LOOK_BACK, TERMS, Calibration, Plan
 
@@ -61,6 +64,26 @@ def test_help_is_wrapped_by_the_window_alone():
         assert not re.search(r"[^\n]\n[^\n]", command.help), name
 
 
+def test_every_command_ends_with_what_was_found():
+    """But for those that print a check, a list or an address."""
+    others = {"check", "doctor", "explore", "models"}
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    ends = {
+        name for name, command in commands.items() if "finish" in inspect.unwrap(command.callback).__code__.co_names
+    }
+    assert ends == commands.keys() - others
+
+
+def test_an_end_is_json_or_words_and_nothing_if_quiet(capsys: pytest.CaptureFixture[str]):
+    results = {"finding": "It is 3.", "value": 3}
+    finish(results, False, False, "a table", "", then="Look.")
+    assert capsys.readouterr().out == "a table\nIt is 3.\nLook.\n"
+    finish(results, as_json=True, quiet=False, then="Look.")
+    assert json.loads(capsys.readouterr().out) == results
+    finish(results, as_json=False, quiet=True, then="Look.")
+    assert not capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", ["check", "calibrate"])
 def test_the_model_is_an_argument_or_an_option(
     command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -86,6 +109,16 @@ def test_calibrate_says_which_plans_are_plain_solvers_and_what_may_help(
     assert done.exit_code == 0, done.output
     assert "For 3 calls the plan is a plain solver" in done.stdout
     assert "a larger --budget" in done.stdout
+    place = tmp_path / "plans.json"
+    sampled = f"underpaint sample --model fashion-mnist --calibration {place} --steps 3"
+    assert done.stdout.endswith(f"Plans: {place}\nTo sample by one: {sampled}\n")
+    fitted = replace(plans[1], errors={"held_out": 0.02, "plain": 0.04, "fit": 0.01})
+    said = finding(Calibration((fitted,), found.about | {"from": {"origin": "data"}}))
+    assert said == (
+        "Distance of the plans to the fine solution on held-out seeds, over that of the best plain solver: 0.50 at 4 "
+        "calls. Below 1 is nearer. The fine solution has 60 steps, and is about 0.01 from that of ever more. These "
+        "distances are those of a mixture of the data; `underpaint bench` measures the network's."
+    )
 
 
 def test_seeds():

@@ -94,6 +94,7 @@ def test_check_of_a_sound_and_an_unsound_model(here: Path) -> None:
     found = json.loads(sound.stdout)
     assert (found["verdict"], found["model"], found["suggestion"]) == ("holds", "gauss", "")
     assert {"name", "value", "bound", "verdict", "means"} == set(found["findings"][0])
+    assert found["finding"] == found["short"]
     wrong = runner.invoke(app, ["check", "own_networks:wrong", "--quiet"])
     assert wrong.exit_code == 1
     assert "fails  energy of states along the flow" in wrong.stdout
@@ -126,6 +127,8 @@ def test_check_on_data(here: Path) -> None:
     assert result.exit_code == 1  # they are not what it knows
     failed = [found["name"] for found in json.loads(result.stdout)["findings"] if found["verdict"] == "fails"]
     assert any(name.startswith("error of x̂₀") for name in failed)
+    told = runner.invoke(app, ["check", "own_networks:sound", "--data", "data.npy"])
+    assert "Data: 32 images of data.npy." in told.stderr
 
 
 def test_commands_take_a_function_for_a_model(here: Path) -> None:

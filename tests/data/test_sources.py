@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from underpaint.data.datasets import gather
+from underpaint.data.decode import Geometry
 from underpaint.data.sources import open_source
 from underpaint.data.stream import Chunk, Source
 
@@ -213,6 +214,47 @@ def test_pictures_are_cropped_to_the_aspect_and_resized(tmp_path: Path) -> None:
     assert grey.shape == (1, 2, 2)
     assert grey.read(0, 1).data.float().mean() == pytest.approx(0.299 * 60 + 0.587 * 120 + 0.114 * 180, rel=0.05)
     assert grey.identity != source.identity
+    assert source.taken.endswith("transparency on white, most are 4x12 (H x W)")
+    assert grey.taken.endswith("transparency on white, most are 4x12 (H x W) and in colour")
+    assert open_source(tmp_path).taken.endswith("transparency on white")
+
+
+@pytest.mark.parametrize(
+    ("size", "mode", "geometry", "changed"),
+    [
+        (
+            (48, 64),
+            "RGB",
+            Geometry((24, 24), "L"),
+            "cropped to the middle 48x48 (H x W) of 48x64, resized to 24x24, made grey",
+        ),
+        ((48, 64), "L", Geometry((24, 32), "L"), "resized from 48x64 (H x W) to 24x32"),
+        ((48, 64), "L", Geometry((48, 48), "RGB"), "cropped to the middle 48x48 (H x W) of 48x64"),
+        ((30, 20), "RGB", Geometry((10, 20), "RGB"), "cropped to the middle 10x20 (H x W) of 30x20"),
+        ((30, 20), "RGBA", Geometry((30, 20), "RGB"), "laid on white where it is transparent"),
+        ((30, 20), "RGB", Geometry((30, 20), "RGB"), ""),
+        ((30, 20), "RGB", Geometry(), ""),
+    ],
+)
+def test_what_is_done_to_a_picture_is_said(size: tuple[int, int], mode: str, geometry: Geometry, changed: str) -> None:
+    """And nothing where it stays as it is."""
+    opened = io.BytesIO()
+    Image.new(mode, size[::-1], 3).save(opened, "PNG")
+    assert geometry.changes(opened.getvalue()) == changed
+    plain = np.array(Image.new(mode, size[::-1], 3).convert("L" if geometry.mode == mode == "L" else "RGB"))
+    same = torch.from_numpy(plain.reshape(*plain.shape[:2], -1)).permute(2, 0, 1)
+    assert torch.equal(geometry.decode(opened.getvalue()), same) == (not changed)
+
+
+def test_a_turned_picture_and_an_animation_say_so() -> None:
+    turned, moving = io.BytesIO(), io.BytesIO()
+    tags = Image.Exif()
+    tags[0x0112] = 6
+    Image.new("RGB", (20, 30)).save(turned, "PNG", exif=tags)
+    assert Geometry((20, 30), "RGB").changes(turned.getvalue()) == "turned upright"
+    frames = [Image.new("L", (20, 30), value) for value in (0, 90, 200)]
+    frames[0].save(moving, "GIF", save_all=True, append_images=frames[1:])
+    assert Geometry((30, 20), "L").changes(moving.getvalue()) == "taken as its first frame of 3"
 
 
 def test_an_encoder_sees_images_and_gives_rows(tmp_path: Path, pictures: np.ndarray) -> None:

@@ -333,10 +333,25 @@ def test_any_number_of_processes_finds_the_same(tmp_path: Path) -> None:
 # What comes out
 
 
+def test_the_finding_holds_ours_against_the_best_peer(found: tuple[Workbench, Bench]) -> None:
+    _, result = found
+    (best,) = {
+        r
+        for r in result.ratios
+        if r.role == "best" and r.value == min(q.value for q in result.ratios if q.role == "best")
+    }
+    assert f"by calls: {best.value:.2f} at 4 ({best.family}, {best.low:.2f} to {best.high:.2f}); on 3" in result.finding
+    peers = [score for score in result.scores if score.role == "best" and score.peer]
+    nearest = min(peers, key=lambda score: score.rms)
+    alone = replace(result, ratios=(), scores=tuple(peers)).finding
+    assert f"by calls: {nearest.rms:.3g} at 4 ({nearest.cell.solver}); on 3 held-out seeds" in alone
+
+
 def test_tables_and_figures(found: tuple[Workbench, Bench], tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     _, result = found
     content = write_bench(result, tmp_path)
+    assert content["finding"] == result.finding
     assert content["table"] == json.loads((tmp_path / "results.json").read_text())["table"] == rows(result)
     stored = parquet.read_table(tmp_path / "results.parquet").to_pylist()
     assert [{name: value for name, value in row.items() if value is not None} for row in stored] == [

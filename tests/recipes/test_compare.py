@@ -298,6 +298,17 @@ def test_tables_are_aligned(whole: Comparison) -> None:
     assert all(name in text for name in ("rank: ", "components: ", "smoothed: ", "patches: ", "shared patches: "))
 
 
+def test_the_finding_names_the_best_denoiser(whole: Comparison) -> None:
+    """The network is the data's Gaussian, so that explains all; a release explains less."""
+    found, releases = whole.overall["trajectories"], whole.setup["releases"]
+    best = max(found, key=lambda name: float(found[name].mean))
+    assert f"the denoiser called {best} explains most: {float(found[best].mean):.3f} ± " in whole.finding
+    release = max(releases, key=lambda name: float(found[name].mean))
+    assert f"{release} {float(found[release].mean):.3f}." in whole.finding
+    none = replace(whole, setup=whole.setup | {"releases": []})
+    assert release not in none.finding
+
+
 def test_everything_is_written(whole: Comparison, run: Compare, tmp_path: Path) -> None:
     content = write_comparison(whole, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == content

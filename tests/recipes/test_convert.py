@@ -40,6 +40,7 @@ def test_a_converted_snapshot_is_the_network(tmp_path: Path, form: str):
     assert summary["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
     assert summary["parameters"] == sum(weight.numel() for weight in network.parameters())
     assert summary["shape"] == list(model.shape)
+    assert f"network of {summary['parameters']:,} parameters, for states of " in summary["finding"]
     assert model.notes["source"] == source.name
 
 

@@ -32,6 +32,16 @@ def test_an_extra_names_what_it_lacks(monkeypatch):
     assert doctor.missing("x") == ["a-b"]
 
 
+def test_what_is_missing_is_said_last(monkeypatch):
+    whole = {"scale": [], "web": []}
+    assert doctor.finding(whole) == "Nothing is missing: all extras are complete."
+    assert doctor.finding(whole | {"fid": ["a"], "web": ["gradio"]}) == (
+        "These extras are not complete: web, fid. If you need them: pip install 'underpaint[web,fid]'"
+    )
+    output = CliRunner().invoke(app, ["doctor"]).output
+    assert output.splitlines()[-1] == doctor.examine()["finding"]
+
+
 def test_words_are_for_people():
     output = CliRunner().invoke(app, ["doctor"]).output
     assert "fashion-mnist" in output

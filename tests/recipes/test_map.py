@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -124,12 +125,30 @@ def test_toward_another_prompt(sampler: Sampler, run: Trajectory):
     assert found.strips.shape == (1, 3, *IMAGE)
 
 
+def test_the_finding_says_which_direction_is_one_of_images(finished: Map):
+    measured, expected = finished.measured, finished.expected
+    assert expected is not None
+    looks = [
+        replace(look, kept=torch.tensor(shares).unsqueeze(1))
+        for look, shares in ((measured, [0.9, 0.75, 0.1]), (expected, [1.0, 0.7, 0.2]))
+    ]
+    assert replace(finished, measured=looks[0], expected=looks[1]).finding == (
+        "The finished sample was moved by 0.2 of its length, and given a little noise. Of the move the denoiser keeps "
+        "0.9 along x0:1 (theory: 1), 0.75 along data:5 (theory: 0.7) and 0.1 along random (theory: 0.2). It keeps all "
+        "(1) of a move to another image, and nothing (0) of one that is noise. So of these x0:1 is most a direction of "
+        "images, and random least."
+    )
+
+
 def test_one_direction_has_no_grid_and_no_statistics_no_expectation(tmp_path: Path):
     found = map_around(latent_sampler(20, theory=Theory()), APPLE, MapSettings(("x0:1",), points=3, draws=1))
     assert found.grid is None
     assert found.expected is None
     content = write_map(found, tmp_path)
     assert content["expected"] == {"value": None, "unit": "the same for the theory"}
+    assert content["finding"] == found.finding
+    assert "theory" not in found.finding
+    assert found.finding.endswith("of one that is noise.")  # nothing to compare
     assert json.loads((tmp_path / "results.json").read_text()) == content
     assert (tmp_path / "map.png").stat().st_size > 5000
 

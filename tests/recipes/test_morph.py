@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,20 @@ def test_a_picture_is_an_end(tmp_path: Path, pixels: Sampler):
     torch.testing.assert_close(found.pictures[0], image.expand(5, -1, -1, -1), atol=0.01, rtol=0)
 
 
+def test_what_was_done_to_a_given_picture_is_said(tmp_path: Path, pixels: Sampler, monkeypatch: pytest.MonkeyPatch):
+    """A picture of a file is cropped, resized and made grey to be one of the model's; the command says so."""
+    place = tmp_path / "wide.png"
+    Image.new("RGB", (64, 40), (200, 30, 90)).save(place)
+    found = morph(pixels, Request(), "1", str(place), MorphSettings(("straight",), 3, draws=2, probes=0))
+    changed = "cropped to the middle 40x40 (H x W) of 40x64, resized to 6x6, made grey"
+    assert found.setup["changed"] == {"wide.png": changed}
+    monkeypatch.setattr("underpaint.recipes.morph.prepare_ends", lambda *_: None)
+    monkeypatch.setattr("underpaint.recipes.morph.morph", lambda *_: found)
+    shown = CliRunner().invoke(app, ["morph", "1", str(place), "--out", str(tmp_path / "m")])
+    assert shown.exit_code == 0, shown.output
+    assert f"wide.png was {changed}.\n{found.finding}\nLook at {tmp_path / 'm' / 'morph.png'}." in shown.stdout
+
+
 def test_length_residual_and_density_belong_to_the_pictures(pixels: Sampler):
     known = subject()
     found = morph(pixels, Request(), "1", "2", MorphSettings(("straight",), 3, draws=400, probes=60))
@@ -86,6 +101,14 @@ def test_the_figure_and_the_animations(tmp_path: Path, sampler: Sampler):
     assert len(morph_strips(found).axes) == 3
     results = write_morph(found, tmp_path)
     assert results == json.loads((tmp_path / "results.json").read_text())
+    residual = torch.tensor([[0.1, 0.5, 0.7, 0.6, 0.3], [0.1, 0.2, 0.3, 0.4, 0.3], [0.1, 0.1, 0.2, 0.3, 0.3]])
+    said = replace(found, residual=residual).finding
+    assert said.startswith(
+        "With a little noise (σ/α 0.2), the network changes pictures least on the principal curve, by 0.2 on average "
+        "(root mean square per number of the state); by 0.3 on the arc of noise, by 0.6 on the straight line and the "
+        "two ends by 0.2. "
+    )
+    assert next(iter(results)) == "finding"
     assert "pictures" not in results
     with Image.open(tmp_path / "principal.apng") as animation:
         assert animation.n_frames == 8  # there and back

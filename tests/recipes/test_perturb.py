@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,21 @@ def test_a_guided_gaussian_answers_as_its_flow_does(sampler: Sampler, result: Pe
     assert result.setup["predicted from"] == "Gaussian of an apple, guided as the network is"
 
 
+def test_the_finding_says_what_becomes_of_a_nudge(sampler: Sampler, result: Perturbed):
+    """The network is what the theory says, so what arrives is what it says."""
+    told = [
+        f"by {float(result.along.mean[0, k].mean()):.2g} times the nudge (theory: "
+        f"{float(result.predicted_along.mean[0, k]):.2g}) at step {step} (σ/α {float(result.level.ratio[k]):.3g})"
+        for k, step in ((0, 10), (2, 110))
+    ]
+    assert result.finding == (
+        f"A nudge along x0:1 moves the finished sample in its own direction {told[0]} and {told[1]}. Over all "
+        "directions and steps, what arrives is 1 times what the theory says (median)."
+    )
+    halved = replace(result.along, mean=result.along.mean / 2)
+    assert "what arrives is 0.5 times what the theory says" in replace(result, along=halved).finding
+
+
 def test_sizes_are_in_the_stated_unit(sampler: Sampler, result: Perturbed, run: Trajectory):
     sigma = sampler.level.sigma[list(NUDGES.at)]
     torch.testing.assert_close(result.size.mean, sigma[:, None] * torch.tensor([-2, 0.5, 3], dtype=torch.float64))
@@ -94,6 +110,7 @@ def test_without_statistics_there_is_no_prediction_and_the_result_says_so(tmp_pa
     bare = perturb(latent_sampler(20, theory=Theory()), APPLE, Nudges(magnitudes=(1.0,)))
     assert bare.predicted_along is None
     assert "no statistics" in bare.setup["predicted from"]
+    assert bare.finding.endswith(f"no theory to hold it against: {bare.setup['predicted from']}.")
     assert bare.step == (0, 3, 7, 10, 13, 17)
     content = write_result(bare, {"gain": displacements(bare), "images": perturbed_images(bare)}, tmp_path)
     assert json.loads((tmp_path / "results.json").read_text()) == content

@@ -251,12 +251,18 @@ def test_the_command_writes_everything(monkeypatch: pytest.MonkeyPatch, tmp_path
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
     assert "k-means cluster" in shown.output
+    told = shown.stdout
     assert sorted(path.name for path in (tmp_path / "o").iterdir()) == ["regimes.png", "results.json"]
     shown = CliRunner().invoke(app, [*arguments, "--json"])
     written = json.loads(shown.stdout)
     assert written == json.loads((tmp_path / "o" / "results.json").read_text())
     assert written["collapse"]["value"]["counts"]["value"] == [100, 400]
     assert len(written["speciation"]["value"]["share"]["value"]) == 2
+    predicted = [written[part]["value"]["predicted"]["value"] for part in ("speciation", "collapse")]
+    assert f"(predicted: {predicted[0]:.3g}): there, pairs" in written["finding"]
+    assert "of all 400 points knows one point below σ/α" in written["finding"]
+    assert f"(predicted: {predicted[1][-1]:.3g})" in written["finding"]
+    assert f"\n{written['finding']}\nLook at {tmp_path / 'o' / 'regimes.png'}." in told
 
 
 def test_a_condition_reaches_the_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

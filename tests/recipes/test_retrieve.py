@@ -30,7 +30,7 @@ from underpaint.cli import app
 from underpaint.figures.retrieval import write_retrieval
 from underpaint.noise import EDM
 from underpaint.recipes import retrieve as recipe
-from underpaint.recipes.retrieve import Retrieval, Settings, follow, retrieve, verdict
+from underpaint.recipes.retrieve import Retrieval, Settings, follow, retrieve
 from underpaint.sampling.trajectory import Trajectory
 from underpaint.theory.cloud import PointCloud
 
@@ -60,8 +60,8 @@ def test_the_exact_score_is_found_out(run: Retrieve) -> None:
     assert float(memory.distance["samples"].max()) < 1e-3
     assert memory.closer == 1
     assert_close(found.suspects, found.originals, rtol=0, atol=1e-3)
-    assert "100 % of samples" in verdict(found)
-    assert "(seeds 0, 1," in verdict(found)
+    assert "100 % of 20 samples are copies" in found.finding
+    assert "(seeds 0, 1," in found.finding
 
 
 def test_fresh_images_are_not_taken_for_copies(run: Retrieve) -> None:
@@ -139,7 +139,7 @@ def test_copies_are_found_however_often_each_image_is_in_the_data(
     assert memory.repeated == (400 * (times - 1) if noise == 0 else 0)
     assert memory.alike == (1 if times > 1 else 0)
     assert memory.closer > 0.95
-    assert ("The data repeat themselves" in verdict(found)) == (times > 1)
+    assert ("The data repeat themselves" in found.finding) == (times > 1)
 
 
 def test_everything_is_written(run: Retrieve, tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_the_command_says_what_it_found(monkeypatch: pytest.MonkeyPatch, tmp_pat
     arguments = f"retrieve --seeds 0-2 --steps 5 --samples 8 -o {tmp_path / 'o'}".split()
     shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0, shown.output
-    assert "0 % of samples" in shown.output
+    assert "\n0 % of 8 samples are copies of training images; " in shown.output
     shown = CliRunner().invoke(app, [*arguments, "--json"])
     assert json.loads(shown.stdout)["memory"]["value"]["copied"]["value"] == []
 

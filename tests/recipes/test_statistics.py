@@ -461,11 +461,18 @@ def test_the_command_prints_and_draws_a_summary(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, ["stats", str(tmp_path / "a.npy"), "--out", str(place)])
     assert shown.exit_code == 0, shown.output
     assert "components for 90 %" in shown.output
+    told = shown.stdout
     assert (tmp_path / "out.mean.png").read_bytes()[:4] == b"\x89PNG"
     shown = CliRunner().invoke(app, ["stats", str(tmp_path / "a.npy"), "--out", str(place), "--json"])
     found = json.loads(shown.stdout)
     assert found["summary"]["rank"] == 30
     assert found["picture"] == str(tmp_path / "out.mean.png")
+    many = [found["summary"][f"components for {share} %"] for share in (90, 99)]
+    assert found["finding"] == (
+        "Statistics of 40 items, 0 left out. "
+        f"90 % of their variance lies in {many[0]} of 30 directions, 99 % in {many[1]}."
+    )
+    assert f"{found['finding']}\nStatistics: {place}. Give them to `underpaint report`" in told
     assert gaussian_provenance(place)["summary"] == found["summary"]
 
 

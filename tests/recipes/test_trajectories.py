@@ -20,6 +20,7 @@ from latents import DIMENSION, GAUSSIANS, MEANS, THEORY, latent_model, latent_sa
 from typer.testing import CliRunner
 
 from underpaint.analysis import geometry
+from underpaint.analysis.summary import Summary
 from underpaint.cli import app
 from underpaint.figures.geometry import write_survey
 from underpaint.files import read_tensors, write_tensors
@@ -201,6 +202,26 @@ def test_states_are_kept_when_asked(tmp_path: Path):
     assert file.name.startswith("latent-an-apple-guidance-3-seeds-3-4-")
 
 
+def test_the_finding_compares_the_cases(measured: Survey):
+    """Of one row the numbers, of several the least and the largest with their names."""
+    row = measured.rows[2]
+    one = Survey((row,), MEASURES)
+    mean = {name: float(part.mean) for name, part in row.measures.items()}
+    assert one.finding == (
+        f"A trajectory needs {mean['states needed']:.3g} principal components for 99.9 % of its variance, and at most "
+        f"{100 * mean['plane residual']:.2g} % of |x_t|² lies outside the plane of its start and its end. The "
+        f"condition's Gaussian, guided alike, follows it to within 1 % of |x_t|² down to σ/α "
+        f"{mean['guided holds to']:.3g}."
+    )
+    needed = [Summary.of(torch.tensor([value])) for value in (2.5, 4.0, 2.0, 3.0)]
+    rows = [
+        replace(row, measures={**row.measures, "states needed": value})
+        for row, value in zip(measured.rows, needed, strict=True)
+    ]
+    said = Survey(tuple(rows), MEASURES).finding
+    assert "needs 2 (latent, an apple, guidance 3) to 4 (latent, an apple) principal components" in said
+
+
 def test_few_steps_and_no_statistics(tmp_path: Path):
     """Lags that do not fit are left out, as is what needs statistics; the figure says why."""
     found = survey([(latent_sampler(4, "ddim", Theory()), [APPLE])], (0, 1), tmp_path / "chunks")
@@ -208,6 +229,7 @@ def test_few_steps_and_no_statistics(tmp_path: Path):
     assert [name for name in row.measures if name.startswith("cosine")] == ["cosine 1", "cosine 2"]
     assert not any("error" in name for name in row.measures if name != "rotation error")
     content = write_survey(found, tmp_path)
+    assert content["finding"].endswith("No statistics of the data are known, so there is no closed form beside it.")
     assert content == json.loads((tmp_path / "results.json").read_text())
     assert (tmp_path / "table.csv").read_text() == table(found)
     assert (tmp_path / "geometry.png").stat().st_size > 5000

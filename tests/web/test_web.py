@@ -196,7 +196,7 @@ def test_questions_out_of_bounds_are_refused_whatever_the_page_lets_through(
         ("Perturb", {"magnitude": float("inf")}, "The magnitude must be"),
         ("Map", {"points": 99}, "The number of points must be"),
         ("Map", {"span": -1}, "The span must be"),
-        ("Morph", {"path": "curvy"}, "The path must be one of arc of noise, minimum energy, principal curve"),
+        ("Morph", {"path": "curvy"}, "The path must be one of arc of noise, minimum-energy path, principal curve"),
         ("Morph", {"pictures": 99}, "The number of pictures must be a whole number from 3 to 15"),
         ("Morph", {"other seed": 3}, "A path needs two pictures"),
         ("Morph", {"other seed": -1}, "The other seed must be"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..bounds import MOST_ITEMS, integer
 from ..sampling.fitted import LOOK_BACK, TERMS
@@ -103,6 +103,23 @@ class Memory:
         )
 
 
+def least_budget(calls: Sequence[int]) -> int:
+    """The fewest calls of the denoiser that plans of so many calls can be fitted with: the fewest seeds, and the least
+    search."""
+    return _least(_bare(calls, _SEEDS[-1]))
+
+
+def _bare(calls: Sequence[int], seeds: int) -> Spending:
+    """What is spent on so many seeds without any search."""
+    wanted = tuple(sorted({*calls}))
+    return Spending(wanted, seeds, max(4, seeds // 2), min(max(FEWEST, _STEPS * wanted[-1]), FINEST), 0)
+
+
+def _least(bare: Spending) -> int:
+    """With the least search for every plan."""
+    return bare.usual + _LEAST * bare.calls[-1] * bare.seeds * len(bare.calls)
+
+
 def spend(budget: int, calls: Sequence[int]) -> Spending:
     """What to do with so many calls of the denoiser: as many seeds as leave the search its least, and all that is left
     for the search.
@@ -111,16 +128,11 @@ def spend(budget: int, calls: Sequence[int]) -> Spending:
         ValueError: they are too few for any plan.
     """
     integer(budget, "number of calls to spend", 1, MOST_ITEMS)
-    wanted = tuple(sorted({*calls}))
-    fine = min(max(FEWEST, _STEPS * wanted[-1]), FINEST)
-    least, most = (share * wanted[-1] for share in (_LEAST, _MOST))
-    for seeds in _SEEDS:
-        bare = Spending(wanted, seeds, max(4, seeds // 2), fine, 0)
-        effort = (budget - bare.usual) // (seeds * len(wanted))
-        if effort >= least:
-            return Spending(wanted, seeds, bare.held_out, fine, min(effort, most))
-    needed = bare.usual + least * seeds * len(wanted)
+    for bare in (_bare(calls, seeds) for seeds in _SEEDS):
+        if budget >= _least(bare):
+            effort = (budget - bare.usual) // (bare.seeds * len(bare.calls))
+            return replace(bare, effort=min(effort, _MOST * bare.calls[-1]))
     raise ValueError(
-        f"Plans of {', '.join(map(str, wanted))} calls take {needed:,} calls of the denoiser or more, got a budget of "
-        f"{budget:,}; give more, or ask for fewer plans."
+        f"Plans of {', '.join(map(str, bare.calls))} calls take {least_budget(calls):,} calls of the denoiser or more, "
+        f"got a budget of {budget:,}; give more, or ask for fewer plans."
     )

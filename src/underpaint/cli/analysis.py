@@ -15,12 +15,14 @@ from .base import (
     finish,
     given,
     kept_in,
+    look_at,
     only,
     out,
     parse_numbers,
     parse_seeds,
     progress_bars,
     say_check,
+    tell,
     the_model,
 )
 from .options import (
@@ -63,7 +65,7 @@ def report(
     gaussian: DataGaussianOption = None,
     samples: Annotated[
         int | None,
-        typer.Option("--samples", help="So many of the model's own samples in the place of data not at hand."),
+        typer.Option("--samples", help="Number of the model's own samples that stand for data that are not at hand."),
     ] = None,
     seeds: SeedsOption = "0-63",
     steps: StepsOption = 51,
@@ -81,7 +83,7 @@ def report(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Hold a trained network's sampling against the closed-form theory, and write what was found as a page.
+    """Compare a trained network's sampling with the closed-form theory, and write a page on what was found.
 
     Of several prompts and guidance weights, the page is about the first of each and compares all of them in a section.
     Sections are kept as they are found, until the page is written: interrupted, the same command goes on.
@@ -105,15 +107,11 @@ def report(
 
         results = write_report(computed, folder, progress)
     drop_parts(folder / "parts")
-    if as_json:
-        print(json.dumps(results, ensure_ascii=False))
-    elif not quiet:
+    if not (as_json or quiet):
         say_check(computed.check)
-        said = results["summary"]["verdicts"]
-        out.print(f"Data: {computed.setup['data']}.", highlight=False, soft_wrap=True, markup=False)
-        out.print(f"{said}. Open {folder / 'index.html'}", highlight=False, soft_wrap=True)
-        for name, why in computed.left_out.items():
-            out.print(f"Left out: {name} ({why}).", highlight=False, soft_wrap=True)
+    left = [f"Left out: {name} ({why})." for name, why in computed.left_out.items()]
+    words = (f"Data: {computed.setup['data']}.", *left)
+    finish(results, as_json, quiet, *words, then=f"Open {folder / 'index.html'}")
 
 
 @app.command(rich_help_panel=ANALYSE)
@@ -142,9 +140,11 @@ def check(
     from ..recipes.shared.results import to_json
 
     with progress_bars(quiet) as progress:
-        found = check_model(Request(model, given(prompt, label), device=device, dtype=dtype), data, progress)
+        request = Request(model, given(prompt, label), device=device, dtype=dtype)
+        found = check_model(request, data, progress, tell(quiet or as_json))
     if as_json:
-        print(json.dumps(to_json(found) | {"verdict": found.verdict, "short": found.short}, ensure_ascii=False))
+        said = {"verdict": found.verdict, "short": found.short, "finding": found.short}
+        print(json.dumps(to_json(found) | said, ensure_ascii=False))
     else:
         out.print(str(found), highlight=False, soft_wrap=True, markup=False)
     if not found.sound:
@@ -153,7 +153,10 @@ def check(
 
 @app.command(rich_help_panel=ANALYSE)
 def trajectory(
-    models: Annotated[list[str] | None, typer.Option("--model", "-m", help="As elsewhere; several times.")] = None,
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="Model, as for the other commands; may be given several times."),
+    ] = None,
     prompts: PromptsOption = None,
     classes: ClassesOption = None,
     guidance: GuidancesOption = None,
@@ -161,18 +164,20 @@ def trajectory(
     seeds: SeedsOption = "0-31",
     steps: StepsOption = 51,
     solver: SolverOption = "ddim",
-    chunk: Annotated[int, typer.Option("--chunk", help="Seeds measured and stored at a time.")] = 16,
-    states: Annotated[bool, typer.Option("--states", help="Keep the trajectories themselves, too.")] = False,
+    chunk: Annotated[int, typer.Option("--chunk", help="Number of seeds that are measured and stored at a time.")] = 16,
+    states: Annotated[bool, typer.Option("--states", help="Store the trajectories themselves, too.")] = False,
     gaussian: StatisticsOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     folder: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for what is measured; asked again, it is continued.")
+        Path, typer.Option("--out", "-o", help="Folder for what is measured; with the same folder, the work goes on.")
     ] = Path("trajectory"),
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure the geometry of many trajectories, resumably, and compare models, conditions and guidance.
+    """Measure the geometry of many trajectories, and compare models, conditions and guidance.
+
+    What is measured is kept in the folder: interrupted, the same command goes on.
 
     Example: underpaint trajectory --class 1 --class 7 --guidance 1 --guidance 3 --out trajectory/
     """
@@ -187,7 +192,7 @@ def trajectory(
     with kept_in(folder / "chunks"), progress_bars(quiet) as progress:
         prepared = prepare_all([Request(name, *asked) for name in models or ["fashion-mnist"]])
         result = survey(prepared, chosen, folder / "chunks", chunk, states, progress)
-    finish(write_survey(result, folder), folder, as_json, quiet)
+    finish(write_survey(result, folder), as_json, quiet, then=look_at(folder, "geometry.png"))
 
 
 @app.command(rich_help_panel=ANALYSE)
@@ -198,20 +203,23 @@ def compare(
     column: ColumnOption = None,
     labelled: LabelsOption = True,
     gaussian: DataGaussianOption = None,
-    images: Annotated[int, typer.Option("--images", help="Images of the data to noise.")] = 32,
+    images: Annotated[int, typer.Option("--images", help="Number of images of the data to add noise to.")] = 32,
     seeds: SeedsOption = "0-15",
     steps: StepsOption = 40,
     solver: SolverOption = "dpmpp-2m",
     label: ClassOption = None,
     local: Annotated[
-        int, typer.Option("--local", help="Images that smoothed and local denoisers know; 0 leaves them out.")
+        int,
+        typer.Option("--local", help="Number of images that smoothed and local denoisers know; 0 leaves these out."),
     ] = 1000,
     released: Annotated[
-        int, typer.Option("--released", help="Images that released denoisers know; 0 is as many as local ones.")
+        int, typer.Option("--released", help="Number of images that released denoisers know; 0: as many as --local.")
     ] = 0,
     shared: Annotated[
         int,
-        typer.Option("--shared", help="Local images whose patches all places share; 0 is one in 50, and at most 20."),
+        typer.Option(
+            "--shared", help="Number of images whose patches all places share; 0: one in 50 of --local, at most 20."
+        ),
     ] = 0,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -219,7 +227,7 @@ def compare(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Hold a network against every analytic denoiser, ours and released ones, at every noise level: tables, sweeps,
+    """Compare a network with every analytic denoiser, ours and released ones, at every noise level: tables, sweeps,
     figures.
 
     Denoisers of data are judged on images that they do not know. Families are tuned on other seeds and images than
@@ -240,7 +248,8 @@ def compare(
     with progress_bars(quiet) as progress:
         result = compute(settings, progress)
     data = f"Data: {result.setup['data']}."
-    finish(write_comparison(result, folder), folder, as_json, quiet, data, tables(result))
+    then = look_at(folder, "agreement.png")
+    finish(write_comparison(result, folder), as_json, quiet, data, tables(result), then=then)
 
 
 @app.command(rich_help_panel=ANALYSE)
@@ -255,7 +264,7 @@ def retrieve(
     steps: StepsOption = 25,
     solver: SolverOption = "dpmpp-2m",
     label: ClassOption = None,
-    samples: Annotated[int, typer.Option("--samples", help="Final images to check for copies.")] = 128,
+    samples: Annotated[int, typer.Option("--samples", help="Number of finished images to check for copies.")] = 128,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     folder: FolderOption = Path("retrieval"),
@@ -269,7 +278,7 @@ def retrieve(
     chosen = parse_seeds(seeds)
     check_targets(folder / "results.json")
     from ..figures.retrieval import write_retrieval
-    from ..recipes.retrieve import Settings, retrieve as compute, verdict
+    from ..recipes.retrieve import Settings, retrieve as compute
     from ..recipes.shared.model_and_data import Sources
 
     sources = Sources(model, data, split, column, labelled, gaussian, device, dtype)
@@ -277,7 +286,7 @@ def retrieve(
     with progress_bars(quiet) as progress:
         result = compute(settings, progress)
     data = f"Data: {result.setup['data']}."
-    finish(write_retrieval(result, folder), folder, as_json, quiet, data, verdict(result))
+    finish(write_retrieval(result, folder), as_json, quiet, data, then=look_at(folder, "suspects.png"))
 
 
 @app.command(rich_help_panel=ANALYSE)
@@ -291,8 +300,8 @@ def regimes(
     column: ColumnOption = None,
     labelled: LabelsOption = True,
     gaussian: DataGaussianOption = None,
-    images: Annotated[int, typer.Option("--images", help="Held-out images to noise.")] = 64,
-    levels: Annotated[int, typer.Option("--levels", help="Levels at which samples are cloned.")] = 8,
+    images: Annotated[int, typer.Option("--images", help="Number of held-out images to add noise to.")] = 64,
+    levels: Annotated[int, typer.Option("--levels", help="Number of noise levels at which samples are cloned.")] = 8,
     nudge: Annotated[
         float,
         typer.Option("--nudge", help="Move clones by this share of the noise, and leave the rest to the flow."),
@@ -306,8 +315,8 @@ def regimes(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Where along the noise classes are decided, and where the exact score collapses on single images: predicted and
-    measured.
+    """Find the noise levels at which classes are decided, and at which the exact score collapses on single images:
+    predicted and measured.
 
     Example: underpaint regimes --model fashion-mnist --seeds 0-31 --out regimes/
     """
@@ -323,7 +332,8 @@ def regimes(
     with progress_bars(quiet) as progress:
         result = compute(settings, progress)
     data = f"Data: {result.setup['data']}."
-    finish(write_regimes(result, folder), folder, as_json, quiet, data, tables(result))
+    then = look_at(folder, "regimes.png")
+    finish(write_regimes(result, folder), as_json, quiet, data, tables(result), then=then)
 
 
 @app.command(rich_help_panel=ANALYSE)
@@ -339,9 +349,11 @@ def perturb(
     along: AlongOption = None,
     at: Annotated[str | None, typer.Option("--at", help="Steps after which to nudge, such as 0,10,20.")] = None,
     magnitudes: Annotated[
-        str, typer.Option("--magnitudes", help="Lengths of the nudges, in units.")
+        str, typer.Option("--magnitudes", help="Lengths of the nudges, in the unit of --unit.")
     ] = "-8,-4,-2,2,4,8",
-    unit: Annotated[str, typer.Option("--unit", help="sigma (of the level) or norm (of the state).")] = "sigma",
+    unit: Annotated[
+        str, typer.Option("--unit", help="Unit of the lengths: sigma of the noise level, or norm of the state.")
+    ] = "sigma",
     gaussian: StatisticsOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -349,7 +361,7 @@ def perturb(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Nudge samples on their way, and hold what becomes of it against the theory's gain.
+    """Nudge samples on their way, and compare what becomes of the nudge with what the theory predicts.
 
     Example: underpaint perturb --class 7 --along data:1 --along x0:1 --out perturb/
     """
@@ -367,7 +379,7 @@ def perturb(
     nudges, request = Nudges(tuple(along or ("x0:1",)), when, sizes, unit), Request(model, *asked)
     with progress_bars(quiet) as progress:
         result = compute(prepare(request), request, nudges, progress)
-    finish(write_perturbed(result, folder), folder, as_json, quiet)
+    finish(write_perturbed(result, folder), as_json, quiet, then=look_at(folder, "gain.png"))
 
 
 @app.command("map", rich_help_panel=ANALYSE)
@@ -381,10 +393,11 @@ def map_command(
     steps: StepsOption = 30,
     solver: SolverOption = "ddim",
     along: AlongOption = None,
-    span: Annotated[float, typer.Option("--span", help="How far to go, as a share of the state's length.")] = 0.5,
-    points: Annotated[int, typer.Option("--points", help="Images in a strip, an odd number.")] = 7,
+    span: Annotated[float, typer.Option("--span", help="How far to move, as a share of the state's length.")] = 0.5,
+    points: Annotated[int, typer.Option("--points", help="Number of images in a strip; it is odd.")] = 7,
     enter: Annotated[
-        int | None, typer.Option("--enter", help="Step at which to move and sample on. Default: move the sample.")
+        int | None,
+        typer.Option("--enter", help="Step after which the state is moved. Default: move the finished sample."),
     ] = None,
     toward: Annotated[
         str | None, typer.Option("--toward", help="A prompt or class into which the grid's second axis blends.")
@@ -413,7 +426,7 @@ def map_command(
     )
     with progress_bars(quiet) as progress:
         result = map_around(prepare(request), request, chart, progress)
-    finish(write_map(result, folder), folder, as_json, quiet)
+    finish(write_map(result, folder), as_json, quiet, then=look_at(folder, "map.png"))
 
 
 @app.command(rich_help_panel=ANALYSE)
@@ -459,4 +472,5 @@ def morph(
     settings = MorphSettings(tuple(paths.split(",")), points, ratio, rounds=rounds, walkers=walkers)
     with progress_bars(quiet) as progress:
         result = compute(prepare_ends(request, start, end), request, start, end, settings, progress)
-    finish(write_morph(result, folder), folder, as_json, quiet)
+    changed = [f"{name} was {how}." for name, how in result.setup["changed"].items()]
+    finish(write_morph(result, folder), as_json, quiet, *changed, then=look_at(folder, "morph.png"))

@@ -8,7 +8,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -104,19 +104,30 @@ def kept_in(parts: Path) -> Iterator[None]:
         raise
 
 
+def tell(quiet: bool) -> Callable[[str], None]:
+    """What prints a sentence on standard error before the work, or does nothing."""
+    if quiet:
+        return lambda words: None
+    return lambda words: err.print(words, highlight=False, soft_wrap=True, markup=False)
+
+
 def say_check(check: Check) -> None:
     """What was found of the network, in a sentence on standard error; in red where it is no denoiser."""
     err.print(check.short, style=None if check.sound else "red", highlight=False, markup=False, soft_wrap=True)
 
 
-def finish(results: dict[str, Any], folder: Path, as_json: bool, quiet: bool, *words: str) -> None:
-    """Print the numbers; or what was found, in words, and where the numbers are."""
+def finish(results: Mapping[str, Any], as_json: bool, quiet: bool, *words: str, then: str = "") -> None:
+    """How every command ends: the numbers as JSON; or words such as tables, what was found, and what to do next."""
     if as_json:
         print(json.dumps(results, ensure_ascii=False))
     elif not quiet:
-        for told in words:
+        for told in filter(None, (*words, results["finding"], then)):
             out.print(told, highlight=False, soft_wrap=True, markup=False)
-        out.print(f"Figures and numbers are in {folder}", highlight=False, soft_wrap=True)
+
+
+def look_at(folder: Path, name: str) -> str:
+    """What to look at first in a folder of results."""
+    return f"Look at {folder / name}. All numbers are in {folder / 'results.json'}."
 
 
 def words(value: Any) -> str:
@@ -134,9 +145,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-VersionOption = Annotated[
-    bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
-]
+VersionOption = Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")]
 
 
 @app.callback()

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..files import check_targets
-from .base import SAMPLE, app, finish, kept_in, parse_seeds, progress_bars, say_check
+from .base import SAMPLE, app, finish, kept_in, look_at, parse_seeds, progress_bars, say_check
 from .options import (
     ClassesOption,
     DeviceOption,
@@ -49,7 +49,10 @@ def bench(
         ),
     ] = None,
     grids: Annotated[
-        str | None, typer.Option("--grids", help="Level grids on offer, such as linspace,karras,log. Default: all.")
+        str | None,
+        typer.Option(
+            "--grids", help="Grids of noise levels to choose from, such as linspace,karras,log. Default: all."
+        ),
     ] = None,
     calibration: Annotated[
         Path | None, typer.Option("--calibration", help="Plans of `underpaint calibrate`, to be compared too.")
@@ -58,7 +61,9 @@ def bench(
         Path | None, typer.Option("--learned", help="Rules of benchmarks/learned.py, to be compared too.")
     ] = None,
     fine: Annotated[int, typer.Option("--fine", help="Steps of the solution that all are compared with.")] = 200,
-    samples: Annotated[int, typer.Option("--samples", help="For Fréchet distances; 0 leaves them out.")] = 0,
+    samples: Annotated[
+        int, typer.Option("--samples", help="Number of samples for Fréchet distances; 0 leaves these out.")
+    ] = 0,
     own: Annotated[
         int, typer.Option("--own", help="With --samples: steps of the solution for the network's own images.")
     ] = 100,
@@ -68,7 +73,7 @@ def bench(
         Path | None, typer.Option("--reference", help="Feature statistics (.npz of mu and sigma) to compare with.")
     ] = None,
     features: FeaturesOption = None,
-    batch: Annotated[int, typer.Option("--batch", help="Seeds solved and stored at a time.")] = 64,
+    batch: Annotated[int, typer.Option("--batch", help="Number of seeds that are solved and stored at a time.")] = 64,
     gaussian: StatisticsOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -77,11 +82,12 @@ def bench(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Compare few calls of a network with its own fine solution: our solvers, and diffusers' at their best.
+    """Compare solvers at few calls of a network, ours and those of diffusers, by the distance to its fine solution.
 
-    Of several prompts or classes, seed s is run with that of number s modulo how many there are. Resumable, and shared
-    by the processes of torchrun. With --samples, also Fréchet distances to images of the data and to the network's
-    own: against calls, and against skipped steps of the grid and solver of --steps and --solver.
+    Of several prompts or classes, seed s is run with that of number s modulo how many there are. The work can be
+    stopped, resumed and shared by the processes of torchrun. With --samples, also Fréchet distances to images of the
+    data and to the network's own: against calls, and against skipped steps of the grid and solver of --steps and
+    --solver.
 
     Example: underpaint bench --calls 3-6,8,10 --calibration plans.json --out bench/
     """
@@ -119,7 +125,7 @@ def bench(
         return
     from ..figures.benchmark import write_bench
 
-    finish(write_bench(result, folder, parquet), folder, as_json, quiet)
+    finish(write_bench(result, folder, parquet), as_json, quiet, then=look_at(folder, "table.md"))
 
 
 def _names(text: str | None) -> tuple[str, ...]:

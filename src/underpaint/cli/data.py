@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..files import check_targets, read_json
-from .base import DATA, app, err, kept_in, out, progress_bars, words
+from .base import DATA, app, err, finish, kept_in, progress_bars, words
 from .options import (
     ClassOption,
     ColumnOption,
@@ -27,6 +27,9 @@ from .options import (
 if TYPE_CHECKING:
     from ..recipes.shared.request import Conditioning
 
+#: What to do with statistics of a model's data.
+_USE = "Give them to `underpaint report`, `sample`, `calibrate` or `bench` as --gaussian."
+
 
 @app.command(rich_help_panel=DATA)
 def stats(
@@ -42,13 +45,21 @@ def stats(
     ] = None,
     split: SplitOption = "train",
     column: ColumnOption = None,
-    encoder: Annotated[str | None, typer.Option("--latents", help="Of this model: statistics of its latents.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option("--latents", help="Take statistics of the latents that this model makes of pictures.")
+    ] = None,
     samples: Annotated[
         int | None,
-        typer.Option("--samples", help="DATA is a model: of so many of its samples. With --jacobian: to compare with."),
+        typer.Option(
+            "--samples",
+            help="DATA is a model: take statistics of so many of its samples, or compare with these (--jacobian).",
+        ),
     ] = None,
     jacobian: Annotated[
-        bool, typer.Option("--jacobian", help="DATA is a model: of its data, as its network states them at high noise.")
+        bool,
+        typer.Option(
+            "--jacobian", help="DATA is a model: take the statistics of its data that its network states at high noise."
+        ),
     ] = False,
     prompt: PromptOption = None,
     label: ClassOption = None,
@@ -57,26 +68,37 @@ def stats(
     features: FeaturesOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
-    kind: Annotated[str, typer.Option("--kind", help="auto, full, low-rank or stationary.")] = "auto",
-    rank: Annotated[int | None, typer.Option("--rank", help="Directions to keep.")] = None,
-    memory: Annotated[str, typer.Option("--memory", help="What it may take, such as 8GB or 500MB.")] = "8GB",
+    kind: Annotated[
+        str, typer.Option("--kind", help="Form of the covariance: auto, full, low-rank or stationary.")
+    ] = "auto",
+    rank: Annotated[int | None, typer.Option("--rank", help="Number of directions to keep.")] = None,
+    memory: Annotated[str, typer.Option("--memory", help="Memory that may be used, such as 8GB or 500MB.")] = "8GB",
     classes: Annotated[
-        bool, typer.Option("--classes/--no-classes", "--labels/--no-labels", help="Also one for each class.")
+        bool,
+        typer.Option(
+            "--classes/--no-classes", "--labels/--no-labels", help="Take statistics of each class, too, or do not."
+        ),
     ] = True,
     shrinkage: Annotated[
-        str | None, typer.Option("--shrinkage", help="ledoit-wolf: eigenvalues as they probably are, for few items.")
+        str | None,
+        typer.Option("--shrinkage", help="ledoit-wolf: correct the eigenvalues, which few items tell badly."),
     ] = None,
-    precise: Annotated[bool, typer.Option("--precise", help="All in float64.")] = False,
+    precise: Annotated[bool, typer.Option("--precise", help="Compute everything in float64.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at an item that cannot be read.")] = False,
-    checkpoint: Annotated[Path | None, typer.Option("--checkpoint", help="Default: beside --out.")] = None,
-    groups: Annotated[int, typer.Option("--groups", help="Parts of the work; more processes are idle.")] = 64,
+    checkpoint: Annotated[
+        Path | None, typer.Option("--checkpoint", help="File for the sums so far. Default: beside --out.")
+    ] = None,
+    groups: Annotated[
+        int, typer.Option("--groups", help="Number of parts of the work, for as many processes at most.")
+    ] = 64,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Mean and covariance of data, in one pass that can be stopped, resumed and shared by torchrun.
+    """Take mean and covariance of data, in one pass that can be stopped, resumed and shared by torchrun.
 
-    With --features, those of the pictures' features, as .npz: the reference that `underpaint bench --samples` takes.
-    With --jacobian, those that a network states of data that are not at hand, beside the variances of a few samples.
+    With --features, they are those of the pictures' features, as .npz: the reference that `underpaint bench --samples`
+    takes. With --jacobian, they are those that a network states of data that are not at hand, beside the variances of a
+    few samples.
 
     Example: underpaint stats images/ --size 32 --out stats.safetensors
     """
@@ -122,15 +144,12 @@ def stats(
     picture = write_picture(
         result.gaussian, source.shape if source.pixels else (), place.with_name(f"{place.stem}.mean.png")
     )
-    if as_json:
-        shown = None if picture is None else str(picture)
-        print(json.dumps(result.notes | {"file": str(place), "picture": shown}, ensure_ascii=False))
-    elif not quiet:
-        out.print(f"{result.summary}: {place}", highlight=False, soft_wrap=True)
-        out.print(result.table, highlight=False, soft_wrap=True)
-        out.print(f"Read as: {source.handling}", highlight=False, soft_wrap=True)
-        if picture is not None:
-            out.print(f"Mean and first components: {picture}", highlight=False, soft_wrap=True)
+    results = {"finding": result.finding} | result.notes
+    results |= {"file": str(place), "picture": None if picture is None else str(picture)}
+    told = [result.table, f"Read as: {source.handling}"]
+    told += [] if picture is None else [f"Mean and first components: {picture}"]
+    use = "Give them to `underpaint bench --samples N` as --reference." if features else _USE
+    finish(results, as_json, quiet, *told, then=f"Statistics: {place}. {use}")
 
 
 def _case(prompt: str | None, label: int | None, guidance: float, negative: str | None) -> Conditioning:
@@ -156,17 +175,17 @@ def _from_network(
 
     result = take_from_network(model, rank, samples, _case(*case), device, dtype)
     result.save(place)
-    if as_json:
-        print(json.dumps(result.notes | {"file": str(place)}, ensure_ascii=False))
-    elif not quiet:
-        out.print(f"{result.summary}: {place}", highlight=False, soft_wrap=True)
-        out.print(result.table, highlight=False, soft_wrap=True)
+    results = {"finding": result.finding} | result.notes | {"file": str(place)}
+    finish(results, as_json, quiet, result.table, then=f"Statistics: {place}. {_USE}")
 
 
 @app.command(rich_help_panel=DATA)
 def convert(
     source: Annotated[Path, typer.Argument(help="An EDM snapshot of NVIDIA's (network-snapshot-*.pkl).")],
-    place: Annotated[Path | None, typer.Option("--out", "-o", help="Default: the same name, .safetensors.")] = None,
+    place: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The file to write. Default: the same name, with the ending .safetensors."),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", help="JSON keywords of the network, for a plain .pt state dict.")
     ] = None,
@@ -182,8 +201,5 @@ def convert(
     from ..recipes.convert import convert as compute
 
     summary = compute(source, chosen, None if config is None else read_json(config))
-    if as_json:
-        print(json.dumps(summary, ensure_ascii=False))
-    elif not quiet:
-        for key, value in summary.items():
-            out.print(f"  {key:<18}{words(value)}", highlight=False, soft_wrap=True)
+    lines = [f"  {key:<18}{words(value)}" for key, value in summary.items() if key != "finding"]
+    finish(summary, as_json, quiet, *lines, then=f"To check it: underpaint check {shlex.quote(str(chosen))}")

@@ -13,7 +13,7 @@ from .options import DeviceOption, DtypeOption, JsonOption, QuietOption
 
 @app.command(rich_help_panel=LOOK)
 def models(as_json: JsonOption = False) -> None:
-    """List the models in the box, with what their cards say."""
+    """List the models that come with underpaint, with what their cards say."""
     from ..recipes.inventory import inventory
 
     found = inventory()
@@ -25,6 +25,7 @@ def models(as_json: JsonOption = False) -> None:
         for key, value in entry.items():
             if key != "name":
                 out.print(f"  {key:<18}{words(value)}", highlight=False, soft_wrap=True)
+    out.print("To sample from one: underpaint sample --model NAME", highlight=False, soft_wrap=True)
 
 
 @app.command(rich_help_panel=LOOK)
@@ -43,33 +44,44 @@ def doctor(as_json: JsonOption = False) -> None:
         name: "complete" if not lacks else f"pip install 'underpaint[{name}]' brings {', '.join(lacks)}"
         for name, lacks in found["extras"].items()
     }
+    said = found.pop("finding")
     for key, value in found.items():
         out.print(key, style="bold")
         for line in [f"{k}: {words(v)}" for k, v in value.items()] if isinstance(value, dict) else [words(value)]:
             out.print(f"  {line}", highlight=False, soft_wrap=True, markup=False)
+    out.print(said, highlight=False, soft_wrap=True, markup=False)
 
 
 @app.command(rich_help_panel=LOOK)
 def explore(
     models: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="Begin with this name or folder; several times. The box is always offered."),
+        typer.Option(
+            "--model",
+            "-m",
+            help="A model to offer first; may be given several times. Those of `underpaint models` are offered, too.",
+        ),
     ] = None,
     gaussian: Annotated[
         list[str] | None, typer.Option("--gaussian", help="Statistics for the first --model, the second, and so on.")
     ] = None,
     calibration: Annotated[
-        list[str] | None, typer.Option("--calibration", help="Calibrated plans, for each --model as --gaussian.")
+        list[str] | None,
+        typer.Option(
+            "--calibration", help="Files of `underpaint calibrate` for the first --model, the second, and so on."
+        ),
     ] = None,
     port: Annotated[
         int | None, typer.Option("--port", help="Default: the first free one from 7860.", min=1, max=65535)
     ] = None,
-    share: Annotated[bool, typer.Option("--share", help="Also through a public tunnel of gradio's.")] = False,
+    share: Annotated[
+        bool, typer.Option("--share", help="Offer the page to others, too, through a public tunnel of gradio.")
+    ] = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """Open the explorer: a page on this machine where models and the theory are played with. Ctrl-C ends it.
+    """Open the explorer, a page on this machine to play with models and the theory. Ctrl-C ends it.
 
     Example: underpaint explore --model fashion-mnist --port 7860
     """

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 _MODEL = (
-    "A name in the box (see `underpaint models`), a folder in diffusers' format, a name on the Hugging Face hub, or "
-    "your own my_module:my_function that returns a Model."
+    "A model that comes with underpaint (see `underpaint models`), a folder in diffusers' format, a name on the "
+    "Hugging Face hub, or your own my_module:my_function that returns a Model."
 )
 ModelOption = Annotated[str, typer.Option("--model", "-m", help=_MODEL)]
 ModelArgument = Annotated[str | None, typer.Argument(metavar="MODEL", help=_MODEL)]
@@ -20,28 +20,31 @@ DataOption = Annotated[
     str | None,
     typer.Option(
         "--data",
-        help="The model's data: a name, a folder or file of them, or hf:NAME. Default: what it names.",
+        help="The model's data: a name, a folder, a file, or hf:NAME. Default: the data that the model names.",
     ),
 ]
-SplitOption = Annotated[str, typer.Option("--split", help="Split of data that have several.")]
+SplitOption = Annotated[str, typer.Option("--split", help="Split to read, of data that have several.")]
 ColumnOption = Annotated[
-    str | None, typer.Option("--column", help="Of tables, or of tar shards with several pictures under one name.")
+    str | None,
+    typer.Option("--column", help="Column to read, of tables and of tar shards with several pictures under one name."),
 ]
 LabelsOption = Annotated[
-    bool, typer.Option("--labels/--no-labels", help="Whether the labels of the data are read, as classes.")
+    bool, typer.Option("--labels/--no-labels", help="Read the labels of the data, as classes, or do not.")
 ]
 DataGaussianOption = Annotated[
     str | None,
-    typer.Option("--gaussian", help="Statistics of the data: a file of `underpaint stats`. Default: taken of --data."),
+    typer.Option(
+        "--gaussian", help="Statistics of the data: a file of `underpaint stats`. Default: they are taken of --data."
+    ),
 ]
-SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds, such as 0-63 or 1,5,9-12.")]
+SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds of the starting noise, such as 0-63 or 1,5,9-12.")]
 StepsOption = Annotated[int, typer.Option("--steps", help="Steps of the sampling grid.")]
-SolverOption = Annotated[str, typer.Option("--solver", help="ddim, euler, heun, dpmpp-2m or dpmpp-3m.")]
+SolverOption = Annotated[str, typer.Option("--solver", help="Solver: ddim, euler, heun, dpmpp-2m or dpmpp-3m.")]
 FullOption = Annotated[
     bool,
     typer.Option(
         "--full",
-        help="5,000 samples for Fréchet distances, also with saved calls spent on finer steps (an hour on 2 cores).",
+        help="Take 5,000 samples for Fréchet distances, and spend saved calls on finer steps (an hour on 2 cores).",
     ),
 ]
 TeleportOption = Annotated[
@@ -67,26 +70,28 @@ GaussianOption = Annotated[
     str | None,
     typer.Option(
         "--gaussian",
-        help="Statistics for --teleport or --calibration: a file of `underpaint stats`. Default: those in the box.",
+        help="Statistics for --teleport or --calibration: a file of `underpaint stats`. Default: those that come with "
+        "the model.",
     ),
 ]
 CalibrationOption = Annotated[
     str | None,
     typer.Option(
         "--calibration",
-        help="A file of `underpaint calibrate`: its plan for --steps calls, in place of --solver and the grid.",
+        help="A file of `underpaint calibrate`. Its plan for --steps calls takes the place of --solver and the grid.",
     ),
 ]
 StatisticsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--gaussian",
-        help="Statistics to compare with: FILE for all data, or CONDITION=FILE; several times. Default: the box's.",
+        help="Statistics to compare with: FILE for all data, or CONDITION=FILE; may be given several times. Default: "
+        "those that come with the model.",
     ),
 ]
 DeviceOption = Annotated[str | None, typer.Option("--device", help="Where the network runs, such as cuda or cpu.")]
 DtypeOption = Annotated[
-    str | None, typer.Option("--dtype", help="Of the network: float32, float16, bfloat16 or float64.")
+    str | None, typer.Option("--dtype", help="Precision of the network: float32, float16, bfloat16 or float64.")
 ]
 FeaturesOption = Annotated[
     str | None,
@@ -101,11 +106,11 @@ AlongOption = Annotated[
     typer.Option(
         "--along",
         help="Direction: x0:K or eps:K (principal component of the path of x̂_0 or ε̂), data:K, random:SEED, or a "
-        ".safetensors file; several times.",
+        ".safetensors file; may be given several times.",
     ),
 ]
 FolderOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for figures and results.json.")]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, and nothing else there.")
 ]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no closing words.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print no progress and no closing words.")]

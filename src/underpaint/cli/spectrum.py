@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..files import check_targets
-from .base import SAMPLE, app, finish, parse_numbers, parse_seeds, progress_bars
+from .base import SAMPLE, app, finish, look_at, parse_numbers, parse_seeds, progress_bars
 from .options import FolderOption, JsonOption, QuietOption
 
 
@@ -23,16 +23,21 @@ def spectrum(
     ] = None,
     gaussian: Annotated[
         str | None,
-        typer.Option("--gaussian", help="Take the eigenvalues of these statistics: a file, or a model in the box."),
+        typer.Option(
+            "--gaussian",
+            help="Take the eigenvalues of these statistics: a file, or a model that comes with underpaint.",
+        ),
     ] = None,
     config: Annotated[
         str | None, typer.Option("--config", help="A scheduler_config.json, or the folder of a pipeline.")
     ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting of its config, as NAME=VALUE; several times.")
+        list[str] | None,
+        typer.Option("--set", help="A setting of its config, as NAME=VALUE; may be given several times."),
     ] = None,
     options: Annotated[
-        list[str] | None, typer.Option("--step", help="An option of its step, such as eta=1; several times.")
+        list[str] | None,
+        typer.Option("--step", help="An option of its step, such as eta=1; may be given several times."),
     ] = None,
     folder: FolderOption = Path("spectrum"),
     as_json: JsonOption = False,
@@ -55,4 +60,5 @@ def spectrum(
         result = spectra(request, progress)
     off = [why.replace(", which would break the probability flow", "") for why in result.left_off.values()]
     left = [f"Left off: {why}." for why in off]
-    finish(write_spectrum(result, folder), folder, as_json, quiet, tables(result), *left)
+    then = look_at(folder, "spectrum.png")
+    finish(write_spectrum(result, folder), as_json, quiet, tables(result), *left, then=then)

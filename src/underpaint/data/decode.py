@@ -32,6 +32,7 @@ class Look(NamedTuple):
     height: int
     width: int
     grey: bool
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,23 @@ class Geometry:
         kind = {None: "own mode", "L": "grey", "RGB": "RGB"}[self.mode]
         cut = f"centre crop and Lanczos resize to {self.size[0]}x{self.size[1]}" if self.size else "own size"
         return f"{cut}, {kind}, upright, first frame, transparency on white"
+
+    def changes(self, raw: bytes) -> str:
+        """What `decode` changes of a picture that is seen, in words such as "cropped to the middle 480x480 (H x W) of
+        480x640, resized to 28x28, made grey"; empty if nothing.
+
+        Raises as `decode` does.
+        """
+        with _opened(raw) as opened:
+            seen, frames = _looked(opened), getattr(opened, "n_frames", 1)
+            clear = opened.mode in _CLEAR or "transparency" in opened.info
+            lost = self.mode == "L" and not seen.grey and _has_colour(opened)
+        words = [f"taken as its first frame of {frames}"] if frames > 1 else []
+        words += ["turned upright"] if seen.turned else []
+        words += ["laid on white where it is transparent"] if clear else []
+        words += [] if self.size is None else _fitting((seen.height, seen.width), self.size)
+        words += ["made grey"] if lost else []
+        return ", ".join(words)
 
     def decode(self, raw: bytes) -> Tensor:
         """The picture in a file's bytes as uint8 [C, H, W].
@@ -82,10 +100,29 @@ class Geometry:
 def look(raw: bytes) -> Look:
     """Size and kind of a picture, from its header alone."""
     with _opened(raw) as opened:
-        width, height = opened.size
-        if opened.getexif().get(0x0112) in _SIDEWAYS:
-            width, height = height, width
-        return Look(height, width, opened.mode in _GREY)
+        return _looked(opened)
+
+
+def _looked(opened: Any) -> Look:
+    (width, height), orientation = opened.size, opened.getexif().get(0x0112, 1)
+    if orientation in _SIDEWAYS:
+        width, height = height, width
+    return Look(height, width, opened.mode in _GREY, orientation in range(2, 9))
+
+
+def _fitting(have: tuple[int, int], want: tuple[int, int]) -> list[str]:
+    """How a picture of a size (H, W) comes to another: what is left of it by a centre crop, and whether it is resized.
+
+    The largest part of the aspect of ``want``: as high, or as wide, as the picture.
+    """
+    (height, width), (high, wide) = have, want
+    part = min(height, round(width * high / wide)), min(width, round(height * wide / high))
+    words = [f"cropped to the middle {part[0]}x{part[1]} (H x W) of {height}x{width}"] if part != have else []
+    if part != want:
+        words.append(
+            f"resized to {high}x{wide}" if words else f"resized from {height}x{width} (H x W) to {high}x{wide}"
+        )
+    return words
 
 
 def is_picture(name: str) -> bool:
@@ -102,6 +139,12 @@ def _opened(raw: bytes) -> Any:
         kind = f"mode {opened.mode}" if ";16" not in stored else "16 bits a channel"
         raise Unfit(f"{kind} is not 8 bits a channel; convert it first")
     return opened
+
+
+def _has_colour(picture: Any) -> bool:
+    """Whether any pixel is not grey."""
+    red, green, blue = (channel.tobytes() for channel in picture.convert("RGB").split())
+    return not red == green == blue
 
 
 def _on_white(picture: Any) -> Any:

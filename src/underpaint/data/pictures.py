@@ -119,7 +119,7 @@ def decoded_source(
 
     What the geometry leaves open is settled by `_settle`. Pictures that are not so are left out, and named.
     """
-    geometry, height, width = _settle(count, fetch, geometry, where)
+    geometry, height, width, most = _settle(count, fetch, geometry, where)
     shape = (1 if geometry.mode == "L" else 3, height, width)
 
     def one(item: Item) -> Tensor | str:
@@ -144,15 +144,15 @@ def decoded_source(
             tuple(image for image in read if isinstance(image, str)),
         )
 
-    return Source(name, shape, count, read, digest(identity, str(geometry)), BYTES, classes, pixels=True).noted(
-        str(geometry)
-    )
+    words = ", ".join(filter(None, [str(geometry), most]))
+    return Source(name, shape, count, read, digest(identity, str(geometry)), BYTES, classes, pixels=True).noted(words)
 
 
 def _settle(
     count: int, fetch: Callable[[int, int], list[Item]], geometry: Geometry, where: str
-) -> tuple[Geometry, int, int]:
-    """The size that most of some pictures have, and RGB if any of them is in colour, else grey.
+) -> tuple[Geometry, int, int, str]:
+    """The size that most of some pictures have, and RGB if any of them is in colour, else grey; and what most of them
+    are like, in words, where that is something else.
 
     Grey pictures among coloured ones lose nothing as RGB; coloured ones among grey ones would, and are left out.
     """
@@ -164,10 +164,13 @@ def _settle(
     if not seen:
         why = looked[0] if looked else "no file with the ending of a picture"
         raise ValueError(f"There are no pictures that can be read in {where} ({why}).")
-    height, width = geometry.size or Counter(found[:2] for found in seen).most_common(1)[0][0]
+    size, grey = Counter(found[:2] for found in seen).most_common(1)[0][0], Counter(found.grey for found in seen)
+    height, width = geometry.size or size
+    before = [f"{size[0]}x{size[1]} (H x W)"] if size != (height, width) else []
+    before += ["in colour"] if geometry.mode == "L" and grey[False] > grey[True] else []
     if geometry.mode is None:
         geometry = replace(geometry, mode="L" if all(found.grey for found in seen) else "RGB", lossy=False)
-    return geometry, height, width
+    return geometry, height, width, f"most are {' and '.join(before)}" if before else ""
 
 
 def _look(item: Item) -> Look | str:

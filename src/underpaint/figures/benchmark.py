@@ -169,5 +169,5 @@ def write_bench(result: Bench, folder: str | Path, parquet: bool = True) -> dict
             write_parquet(result, draft / "results.parquet")
 
     content = to_json(result)
-    kept = {name: content[name] for name in ("setup", "floor", "own", "ratios")}
+    kept = {name: content[name] for name in ("finding", "setup", "floor", "own", "ratios")}
     return write_result(kept | {"table": rows(result)}, figures, folder, ("png", "svg"), tables)

@@ -11,19 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..recipes.morph import Morph
+from ..recipes.morph import WORDS, Morph
 from .folder import write_result
 from .perturbation import image_inch
 from .pictures import show
 from .style import MODES, styled
 
-#: What is drawn beside a path's name.
-WORDS = {
-    "straight": "straight line",
-    "noise": "arc of noise",
-    "minimum-energy": "minimum energy",
-    "principal": "principal curve",
-}
 #: Milliseconds for which an animation shows a picture, and an end.
 FRAME, END = 120, 700
 

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from ..bounds import shown
-from ..calibration.budget import Memory, spend
+from ..calibration.budget import Memory, least_budget, spend
 from ..calibration.calibrate import CALLS, HELD_OUT, calibrate, check_options
 from ..calibration.few_seeds import FewSeeds
 from ..calibration.solution import FEWEST, FineSolution, Precision
@@ -29,6 +29,7 @@ from .shared.check import check_case
 from .shared.checkpoints import LARGE, Parts, gaussian_tensors
 from .shared.from_data import DataModel, denoiser_from_data
 from .shared.request import Conditioning, Request, Sampler, cases, find_denoiser, in_turn, prepare
+from .shared.results import listed
 
 #: Peers that a plan cannot be; DDIM and DPM-Solver++ are among this library's own.
 _RIVALS = tuple(name for family in ("UniPC", "DEIS") for name in FAMILIES[family])
@@ -47,7 +48,7 @@ def calibrate_model(
     origin: Origin = "network",
     data: DataModel | None = None,
     budget: str | None = None,
-    tell: Callable[[str], None] | None = None,
+    tell: Callable[[str], None] = lambda words: None,
     **how: Any,
 ) -> Calibration:
     """Fit plans to a model, for all that is asked of it together: row i is run in case i modulo their number.
@@ -59,9 +60,10 @@ def calibrate_model(
         origin: fit to the "network"; to a mixture of Gaussians of the "data", without a call of the network; or to
             "both", with the mixture as the prior of a fit to few seeds.
         data: which data that mixture is made of, and how.
-        budget: calls of the denoiser to spend, as "3000", or time, as "15min"; in place of seeds, ``held_out``,
+        budget: calls of the denoiser to spend, as "20000", or time, as "15min"; in place of seeds, ``held_out``,
             ``fine`` and ``effort``.
-        tell: told in a sentence each what a budget is spent on and how much memory the fit takes, before it begins.
+        tell: told in a sentence each what the data are, what a budget is spent on, and how much memory the fit takes,
+            before it begins.
         how: ``calls``, ``held_out``, ``fine``, ``effort`` and ``progress`` of `calibrate`.
 
     Raises:
@@ -90,6 +92,7 @@ def calibrate_model(
         made = data or DataModel()
         known, of = denoiser_from_data(sampler, listed, made, request.statistics or (request.model,))
         asked["from"] = {"origin": origin, "data": of, "asked": asdict(made)}
+        tell(f"Data: {'; '.join(of.values())}.")
         how |= {"prior": known} if origin == "both" else {}
     asked_for = in_turn([find_denoiser(model, case) for case in listed])
     denoise = known if origin == "data" else asked_for
@@ -99,9 +102,9 @@ def calibrate_model(
         spending = spend(_affordable(budget, denoise, sampler), how["calls"])
         request, how = replace(request, seeds=tuple(range(spending.seeds))), how | spending.options()
         more = f"up to {spending.most(len(_RIVALS)):,} if plans gain little and every plain solver is tried, too"
-        _tell(tell, f"{spending}; {more}.")
+        tell(f"{spending}; {more}. The least for these plans is {least_budget(spending.calls):,} calls.")
     check_options(request.seeds, **how)
-    _tell(tell, _memory(gaussian, request, how, parts is not None))
+    tell(_memory(gaussian, request, how, parts is not None))
     if say is not None and origin != "data":
         say(check_case(model, listed[0]))
     if parts is not None:
@@ -115,6 +118,30 @@ def calibrate_model(
     return replace(found, about=asked | found.about)
 
 
+def finding(found: Calibration) -> str:
+    """How near the plans come on held-out seeds, beside the best plain solver, and which are plain solvers."""
+    fitted = [plan for plan in found.plans if plan.jumps and plan.errors]
+    plain = [str(plan.calls) for plan in found.plans if not plan.jumps]
+    ratios = [f"{plan.errors['held_out'] / plan.errors['plain']:.2f} at {plan.calls} calls" for plan in fitted]
+    words = []
+    if ratios:
+        words.append(
+            "Distance of the plans to the fine solution on held-out seeds, over that of the best plain solver: "
+            f"{listed(ratios)}. Below 1 is nearer."
+        )
+    if plain:
+        words.append(
+            f"For {listed(plain)} calls the plan is a plain solver, since what was fitted is not surely nearer; a "
+            "larger --budget or more --seeds may help."
+        )
+    off = found.about["reference_error"]
+    words.append(f"The fine solution has {found.about['fine']} steps, and is about {off:.2g} from that of ever more.")
+    made = found.about.get("from")
+    if made is not None and made["origin"] == "data":
+        words.append("These distances are those of a mixture of the data; `underpaint bench` measures the network's.")
+    return " ".join(words)
+
+
 def _affordable(budget: str, denoise: Denoiser, sampler: Sampler) -> int:
     """Calls of the denoiser that a budget is: a number of them, or those that fit into a time.
 
@@ -123,7 +150,7 @@ def _affordable(budget: str, denoise: Denoiser, sampler: Sampler) -> int:
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?) *(|s|sec|min|m|h)", budget.strip())
     if found is None or (not found[2] and "." in found[1]) or not float(found[1]) > 0:
-        words = "A budget is a number of calls of the denoiser, such as 3000, or a time, such as 15min"
+        words = "A budget is a number of calls of the denoiser, such as 20000, or a time, such as 15min"
         raise ValueError(f"{words}; got {shown(budget)}.")
     if not found[2]:
         return int(found[1])
@@ -152,11 +179,6 @@ def _memory(gaussian: Gaussian, request: Request, how: Mapping[str, Any], kept: 
     seeds = FewSeeds.seeds_held(len(request.seeds)) if both else len(request.seeds)
     memory = Memory.of(calls, seeds, len(held_out), like.shape[1], like.element_size(), fine)
     return memory.words(fine, kept and not both and memory.each_step * (fine or FEWEST) // 2 >= LARGE)
-
-
-def _tell(tell: Callable[[str], None] | None, words: str) -> None:
-    if tell is not None:
-        tell(words)
 
 
 def _settings(

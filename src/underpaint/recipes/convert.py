@@ -27,8 +27,8 @@ def convert(source: str | Path, out: str | Path, config: Mapping[str, Any] | Non
         config: for a state dict, which does not say what it belongs to: the keywords that `build_edm` takes.
 
     Returns:
-        What was converted: architecture, preconditioning, number of parameters, image shape, number of classes, range
-        of sigma, SHA-256 of the source, and both paths.
+        What was converted, in two sentences, and: architecture, preconditioning, number of parameters, image shape,
+        number of classes, range of sigma, SHA-256 of the source, and both paths.
 
     Raises:
         ValueError: a damaged, foreign or hostile source, a network of an unknown form, or another ending of ``out``.
@@ -61,7 +61,12 @@ def convert(source: str | Path, out: str | Path, config: Mapping[str, Any] | Non
     }
     metadata = {"format": "edm", "version": 1, "source": Path(source).name, **summary, "config": config}
     write_tensors(out, network.state_dict(), metadata)
-    return {**summary, "source": str(source), "out": str(out)}
+    said = (
+        f"{source} is a {summary['architecture']} network of {summary['parameters']:,} parameters, for states of "
+        f"{' x '.join(map(str, summary['shape']))} and sigma from {low:.3g} to {high:.3g}. {out} holds the same "
+        "weights."
+    )
+    return {"finding": said, **summary, "source": str(source), "out": str(out)}
 
 
 def _sha256(path: Path) -> str:

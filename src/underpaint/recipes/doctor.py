@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,17 +19,28 @@ def examine() -> dict[str, Any]:
     """Versions, devices, extras with what each lacks, the models in the box, data sets, and the hub's cache."""
     import torch
 
+    extras = {name: missing(name) for name in sorted(metadata("underpaint").get_all("Provides-Extra") or [])}
     return {
+        "finding": finding(extras),
         "underpaint": version("underpaint"),
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         "packages": {name: _version(name) for name in CORE},
         "devices": _devices(),
         "threads": torch.get_num_threads(),
-        "extras": {name: missing(name) for name in sorted(metadata("underpaint").get_all("Provides-Extra") or [])},
+        "extras": extras,
         "models": assets.names(),
         "data": _data(),
         "hub": _hub(),
     }
+
+
+def finding(extras: Mapping[str, Sequence[str]]) -> str:
+    """What is missing, by what each extra lacks, and what to do."""
+    lacking = [name for name, lacks in extras.items() if lacks]
+    if not lacking:
+        return "Nothing is missing: all extras are complete."
+    named = ",".join(lacking)
+    return f"These extras are not complete: {', '.join(lacking)}. If you need them: pip install 'underpaint[{named}]'"
 
 
 def missing(extra: str) -> list[str]:

@@ -17,7 +17,7 @@ from ..noise import NoiseLevel
 from ..progress import Progress, silent
 from ..theory.denoiser import Denoiser
 from .shared.request import Conditioning, Request, Sampler, as_condition, blend, describe, find_denoiser, only
-from .shared.results import picture, quantity
+from .shared.results import listed, picture, quantity
 
 
 def __getattr__(name: str) -> type:
@@ -105,6 +105,22 @@ class Map:
     expected: Look | None = quantity("the same for the theory")
     strips: Tensor = picture()
     grid: Tensor | None = picture()
+
+    @property
+    def finding(self) -> str:
+        """Which directions lead to other images, by what the denoiser keeps of the smallest move."""
+        kept, expected = self.measured.kept[:, 0], self.expected
+        told = [f"{float(share):.2g} along {name}" for share, name in zip(kept, self.directions, strict=True)]
+        if expected is not None:
+            told = [f"{words} (theory: {float(v):.2g})" for words, v in zip(told, expected.kept[:, 0], strict=True)]
+        most, least = (self.directions[int(place)] for place in (kept.argmax(), kept.argmin()))
+        which = f" So of these {most} is most a direction of images, and {least} least." if most != least else ""
+        size = float(self.offset[self.offset > 0].min())
+        return (
+            f"The finished sample was moved by {size:.2g} of its length, and given a little noise. Of the move the "
+            f"denoiser keeps {listed(told)}. It keeps all (1) of a move to another image, and nothing (0) "
+            f"of one that is noise.{which}"
+        )
 
 
 def map_around(

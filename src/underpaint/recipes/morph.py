@@ -42,8 +42,15 @@ from .shared.request import (
     load_on,
     prepare,
 )
-from .shared.results import picture, quantity
+from .shared.results import listed, picture, quantity
 
+#: What a path is called.
+WORDS = {
+    "straight": "straight line",
+    "noise": "arc of noise",
+    "minimum-energy": "minimum-energy path",
+    "principal": "principal curve",
+}
 #: A seed, and what the network is told for it.
 _SEED = re.compile(r"(\d{1,10})(?:@.+)?")
 
@@ -113,15 +120,32 @@ class Morph:
     pull: dict[str, Tensor] = quantity("root mean square of (D(x) - x) across a string, over the level's sigma/alpha")
     pictures: Tensor = picture()
 
+    @property
+    def finding(self) -> str:
+        """Which path has the pictures that the network changes least."""
+        inner, ends = self.residual[:, 1:-1].mean(1), float(self.residual[:, [0, -1]].mean())
+        order = inner.argsort().tolist()
+        first, *others = [(f"the {WORDS[self.paths[k]]}", f"{float(inner[k]):.3g}") for k in order]
+        than = listed([f"by {value} on {name}" for name, value in others] + [f"the two ends by {ends:.3g}"])
+        where = f"least on {first[0]}, by" if others else f"on {first[0]} by"
+        return (
+            f"With a little noise (σ/α {float(self.residual_level.ratio):.2g}), the network changes pictures "
+            f"{where} {first[1]} on average (root mean square per number of the state); {than}. It changes a "
+            "picture that it knows less than a mixture of two pictures, and one without detail least of all: look at "
+            "the pictures, too."
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class _End:
-    """A picture to start from or to arrive at: its row [1, D], its noise [1, D], and what the network is told."""
+    """A picture to start from or to arrive at: its row [1, D], its noise [1, D], what the network is told, and how a
+    picture of a file was changed to be one of the model's."""
 
     name: str
     case: Conditioning
     x: Tensor
     noise: Tensor
+    changed: str = ""
 
 
 def prepare_ends(request: Request, start: str, end: str) -> Sampler:
@@ -170,7 +194,8 @@ def morph(
     if settings.probes:
         density, error = _log_probs(sampler, denoise, rows, noised, settings, progress)
     return Morph(
-        setup=describe(sampler, first.case, ()) | {"toward": last.case.condition},
+        setup=describe(sampler, first.case, ())
+        | {"toward": last.case.condition, "changed": {end.name: end.changed for end in (first, last) if end.changed}},
         paths=settings.paths,
         ends=(first.name, last.name),
         noised=noised,
@@ -207,10 +232,10 @@ def _find_end(text: str, case: Conditioning, sampler: Sampler, progress: Progres
         run = sampler.sample(denoise, (int(found[1]),), progress)
         named = f"seed {int(found[1])}" + ("" if case.condition is None else f", {case.what}")
         return _End(named, case, run.final, run.x[0])
-    x = _read_picture(text, sampler)
+    x, changed = _read_picture(text, sampler)
     advance = progress(f"noise of {Path(text).name}", len(sampler.level) - 1)
     noise = flow_to_noise(denoise, x, sampler.level[:-1], lambda *_: advance())
-    return _End(Path(text).name, case, x, noise)
+    return _End(Path(text).name, case, x, noise, changed)
 
 
 def _check_picture(text: str, sampler: Sampler) -> None:
@@ -224,14 +249,16 @@ def _check_picture(text: str, sampler: Sampler) -> None:
         raise ValueError(f"{sampler.model.name} makes no pictures that a file could hold; give seeds.")
 
 
-def _read_picture(text: str, sampler: Sampler) -> Tensor:
-    """A picture file as a row [1, D], brought to the model's size."""
+def _read_picture(text: str, sampler: Sampler) -> tuple[Tensor, str]:
+    """A picture file as a row [1, D], brought to the model's size, and what that changed, in words."""
     channels, height, width = sampler.model.image_shape
+    geometry = Geometry((height, width), "L" if channels == 1 else "RGB")
     try:
-        pixels = Geometry((height, width), "L" if channels == 1 else "RGB").decode(Path(text).read_bytes())
+        raw = Path(text).read_bytes()
+        pixels, changed = geometry.decode(raw), geometry.changes(raw)
     except OSError as error:
         raise ValueError(f"{text} cannot be read as a picture: {reason(error)}.") from None
-    return sampler.model.rows(pixels.float().unsqueeze(0) / 127.5 - 1)
+    return sampler.model.rows(pixels.float().unsqueeze(0) / 127.5 - 1), changed
 
 
 def _between(sampler: Sampler, first: Conditioning, last: Conditioning, points: int) -> Denoiser:

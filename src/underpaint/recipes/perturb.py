@@ -27,7 +27,7 @@ from ..sampling.trajectory import Trajectory
 from ..theory.denoiser import Denoiser
 from .shared.model_and_data import find_quality_measures
 from .shared.request import Conditioning, Request, Sampler, describe, find_denoiser, only
-from .shared.results import picture, quantity
+from .shared.results import listed, picture, quantity
 
 #: images [..., C, H, W] in [0, 1], and others to compare with -> dissimilarity [...]
 Dissimilarity = Callable[[Tensor, Tensor], Tensor]
@@ -92,6 +92,22 @@ class Perturbed:
     dissimilarity: Summary = quantity("of the image to the plain one, 0 (alike) to 2, [direction, step, magnitude]")
     plain: Tensor = picture()
     images: Tensor = picture()
+
+    @property
+    def finding(self) -> str:
+        """What becomes of a nudge along the first direction, early and late, and how far the theory foresees all."""
+        along, foreseen = self.along.mean.mean(2), self.predicted_along
+        told = []
+        for k in sorted({0, len(self.step) - 1}):
+            theory = "" if foreseen is None else f" (theory: {float(foreseen.mean[0, k]):.2g})"
+            when = f"at step {self.step[k]} (σ/α {float(self.level.ratio[k]):.3g})"
+            told.append(f"by {float(along[0, k]):.2g} times the nudge{theory} {when}")
+        words = [f"A nudge along {self.directions[0]} moves the finished sample in its own direction {listed(told)}."]
+        if foreseen is None:
+            return f"{words[0]} There is no theory to hold it against: {self.setup['predicted from']}."
+        ratio = float((along / foreseen.mean).nanmedian())
+        words += [f"Over all directions and steps, what arrives is {ratio:.2g} times what the theory says (median)."]
+        return " ".join(words)
 
 
 def perturb(sampler: Sampler, request: Request, nudges: Nudges | None = None, progress: Progress = silent) -> Perturbed:

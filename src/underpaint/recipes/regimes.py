@@ -118,6 +118,19 @@ class Regimes:
     departure: Departure = quantity("see fields")
     generalisation: Generalisation = quantity("see fields")
 
+    @property
+    def finding(self) -> str:
+        """Where the regimes begin and end, measured and predicted."""
+        born, fallen, new = self.speciation, self.collapse, self.generalisation
+        return (
+            f"Classes are decided about σ/α {_found(born.measured)} (predicted: {born.predicted:.3g}): there, pairs "
+            f"that share their state so far agree half-way between chance and always. The exact score of all "
+            f"{fallen.counts[-1]:,} points knows one point below σ/α {_found(fallen.measured[-1])} (predicted: "
+            f"{fallen.predicted[-1]:.3g}). The network leaves the exact score about σ/α {_found(self.departure.left)}: "
+            "below it the Gaussian of the data explains more of what the network says. A sample is closer to the data "
+            f"than a held-out image is with probability {new.closer:.2f} (0.5 ± {new.error:.2f} if alike)."
+        )
+
 
 def regimes(settings: Settings, progress: Progress = silent) -> Regimes:
     """Sample the seeds, clone them at several levels, and weigh the data at noised held-out images.
@@ -265,8 +278,8 @@ def describe(settings: Settings, subject: ModelAndData, seconds: float) -> dict[
 
 
 def tables(result: Regimes) -> str:
-    """What was found, as people read it."""
-    born, fallen, new = result.speciation, result.collapse, result.generalisation
+    """The numbers behind the finding, as people read them."""
+    born, fallen = result.speciation, result.collapse
     shares = torch.stack([born.share, born.low, born.high])
     names = ["share of pairs", "from (95 %)", "to"]
     columns = [f"{value:.3g}" for value in born.ratio.tolist()]
@@ -274,17 +287,12 @@ def tables(result: Regimes) -> str:
     points = [f"{count:,}" for count in fallen.counts]
     return "\n\n".join(
         [
-            f"Classes are decided about σ/α {_found(born.measured)} (predicted {born.predicted:.3g}): pairs of samples "
-            f"that share their state down to there{_then(born.nudge)} agree half-way between chance, "
-            f"{100 * born.chance:.3g} %, and always. A class is {born.classes}.",
-            table("Pairs that end in one class", "σ/α", names, columns, shares, ".2f"),
+            f"Pairs of samples share their state down to a σ/α{_then(born.nudge)} and go on apart. A class is "
+            f"{born.classes}. Pairs of different seeds end in one class in {100 * born.chance:.3g} % of cases.",
+            table("Share of pairs that end in one class", "σ/α", names, columns, shares, ".2f"),
             table(
                 "σ/α below which the exact score knows one point", "points", points, ["predicted", "measured"], lines
             ),
-            f"The network leaves the exact score about σ/α {_found(result.departure.left)}: below it the Gaussian of "
-            "the data explains more of what the network says.",
-            f"A sample is closer to the data than a held-out image is with probability {new.closer:.2f} (0.5 ± "
-            f"{new.error:.2f} if alike).",
         ]
     )
 

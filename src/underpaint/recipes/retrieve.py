@@ -105,6 +105,23 @@ class Retrieval:
     suspects: Tensor = picture()
     originals: Tensor = picture()
 
+    @property
+    def finding(self) -> str:
+        """Whether samples are copies, and how the nearest training image changes on the way."""
+        memory, way = self.memory, self.way
+        shares = {name: f"{100 * share:.3g} %" for name, share in memory.copies.items()}
+        seeds = f" (seeds {', '.join(map(str, memory.copied))})" if memory.copied else ""
+        return (
+            f"{shares['samples']} of {len(memory.ratio['samples']):,} samples are copies of training images{seeds}; of "
+            f"as many images of the data, {shares['data']} are copies of others. (An image counts as a copy if the "
+            f"nearest training image is at most {COPY:.3g} times as far as the nearest one that differs from it.) "
+            f"{_duplicates(memory)}A sample is closer to the data than an image of the data is to the others with "
+            f"probability {memory.closer:.2f} (0.5 ± {memory.closer_error:.2f} if alike). On the way from noise to "
+            f"image, the nearest training image changes {float(way.distinct.mean) - 1:.1f} times on average, for the "
+            f"last time at σ/α {float(way.settled.mean):.3g}. The image that is nearest in the end ranked number "
+            f"{float(way.rank.mean[0]):,.0f} at the start."
+        )
+
 
 def retrieve(settings: Settings, progress: Progress = silent) -> Retrieval:
     """Sample, look up the nearest training images on the way, and check final images for copies.
@@ -197,28 +214,12 @@ def describe(settings: Settings, subject: ModelAndData, seconds: float) -> dict[
     }
 
 
-def verdict(result: Retrieval) -> str:
-    """What the check found, in a few lines."""
-    memory, way = result.memory, result.way
-    shares = ", ".join(f"{100 * share:.3g} % of {name}" for name, share in memory.copies.items())
-    seeds = f" (seeds {', '.join(map(str, memory.copied))})" if memory.copied else ""
-    return (
-        f"Copies of training images: {shares}{seeds}. (An image counts as a copy if the nearest training image is at "
-        f"most {COPY:.3g} times as far as the nearest one that differs from it.)\n{_duplicates(result)}A sample is "
-        f"closer to the data than an image of the data is to the others with probability {memory.closer:.2f} (0.5 ± "
-        f"{memory.closer_error:.2f} if alike).\nOn the way from noise to image, the nearest training image changes "
-        f"{float(way.distinct.mean) - 1:.1f} times on average, for the last time at σ/α {float(way.settled.mean):.3g}. "
-        f"The image that is nearest in the end ranked number {float(way.rank.mean[0]):,.0f} at the start."
-    )
-
-
-def _duplicates(result: Retrieval) -> str:
-    """A line on copies among the data themselves, if there are any."""
-    memory = result.memory
+def _duplicates(memory: Memory) -> str:
+    """A sentence on copies among the data themselves, if there are any."""
     if not memory.repeated and not memory.alike:
         return ""
     looked = f"{100 * memory.alike:.3g} % of {len(memory.distance['data'])} looked at"
     return (
         f"The data repeat themselves: {memory.repeated:,} images are another one again, and {looked} have another one "
-        f"nearer than {memory.apart:.3g}. Such count as one here.\n"
+        f"nearer than {memory.apart:.3g}. Such count as one here. "
     )

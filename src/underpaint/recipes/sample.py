@@ -67,6 +67,17 @@ class Samples:
     seeds: tuple[int, ...]
     summary: dict[str, Any]
 
+    @property
+    def finding(self) -> str:
+        """How many images in how many calls, and what a jump replaced."""
+        calls, skip = self.summary["nfe"], self.summary["skip"]
+        images = "1 image" if len(self.seeds) == 1 else f"{len(self.seeds)} images"
+        words = f"{images}, {calls} {'call' if calls == 1 else 'calls'} of the network each."
+        if not skip:
+            return words
+        steps = "The first step was" if skip == 1 else f"The first {skip} steps were"
+        return f"{words} {steps} taken in closed form, down to σ/α {self.summary['teleported_to']:.3g}."
+
 
 def generate(request: SampleRequest, progress: Progress = silent, batch: int = 64) -> Samples:
     """Sample one image a seed, deterministically; a seed gives the same image in any company (to rounding).

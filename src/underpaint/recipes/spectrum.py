@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from ..files import read_json
 from ..models.schedulers.configs import left_off
 from ..models.schedulers.spectrum import spectrum
 from ..progress import Progress, silent
-from .shared.results import quantity, table
+from .shared.results import listed, quantity, table
 
 #: From so small to so large a variance are eigenvalues asked for; by default four in a factor of ten of 1e-4 to 100.
 _LEAST, _MOST = 1e-9, 1e9
@@ -77,6 +78,20 @@ class Spectra:
     share: Tensor = quantity()
     initial: Tensor = quantity()
     mean: Tensor = quantity()
+
+    @property
+    def finding(self) -> str:
+        """How far the variance is off with the fewest and with the most steps, and where most."""
+        few, many = self.steps.index(min(self.steps)), self.steps.index(max(self.steps))
+        told = [
+            f"in {self.steps[k]} steps {float(self.share[k].min()):.3g} to {float(self.share[k].max()):.3g} times"
+            for k in sorted({few, many})
+        ]
+        worst = float(self.eigenvalues[self.share[many].log().abs().nan_to_num(math.inf).argmax()])
+        return (
+            f"Samples of {self.sampler} have {listed(told)} the variance of the data (1 is exact). In "
+            f"{self.steps[many]} steps most is wrong where the eigenvalue of the data is {worst:.3g}."
+        )
 
 
 def spectra(request: SpectrumRequest, progress: Progress = silent) -> Spectra:

@@ -75,6 +75,11 @@ class Row:
     curves: Mapping[str, Summary] = quantity("the measure of that name before its mean or maximum, by level")
 
     @property
+    def name(self) -> str:
+        """Model and case."""
+        return f"{self.setup['model']}, {self.case}"
+
+    @property
     def case(self) -> Conditioning:
         return Conditioning(self.setup["condition"], self.setup["guidance"], self.setup["negative"])
 
@@ -85,6 +90,29 @@ class Survey:
 
     rows: tuple[Row, ...]
     units: Mapping[str, str]
+
+    @property
+    def finding(self) -> str:
+        """How many dimensions a trajectory has, how far it leaves a plane, and how long the theory holds."""
+        plane = float(torch.stack([row.measures["plane residual"].mean for row in self.rows]).max())
+        held = [name for name in ("guided holds to", "Gaussian holds to") if any(name in r.measures for r in self.rows)]
+        until = (
+            f"{_theory(held[0])} follows it to within {100 * HOLDS:g} % of |x_t|² down to σ/α {self._range(held[0])}."
+            if held
+            else "No statistics of the data are known, so there is no closed form beside it."
+        )
+        return (
+            f"A trajectory needs {self._range('states needed')} principal components for 99.9 % of its variance, and "
+            f"at most {100 * plane:.2g} % of |x_t|² lies outside the plane of its start and its end. {until}"
+        )
+
+    def _range(self, name: str) -> str:
+        """The mean of a measure; of several rows the least and the largest, with their names."""
+        known = sorted((float(row.measures[name].mean), row.name) for row in self.rows if name in row.measures)
+        ends = [(f"{value:.3g}", name) for value, name in (known[0], known[-1])]
+        if ends[0][0] == ends[1][0]:
+            return ends[0][0]
+        return " to ".join(f"{value} ({name})" for value, name in ends)
 
 
 def prepare_all(asks: Sequence[Request]) -> list[tuple[Sampler, tuple[Conditioning, ...]]]:
@@ -137,6 +165,11 @@ def survey(
                 whole.reach(end)
             rows.append(_row(describe(sampler, case, seeds), sampler.level, stored))
     return Survey(tuple(rows), MEASURES)
+
+
+def _theory(measure: str) -> str:
+    """Whose closed form a measure is of."""
+    return "The data's Gaussian" if measure.startswith("Gaussian") else "The condition's Gaussian, guided alike,"
 
 
 def _chunk(

@@ -7,8 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from ..figures.morph import WORDS
 from ..recipes.explorer.painting import SCHEDULES
+from ..recipes.morph import WORDS
 from .checks import DIRECTIONS, MAX_PICTURES, MAX_POINTS, MAX_SEEDS, MAX_STEPS
 from .page import FITTED, PROMPT, Page
 from .server_state import ServerState

@@ -24,7 +24,7 @@ from ...theory.denoiser import Denoiser
 from ...theory.stitched import Stitched
 from ..shared.model_and_data import ModelAndData, Sources, load_model_and_data
 from ..shared.request import Conditioning
-from ..shared.results import picture, quantity, table
+from ..shared.results import listed, picture, quantity, table
 from .families import States, Sweep, Sweeps, Swept, controls, released, sketch, sweep
 
 #: Classes beyond these are not measured.
@@ -89,6 +89,20 @@ class Comparison:
     distance: dict[str, Summary] = quantity("root mean square per number to the network's sample from the same noise")
     classes: dict[str, dict[str, Tensor]] = quantity("explained variance on noised data of a class, by level")
     samples: dict[str, Tensor] = picture()
+
+    @property
+    def finding(self) -> str:
+        """Which denoiser explains the network best on its own way, beside the plain ones and the best release."""
+        found = self.overall["trajectories"]
+        best = max(found, key=lambda name: float(found[name].mean))
+        release = max(self.setup["releases"], key=lambda name: float(found[name].mean), default="")
+        others = [name for name in ("Gaussian", "mixture", "exact", release) if name in found and name != best]
+        told = listed([f"{name} {float(found[name].mean):.3f}" for name in others])
+        return (
+            f"Of the network's denoised images on its own trajectories, the denoiser called {best} explains most: "
+            f"{float(found[best].mean):.3f} ± {float(found[best].reach):.3f} of the variance about the data mean, on "
+            f"average over the levels (1 is all). Others explain less: {told}."
+        )
 
 
 def compare(settings: Settings, progress: Progress = silent) -> Comparison:

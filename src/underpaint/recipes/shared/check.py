@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ...models.checking.check import Check, check
@@ -11,8 +12,14 @@ from .model_and_data import encode
 from .request import Conditioning, Request, cases, load_on
 
 
-def check_model(request: Request, data: str | Path | None = None, progress: Progress = silent) -> Check:
-    """The check of what is asked for, on data if they are given.
+def check_model(
+    request: Request,
+    data: str | Path | None = None,
+    progress: Progress = silent,
+    tell: Callable[[str], None] = lambda words: None,
+) -> Check:
+    """The check of what is asked for, on data if they are given; ``tell`` is told what these are and what was done to
+    them.
 
     Raises:
         ValueError: as `load_model` and `check`; data that cannot be read or do not fit the model.
@@ -23,8 +30,9 @@ def check_model(request: Request, data: str | Path | None = None, progress: Prog
         return check_case(model, case, progress)
     from ...data.datasets import load_data
 
-    rows = encode(model, load_data(data, shape=model.image_shape), progress)
-    return check(model, rows, case.condition)
+    images = load_data(data, shape=model.image_shape)
+    tell(f"Data: {images.source}.")
+    return check(model, encode(model, images, progress), case.condition)
 
 
 def check_case(model: Model, case: Conditioning, progress: Progress = silent) -> Check:

@@ -18,13 +18,20 @@ def quantity(unit: str = "1") -> Any:
     return dataclasses.field(metadata={"unit": unit})
 
 
+#: What a dataclass field says of itself that is for a figure, and is left out of the JSON.
+PICTURE = {"picture": True}
+
+
 def picture() -> Any:
     """A dataclass field of pixels for a figure, left out of the JSON."""
-    return dataclasses.field(metadata={"picture": True}, repr=False)
+    return dataclasses.field(metadata=PICTURE, repr=False)
 
 
 def to_json(value: Any) -> Any:
-    """Dataclasses, tensors, summaries and levels as JSON types; NaN and infinities as null, which JSON can hold."""
+    """Dataclasses, tensors, summaries and levels as JSON types; NaN and infinities as null, which JSON can hold.
+
+    What has a ``finding``, a sentence or two on what its numbers mean, begins with it.
+    """
     if isinstance(value, Summary):
         of_samples = {"mean": to_json(value.mean), "5%": to_json(value.low), "95%": to_json(value.high)}
         return of_samples if value.error is None else of_samples | {"error": to_json(value.error)}
@@ -32,7 +39,11 @@ def to_json(value: Any) -> Any:
         return {"alpha": to_json(value.alpha), "sigma": to_json(value.sigma)}
     if dataclasses.is_dataclass(value):
         fields = [field for field in dataclasses.fields(value) if not field.metadata.get("picture")]
-        return {field.name: _with_unit(getattr(value, field.name), field.metadata.get("unit")) for field in fields}
+        finding = getattr(type(value), "finding", None)
+        said = {"finding": finding.__get__(value)} if isinstance(finding, property) else {}
+        return said | {
+            field.name: _with_unit(getattr(value, field.name), field.metadata.get("unit")) for field in fields
+        }
     if isinstance(value, Tensor):
         return to_json(value.tolist())
     if isinstance(value, float):
@@ -46,6 +57,11 @@ def to_json(value: Any) -> Any:
 
 def _with_unit(value: Any, unit: str | None) -> Any:
     return to_json(value) if unit is None else {"value": to_json(value), "unit": unit}
+
+
+def listed(words: Sequence[str]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 def table(

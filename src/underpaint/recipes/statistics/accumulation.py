@@ -144,6 +144,15 @@ class Result:
         return f"Statistics of {self.notes['count']:,} items, {left['count']:,} left out{first}"
 
     @property
+    def finding(self) -> str:
+        """How much went in, and in how many directions it varies."""
+        about = self.notes["summary"]
+        return (
+            f"{self.summary}. 90 % of their variance lies in {about['components for 90 %']:,} of "
+            f"{about['dimension']:,} directions, 99 % in {about['components for 99 %']:,}."
+        )
+
+    @property
     def table(self) -> str:
         """What the covariance is like, a line for each number."""
         lines = (f"  {name:<22}{value:,.6g}" for name, value in self.notes["summary"].items())

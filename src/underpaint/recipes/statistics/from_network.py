@@ -34,11 +34,15 @@ class NetworkStatistics:
         return f"Statistics from the {self.notes['handling']}"
 
     @property
+    def finding(self) -> str:
+        """What it is of, and whether samples agree."""
+        return f"{self.summary}. The variance of the network's samples over this is {self.compared}; 1 is the same."
+
+    @property
     def table(self) -> str:
-        """What the samples say, and the variances: a line for each of the first directions."""
-        lines = [f"  variance of its samples over this: {self.compared}"]
+        """The variances, and those of the samples over them: a line for each of the first directions."""
         rows = zip(self.gaussian.eigenvalues.tolist(), self.compared.ratio, self.compared.error, strict=False)
-        lines += [
+        lines = [
             f"  u{k:<3} {value:<10.4g} {ratio:.2f} ± {error:.2f}" for k, (value, ratio, error) in enumerate(rows, 1)
         ]
         return "\n".join(lines)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 
 from ...analysis.paths import KINDS
-from ...figures.morph import WORDS, morph_strips
+from ...figures.morph import morph_strips
 from ...figures.style import ACCENT, QUIET
 from ...progress import Progress
-from ...recipes.morph import Morph, MorphSettings, morph
+from ...recipes.morph import WORDS, Morph, MorphSettings, morph
 from .. import show
 from ..checks import MAX_PICTURES, Values, chosen, condition, integer
 from ..script import write_script
