@@ -40,11 +40,23 @@ def page(name: str, report: dict[str, Any]) -> Iterator[str]:
     yield f"```bash\n{in_lines(command(report))}\n```"
     for plate in report.get("plates") or ():
         yield f"## {plate['title']}"
-        if (STORED / "figures" / name / f"{plate['name']}.webp").is_file():
-            yield f"[![{plate['title']}]({name}/{plate['name']}.webp)]({name}/{plate['name']}.webp)"
-        yield cell(plate["caption"])
+        yield from _columns(name, plate, report["setup"].get("condition", ""))
     if report.get("left_out"):
         yield "## Left out, and why"
         yield "\n".join(f"- {cell(part)}: {cell(why)}." for part, why in report["left_out"].items())
     if not report.get("plates"):
         yield "This report was stored before figures were. The command makes a page with all of them."
+
+
+def _columns(name: str, plate: dict[str, Any], condition: str) -> Iterator[str]:
+    """The figure with its caption, after that of the network that is asked for nothing, if there is one."""
+    both = "plain_caption" in plate
+    known = [("-plain", "plain_caption", "asked for nothing")] if both else []
+    for suffix, caption, about in (*known, ("", "caption", condition)):
+        if both:
+            yield f"### {about[:1].upper()}{about[1:]}"
+        picture, title = f"{plate['name']}{suffix}.webp", f"{plate['title']}{f', {about}' if both else ''}"
+        if (STORED / "figures" / name / picture).is_file():
+            yield f"[![{title}]({name}/{picture})]({name}/{picture})"
+        if not suffix or plate[caption] != plate["caption"]:
+            yield cell(plate[caption])

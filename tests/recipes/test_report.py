@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import re
 from pathlib import Path
@@ -119,21 +120,56 @@ def test_what_is_asked_for_stands_beside_the_network_that_is_asked_for_nothing(s
     settings = Settings(seeds=tuple(range(8)), steps=12)
     assert build.asks_for_nothing(asked)
     plain = build._plain(asked, settings, make_only, silent)
-    assert list(plain) == ["geometry", "emergence", "agreement", "hybrid", "perturbation"]
+    parts = {"subject", "trajectory", "geometry", "modes", "emergence", "agreement", "hybrid", "perturbation"}
+    assert plain.keys() == parts
+    alone = build.beside(dataclasses.replace(small, plain_claims=small.claims[:2]), plain)
+    assert (alone.frechet, alone.setup["condition"], alone.trajectory) == (None, "unconditional", plain["trajectory"])
     shares = plain["agreement"].shares["Gaussian"]
     torch.testing.assert_close(shares, torch.ones_like(shares), rtol=0, atol=1e-3)
     own = asked.sample(asked.denoise, settings.seeds, asked.model.schedule.grid(12), euler)
     other = build.measure_agreement(asked, own, settings, silent).shares["Gaussian"]
     assert float(other.mean()) < 0.9
     assert not build.asks_for_nothing(dataclasses.replace(asked, case=Conditioning()))
-    both = dataclasses.replace(small, plain_claims=small.claims[:2], left_out={"a section": "for a reason"})
+    both = dataclasses.replace(
+        small, plain_claims=small.claims[:2], left_out={"a section": "for a reason"}, plain=alone
+    )
     results = write_report(both, tmp_path / "report", silent)
     page = (tmp_path / "report" / "index.html").read_text()
-    assert results["summary"]["verdicts"].startswith(f"{claims.count_verdicts(small.claims[:2])} where nothing is")
+    counted = [claims.count_verdicts(part) for part in (small.claims[:2], small.claims)]
+    assert results["summary"]["verdicts"] == f"Asked for nothing: {counted[0]}; unconditional: {counted[1]}"
+    assert results["summary"]["numbers"].startswith("Asked for nothing: Two principal components hold ")
+    assert " Unconditional: Two principal components hold " in results["summary"]["numbers"]
     assert "<th>asked for nothing</th><th>unconditional</th>" in page
     assert page.count("not tested") == len(small.claims) - 2
     assert "<li>a section: for a reason.</li>" in page
     assert [plate["name"] for plate in results["plates"]] == DRAWN
+    once = {"mode-curves", "frechet"}  # closed forms, and what is not measured for it
+    assert {plate["name"] for plate in results["plates"] if "plain_caption" not in plate} == once
+    for name in DRAWN:
+        assert (tmp_path / "report" / "figures" / f"{name}-plain.png").is_file() == (name not in once)
+    geometry = next(plate for plate in results["plates"] if plate["name"] == "geometry")
+    angles = [part.edge_angle for part in (plain["geometry"], small.geometry)]
+    for caption, angle in zip((geometry["plain_caption"], geometry["caption"]), angles, strict=True):
+        assert f"the angle between them is {angle:.1f}°" in caption
+    films = next(plate["caption"] for plate in results["plates"] if plate["name"] == "film-strips")
+    assert page.count(html.escape(films)[:60]) == 1  # the same words for both
+    assert page.index("<h3>asked for nothing</h3>") < page.index("<h3>unconditional</h3>")
+    assert page.count('<div class="columns-2">') == len(DRAWN) - len(once)
+
+
+def test_figures_are_numbered_as_they_are_there_and_a_warning_comes_first(small: Report, tmp_path: Path):
+    """Without the section of Fréchet distances the next one has its number; a network that fails says so at once."""
+    wrong = dataclasses.replace(small.check.findings[0], verdict="fails")
+    unsound = dataclasses.replace(small.check, findings=(wrong, *small.check.findings[1:]))
+    bare = dataclasses.replace(small, frechet=None, check=unsound, claims=())
+    results = write_report(bare, tmp_path / "r", silent)
+    numbers = [int(plate["title"].split(".")[0]) for plate in results["plates"]]
+    assert numbers == list(range(1, len(DRAWN)))
+    page = (tmp_path / "r" / "index.html").read_text()
+    assert "10. Nudges: measured and predicted gain" in page
+    warning = page.index(f'<p class="warning">{html.escape(unsound.short, quote=False)[:40]}')
+    assert warning < page.index('class="verdict"')
+    assert results["finding"].startswith(unsound.short)
 
 
 def test_a_claim_that_few_seeds_leave_open_says_so(small: Report, tmp_path: Path):
@@ -157,7 +193,9 @@ def test_a_claim_that_few_seeds_leave_open_says_so(small: Report, tmp_path: Path
     report_of_few = dataclasses.replace(small, claims=(dataclasses.replace(found, verdict="too few to say (8 seeds)"),))
     write_report(report_of_few, tmp_path / "r", silent)
     assert '<td class="open">too few to say (8 seeds)</td>' in (tmp_path / "r" / "index.html").read_text()
-    assert claims.count_verdicts(report_of_few.claims) == "0 of 1 claims hold, of 1 there is too little to say"
+    assert claims.count_verdicts(report_of_few.claims) == (
+        "0 of 1 claims hold, for 1 there are too few seeds or samples to say"
+    )
 
 
 def test_every_claim_has_an_interval_and_a_verdict(small: Report):

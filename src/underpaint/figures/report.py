@@ -13,12 +13,16 @@ from . import curves, pictures
 
 @dataclass(frozen=True)
 class ReportFigure:
-    """One figure of the report; ``draw`` returns None where there is nothing to draw."""
+    """One figure of the report, numbered where it is shown; ``draw`` returns None where there is nothing to draw.
+
+    ``measured``: it shows what the network did, which is another thing with a prompt and without.
+    """
 
     name: str
     title: str
     draw: Callable[[Report], Figure | None]
     caption: Callable[[Report], str]
+    measured: bool = True
 
 
 def _film(report: Report) -> str:
@@ -207,20 +211,20 @@ def _decided_samples(report: Report) -> str:
 
 
 REPORT_FIGURES = (
-    ReportFigure("film-strips", "1. Painting in three films", pictures.film_strips, _film),
-    ReportFigure("geometry", "2. Trajectories are planar rotations", curves.trajectory_geometry, _geometry),
-    ReportFigure("mode-geometry", "3. One component at a time", curves.mode_geometry, _mode_geometry),
-    ReportFigure("mode-curves", "4. What the theory predicts for these data", curves.mode_curves, _mode_curves),
-    ReportFigure("emergence", "5. Outline first, details later: measured", curves.emergence, _emergence),
-    ReportFigure("theory-strips", "6. The network beside the closed forms", pictures.theory_strips, _theory_strips),
-    ReportFigure("final-samples", "7. Where each of them ends", pictures.final_samples, _final),
-    ReportFigure("deviation", "8. When the theory lets go", curves.deviation, _deviation),
-    ReportFigure("hybrid-samples", "9. Teleport: skipping the early steps", pictures.hybrid_samples, _hybrid),
-    ReportFigure("frechet", "10. Quality against skipped steps", curves.frechet, _frechet),
-    ReportFigure("perturbation", "11. Nudges: measured and predicted gain", curves.perturbation_gain, _perturbation),
-    ReportFigure("perturbed-samples", "12. Nudges: what they change", pictures.perturbed_samples, _perturbed),
-    ReportFigure("decided", "13. What is decided when", curves.decided, _decided),
-    ReportFigure("decided-samples", "14. What is decided when: pictures", pictures.decided_samples, _decided_samples),
-    ReportFigure("case-samples", "15. Prompts and guidance: pictures", pictures.case_samples, _cases),
-    ReportFigure("case-geometry", "16. Prompts and guidance: geometry", curves.case_geometry, _case_geometry),
+    ReportFigure("film-strips", "Painting in three films", pictures.film_strips, _film),
+    ReportFigure("geometry", "Trajectories are planar rotations", curves.trajectory_geometry, _geometry),
+    ReportFigure("mode-geometry", "One component at a time", curves.mode_geometry, _mode_geometry),
+    ReportFigure("mode-curves", "What the theory predicts for these data", curves.mode_curves, _mode_curves, False),
+    ReportFigure("emergence", "Outline first, details later: measured", curves.emergence, _emergence),
+    ReportFigure("theory-strips", "The network beside the closed forms", pictures.theory_strips, _theory_strips),
+    ReportFigure("final-samples", "Where each of them ends", pictures.final_samples, _final),
+    ReportFigure("deviation", "When the theory lets go", curves.deviation, _deviation),
+    ReportFigure("hybrid-samples", "Teleport: skipping the early steps", pictures.hybrid_samples, _hybrid),
+    ReportFigure("frechet", "Quality against skipped steps", curves.frechet, _frechet),
+    ReportFigure("perturbation", "Nudges: measured and predicted gain", curves.perturbation_gain, _perturbation),
+    ReportFigure("perturbed-samples", "Nudges: what they change", pictures.perturbed_samples, _perturbed),
+    ReportFigure("decided", "What is decided when", curves.decided, _decided),
+    ReportFigure("decided-samples", "What is decided when: pictures", pictures.decided_samples, _decided_samples),
+    ReportFigure("case-samples", "Prompts and guidance: pictures", pictures.case_samples, _cases),
+    ReportFigure("case-geometry", "Prompts and guidance: geometry", curves.case_geometry, _case_geometry),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..recipes.report.build import Report
 from ..recipes.report.claims import HIGH_NOISE, Claim, count_verdicts, pooled
 from ..recipes.shared.results import to_json
 from .folder import LAST
-from .report import REPORT_FIGURES
+from .report import REPORT_FIGURES, ReportFigure
 from .style import RC
 
 
@@ -34,16 +34,21 @@ def write_report(
         OSError: the folder cannot be written.
     """
     advance = progress("drawing", len(REPORT_FIGURES))
-    results: dict[str, Any] = to_json(report) | {"summary": summary(report), "plates": []}
+    said = summary(report)
+    warning = "" if report.check.sound else f"{report.check.short} "
+    finding = {"finding": f"{warning}{said['verdicts']}. {said['numbers']}"}
+    results: dict[str, Any] = finding | to_json(report) | {"summary": said, "plates": []}
     with replacing_in(folder, LAST) as draft:
         (draft / "figures").mkdir()
-        shown = []
+        shown: list[dict[str, Any]] = []
         for plate in REPORT_FIGURES:
-            figure = plate.draw(report)
-            if figure is not None:
-                png, caption = _save(figure, draft / "figures" / plate.name), plate.caption(report)
-                shown.append({"plate": plate, "caption": caption, "image": base64.b64encode(png).decode()})
-                results["plates"].append({"name": plate.name, "title": plate.title, "caption": caption})
+            columns = list(_columns(report, plate, draft / "figures"))
+            if columns:
+                title = f"{len(shown) + 1}. {plate.title}"
+                shown.append({"name": plate.name, "title": title, "columns": columns})
+                plain = {"plain_caption": columns[0]["caption"]} if len(columns) > 1 else {}
+                known = {"name": plate.name, "title": title, "caption": columns[-1]["caption"]}
+                results["plates"].append(known | plain)
             advance()
         (draft / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
         environment = Environment(
@@ -61,12 +66,30 @@ def write_report(
     return results
 
 
+def _columns(report: Report, plate: ReportFigure, folder: Path) -> Iterator[dict[str, str]]:
+    """The figure of what the report is about, after that of the network that is asked for nothing, if there is one."""
+    for part, suffix in ((report.plain if plate.measured else None, "-plain"), (report, "")):
+        figure = None if part is None else plate.draw(part)
+        if part is not None and figure is not None:
+            name = f"{plate.name}{suffix}"
+            png, about = _save(figure, folder / name), "asked for nothing" if suffix else part.setup["condition"]
+            yield {
+                "name": name,
+                "about": about,
+                "caption": plate.caption(part),
+                "image": base64.b64encode(png).decode(),
+            }
+
+
 def summary(report: Report) -> dict[str, str]:
     """What stands on top of the page: how many claims hold, and the findings."""
-    verdicts = count_verdicts(report.claims)
-    if report.plain_claims:
-        verdicts = f"{count_verdicts(report.plain_claims)} where nothing is asked for; with what is, {verdicts}"
-    return {"verdicts": verdicts if report.claims else "No claim is judged", "numbers": _numbers(report)}
+    verdicts = count_verdicts(report.claims) if report.claims else "No claim is judged"
+    if report.plain is None:
+        return {"verdicts": verdicts, "numbers": _numbers(report)}
+    about = {"asked for nothing": report.plain, report.setup["condition"]: report}
+    counted = [f"{name}: {count_verdicts(part.claims)}" for name, part in about.items()]
+    numbers = [f"{name}: {_numbers(part)}" for name, part in about.items()]
+    return {"verdicts": _sentence("; ".join(counted)), "numbers": " ".join(map(_sentence, numbers))}
 
 
 def pairs(report: Report) -> list[tuple[Claim | None, Claim]]:
@@ -85,8 +108,12 @@ def _numbers(report: Report) -> str:
         words.append(f"the Gaussian explains {share:.3g} % of the denoised image at σ/α ≥ {HIGH_NOISE:g}")
     emerged = float((report.emergence.measured_half / report.emergence.predicted_half).nanmedian())
     words.append(f"features appear at {emerged:.2g} times the predicted σ/α (median)")
-    sentence = "; ".join(words)
-    return f"{sentence[0].upper()}{sentence[1:]}."
+    return f"{_sentence('; '.join(words))}."
+
+
+def _sentence(words: str) -> str:
+    """With a capital letter."""
+    return words[:1].upper() + words[1:]
 
 
 def _save(figure: Figure, stem: Path) -> bytes:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..shared.check import check_case
 from ..shared.checkpoints import Parts, gaussian_tensors
 from ..shared.model_and_data import ModelAndData, load_model_and_data
 from ..shared.request import Conditioning, Request, cases
-from ..shared.results import picture
+from ..shared.results import PICTURE, picture
 from .claims import HIGH_NOISE, Claim, judge
 from .decided import Decided, calls_of_decided, measure_decided
 from .network_against_theory import (
@@ -76,7 +76,7 @@ class Report:
 
     Where the report is about a prompt or a class, ``plain_claims`` are the same claims about the network that is asked
     for nothing, from the same noise. The closed forms are those of all the data, so these are the ones to hold against
-    them.
+    them. ``plain`` is all that figures show of that network.
     """
 
     setup: dict[str, Any]
@@ -96,6 +96,7 @@ class Report:
     left_out: dict[str, str]
     trajectory: Trajectory = picture()
     subject: ModelAndData = picture()
+    plain: Report | None = field(default=None, metadata=PICTURE, repr=False)
 
 
 def report(settings: Settings, progress: Progress = silent, parts: Path | None = None) -> Report:
@@ -131,7 +132,7 @@ def report(settings: Settings, progress: Progress = silent, parts: Path | None =
         whole.advance()
     plain = _plain(subject, settings, keep, progress) if checked.sound and asks_for_nothing(subject) else {}
     setup = describe(settings, subject, trajectory, time.monotonic() - began)
-    return Report(
+    found = Report(
         setup=setup,
         check=checked,
         level=level,
@@ -142,6 +143,14 @@ def report(settings: Settings, progress: Progress = silent, parts: Path | None =
         plain_claims=judge(sections | plain) if plain else (),
         **sections,
     )
+    return replace(found, plain=beside(found, plain)) if plain else found
+
+
+def beside(found: Report, plain: Mapping[str, Any]) -> Report:
+    """The report with the sections of the network that is asked for nothing in place of its own, and without others."""
+    setup = found.setup | {"condition": str(plain["subject"].case)}
+    left = replace(found, setup=setup, claims=found.plain_claims, plain_claims=(), frechet=None)
+    return replace(left, conditions=None, decided=None, **plain)
 
 
 def _sections(
@@ -171,14 +180,17 @@ def asks_for_nothing(subject: ModelAndData) -> bool:
 
 
 def _plain(subject: ModelAndData, settings: Settings, keep: Keep, progress: Progress) -> dict[str, Any]:
-    """The sections on which claims rest, once more for the network that is asked for nothing."""
+    """The sections on which claims rest and that figures show, once more for the network that is asked for nothing."""
     anything = replace(subject, case=Conditioning())
     level, solver = anything.model.schedule.grid(settings.steps), find_solver(settings.solver)
     run = partial(anything.sample, anything.denoise, settings.seeds, level, solver, "without a condition", progress)
     trajectory = keep("plain-trajectory", run)
     given = (anything, trajectory, settings, progress)
     return {
+        "subject": anything,
+        "trajectory": trajectory,
         "geometry": measure_geometry(trajectory),
+        "modes": mode_curves(anything, trajectory),
         "emergence": measure_emergence(anything, trajectory),
         "agreement": keep("plain-agreement", partial(measure_agreement, *given)),
         "hybrid": keep("plain-hybrid", partial(measure_hybrid, *given)),

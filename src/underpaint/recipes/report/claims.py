@@ -118,9 +118,9 @@ def judge(parts: dict[str, Any], own: bool = False) -> tuple[Claim, ...]:
 
 
 def count_verdicts(claims: Sequence[Claim]) -> str:
-    """How many hold, and of how many there is too little to say."""
+    """How many hold, and for how many the seeds or samples are too few to say."""
     held, open_ones = sum(claim.holds and not claim.open for claim in claims), sum(claim.open for claim in claims)
-    left = f", of {open_ones} there is too little to say" if open_ones else ""
+    left = f", for {open_ones} there are too few seeds or samples to say" if open_ones else ""
     return f"{held} of {len(claims)} claims hold{left}"
 
 
