@@ -114,6 +114,12 @@ def test_python_on_a_page_runs(page: str, tmp_path: Path, monkeypatch: pytest.Mo
             exec(compile(code, page, "exec"), names)
 
 
+def test_the_readme_is_short() -> None:
+    """At most 900 words outside its code, cells of tables and signs between words counted, too."""
+    text = re.sub(r"^```.*?^```$|^    .*$|<[^>]*>", "", PAGES["README.md"], flags=re.MULTILINE | re.DOTALL)
+    assert len(text.split()) <= 900
+
+
 def test_the_lines_of_the_readme_are_those_of_the_book() -> None:
     readme, book = (blocks(PAGES[page], "python")[0] for page in ("README.md", "docs/index.md"))
     assert readme.replace("range(16)", "range(4)").replace("[16,", "[4,") == book
@@ -523,7 +529,10 @@ def test_a_report_is_a_page_with_its_figures(hook: Any, tmp_path: Path, monkeypa
         "plain_claims": [{**CLAIM, "value": 0.95, "holds": True}],
         "left_out": {"a section": "for a reason"},
         "summary": {"verdicts": "1 of 2 claims hold", "numbers": "Two components."},
-        "plates": [{"name": "film", "title": "1. A film", "caption": "What is seen in x_0."}],
+        "plates": [
+            {"name": "film", "title": "1. A film", "caption": "What is seen in x_0."},
+            {"name": "path", "title": "2. A path", "caption": "With it.", "plain_caption": "Without."},
+        ],
     }
     (tmp_path / "results.json").write_text(json.dumps(REPORT | words))
     results.store(tmp_path / "results.json")
@@ -534,6 +543,11 @@ def test_a_report_is_a_page_with_its_figures(hook: Any, tmp_path: Path, monkeypa
     assert page.startswith("# The report on emoji-scenes\n\n1 of 2 claims hold. Two components.")
     assert "## 1. A film\n\n[![1. A film](emoji-scenes/film.webp)](emoji-scenes/film.webp)\n\nWhat is seen" in page
     assert "- a section: for a reason." in page
+    condition = REPORT["setup"]["condition"]
+    both = (
+        f"## 2. A path\n\n### Asked for nothing\n\nWithout.\n\n### {condition[:1].upper()}{condition[1:]}\n\nWith it."
+    )
+    assert both in page
     table = results.on_page_markdown("<!-- claims -->")
     assert "1 of 2 hold with what is asked for." in table
     assert "| **✗ does not hold** | ✓ holds: 0.95 &#91;0.4, 0.6&#93; |" in table
