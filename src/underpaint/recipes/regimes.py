@@ -121,14 +121,14 @@ class Regimes:
     @property
     def finding(self) -> str:
         """Where the regimes begin and end, measured and predicted."""
-        born, fallen, new = self.speciation, self.collapse, self.generalisation
+        born, fallen, new, left = self.speciation, self.collapse, self.generalisation, self.departure.left
+        more = "" if math.isnan(left) else ": below it, the Gaussian of the data explains more of the network's image"
         return (
-            f"Classes are decided about σ/α {_found(born.measured)} (predicted: {born.predicted:.3g}): there, pairs "
-            f"that share their state so far agree half-way between chance and always. The exact score of all "
-            f"{fallen.counts[-1]:,} points knows one point below σ/α {_found(fallen.measured[-1])} (predicted: "
-            f"{fallen.predicted[-1]:.3g}). The network leaves the exact score about σ/α {_found(self.departure.left)}: "
-            "below it the Gaussian of the data explains more of what the network says. A sample is closer to the data "
-            f"than a held-out image is with probability {new.closer:.2f} (0.5 ± {new.error:.2f} if alike)."
+            f"Classes are decided {_found('at about', born.measured)} (predicted: {born.predicted:.3g}). The exact "
+            f"score of all {fallen.counts[-1]:,} points is drawn to a single one of them "
+            f"{_found('below', fallen.measured[-1])} (predicted: {fallen.predicted[-1]:.3g}). The network leaves the "
+            f"exact score {_found('at about', left)}{more}. With probability {new.closer:.2f}, a sample is closer to "
+            f"the data than a held-out image is (0.5 ± {new.error:.2f} if they are alike)."
         )
 
 
@@ -288,10 +288,15 @@ def tables(result: Regimes) -> str:
     return "\n\n".join(
         [
             f"Pairs of samples share their state down to a σ/α{_then(born.nudge)} and go on apart. A class is "
-            f"{born.classes}. Pairs of different seeds end in one class in {100 * born.chance:.3g} % of cases.",
+            f"{born.classes}. Pairs of different seeds end in one class in {100 * born.chance:.3g} % of cases; classes "
+            "count as decided where the share is half-way from there to 1.",
             table("Share of pairs that end in one class", "σ/α", names, columns, shares, ".2f"),
             table(
-                "σ/α below which the exact score knows one point", "points", points, ["predicted", "measured"], lines
+                "σ/α below which the exact score is drawn to one point",
+                "points",
+                points,
+                ["predicted", "measured"],
+                lines,
             ),
         ]
     )
@@ -301,5 +306,5 @@ def _then(nudge: float) -> str:
     return f", but for a nudge of {nudge:g} of the noise," if nudge else ""
 
 
-def _found(ratio: float) -> str:
-    return "(not at the levels looked at)" if math.isnan(ratio) else f"{ratio:.3g}"
+def _found(where: str, ratio: float) -> str:
+    return "at none of the levels looked at" if math.isnan(ratio) else f"{where} σ/α {ratio:.3g}"
