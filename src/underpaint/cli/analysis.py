@@ -128,7 +128,7 @@ def check(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Is this network a denoiser of its stated schedule? A number and a verdict for each measure, in seconds.
+    """Is this network a denoiser of its stated schedule? Prints a number and a verdict for each measure, in seconds.
 
     Exit code 1 if it is not.
 
@@ -231,7 +231,8 @@ def compare(
     figures.
 
     Denoisers of data are judged on images that they do not know. Families are tuned on other seeds and images than
-    those shown; of all, a stitched denoiser takes the best at each level, and a blended one all that help.
+    those shown; of all, a stitched denoiser takes the best at each level, and a blended one a weighted sum of those
+    that help.
 
     Example: underpaint compare --model fashion-mnist --seeds 0-15 --out comparison/
     """
@@ -389,7 +390,7 @@ def map_command(
     label: ClassOption = None,
     guidance: GuidanceOption = 1.0,
     negative: NegativeOption = None,
-    seed: Annotated[int, typer.Option("--seed", help="The sample to look around.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the sample to look around.")] = 0,
     steps: StepsOption = 30,
     solver: SolverOption = "ddim",
     along: AlongOption = None,
@@ -402,7 +403,9 @@ def map_command(
     toward: Annotated[
         str | None, typer.Option("--toward", help="A prompt or class into which the grid's second axis blends.")
     ] = None,
-    ratio: Annotated[float, typer.Option("--sigma", help="σ/α at which to denoise what was moved.")] = 0.2,
+    ratio: Annotated[
+        float, typer.Option("--sigma", help="Noise-to-signal ratio σ/α at which the moved sample is denoised.")
+    ] = 0.2,
     gaussian: StatisticsOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -434,7 +437,7 @@ def morph(
     start: Annotated[
         str, typer.Argument(metavar="A", help="A seed (3), a seed and its condition (3@7), or a picture.")
     ],
-    end: Annotated[str, typer.Argument(metavar="B", help="Where to go, likewise.")],
+    end: Annotated[str, typer.Argument(metavar="B", help="Where to go, given in the same way.")],
     model: ModelOption = "fashion-mnist",
     prompt: PromptOption = None,
     label: ClassOption = None,
@@ -443,12 +446,19 @@ def morph(
     steps: StepsOption = 30,
     solver: SolverOption = "ddim",
     paths: Annotated[
-        str, typer.Option("--paths", help="Some of straight, noise, minimum-energy, principal.")
+        str, typer.Option("--paths", help="Paths to find: some of straight, noise, minimum-energy, principal.")
     ] = "straight,noise,minimum-energy,principal",
-    points: Annotated[int, typer.Option("--points", help="Pictures of a path, both ends included.")] = 11,
-    ratio: Annotated[float, typer.Option("--sigma", help="σ/α down to which strings are pulled.")] = 0.3,
-    walkers: Annotated[int, typer.Option("--walkers", help="Noisy pictures for each point of a principal curve.")] = 8,
-    rounds: Annotated[int, typer.Option("--rounds", help="Rounds of pulling at each of 10 levels.")] = 6,
+    points: Annotated[int, typer.Option("--points", help="Number of pictures of a path, both ends included.")] = 11,
+    ratio: Annotated[
+        float,
+        typer.Option("--sigma", help="Lowest σ/α at which the network shapes a path; densities are measured there."),
+    ] = 0.3,
+    walkers: Annotated[
+        int, typer.Option("--walkers", help="Number of noisy pictures for each point of a principal curve.")
+    ] = 8,
+    rounds: Annotated[
+        int, typer.Option("--rounds", help="How often a path is shaped anew at each of 10 noise levels.")
+    ] = 6,
     gaussian: StatisticsOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,

@@ -85,7 +85,7 @@ StatisticsOption = Annotated[
     list[str] | None,
     typer.Option(
         "--gaussian",
-        help="Statistics to compare with: FILE for all data, or CONDITION=FILE; may be given several times. Default: "
+        help="Statistics of the data: FILE for all of them, or CONDITION=FILE; may be given several times. Default: "
         "those that come with the model.",
     ),
 ]
