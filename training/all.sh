@@ -6,7 +6,7 @@
 #
 # On a CPU one after the other, each for its share of the minutes; on a GPU side by side, each for all of them, in larger
 # batches. A run that was stopped goes on where it was when the same command is given again, and one that is complete
-# trains no further. Without --cifar (see training/edm.py for what it takes) the network of CIFAR-10 is left out.
+# trains no further. Without --cifar (what `underpaint stats` takes) the network of CIFAR-10 is left out.
 set -euo pipefail
 
 usage() { sed -n '2,10s/^# \{0,1\}//p' "$0" >&2; exit 2; }
@@ -25,7 +25,7 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 [ -n "$minutes" ] || usage
-[ -z "$cifar" ] || [ -f "$cifar" ] || { echo "There is no file $cifar." >&2; exit 2; }
+[ -z "$cifar" ] || [ -e "$cifar" ] || { echo "There are no data $cifar." >&2; exit 2; }
 
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python}
