@@ -15,7 +15,7 @@ import torch
 from torch.testing import assert_close
 
 from underpaint.analysis.summary import Summary
-from underpaint.figures.report import REPORT_FIGURES
+from underpaint.figures.report import REPORT_FIGURES, half_words
 from underpaint.figures.report_page import write_report
 from underpaint.keeping import make_only
 from underpaint.noise import DDPM
@@ -60,7 +60,7 @@ def test_everything_is_written(written: tuple[Path, dict[str, Any]]):
 
 def test_the_page_is_self_contained(written: tuple[Path, dict[str, Any]]):
     page = (written[0] / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == len(DRAWN)
+    assert page.count("data:image/svg+xml;base64,") == len(DRAWN)
     assert 'src="http' not in page
     assert "<script" not in page
     captions = re.findall(r"<figcaption>(.*?)</figcaption>", page, re.DOTALL)
@@ -323,3 +323,8 @@ def test_components_are_spread_and_distinct():
     assert chosen[-1] == 260
     assert len(chosen.unique()) == len(chosen) == 6
     assert spread_components(3).max() < 3
+
+
+def test_half_of_a_feature_may_be_there_from_the_start():
+    """No caption says "nan": a share that starts above one half never rises through it."""
+    assert [half_words(ratio) for ratio in (2.4321, float("nan"))] == ["2.4", "the start"]

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from ..files import replacing_in
 from ..recipes.shared.results import to_json
 from .style import RC
+from .svg import draw_svg
 
 #: What says that a result is complete takes its place last.
 LAST = ("results.json", "index.html")
@@ -31,8 +32,10 @@ def write_result(
     with replacing_in(folder, LAST) as draft, matplotlib.rc_context(RC):
         for name, figure in figures.items():
             for form in forms:
-                undated = {"Date": None} if form == "svg" else None
-                figure.savefig(draft / f"{name}.{form}", metadata=undated)
+                if form == "svg":
+                    (draft / f"{name}.svg").write_text(draw_svg(figure), encoding="utf-8")
+                else:
+                    figure.savefig(draft / f"{name}.{form}")
         more(draft)
         (draft / "results.json").write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
     return content

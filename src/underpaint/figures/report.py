@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -192,7 +193,7 @@ def _decided(report: Report) -> str:
     if part is None:
         return ""
     halves = zip(part.features, part.measured_half.tolist(), part.predicted_half.tolist(), strict=True)
-    words = "; ".join(f"{name} at {m:.2g} (theory {p:.2g})" for name, m, p in halves)
+    words = "; ".join(f"{name} at {half_words(m)} (theory {half_words(p)})" for name, m, p in halves)
     return (
         f"How much of four features of the final picture the estimate already has ({part.samples} samples without a "
         "prompt): the colour of the background, where objects are, which objects they are (a reader finds them), and "
@@ -201,6 +202,11 @@ def _decided(report: Report) -> str:
         f"{words}. From first to last, the network decides: {', '.join(part.order(part.measured_half))}; the theory: "
         f"{', '.join(part.order(part.predicted_half))}."
     )
+
+
+def half_words(ratio: float) -> str:
+    """The σ/α at which half of a feature is there; some have half of it before the first step."""
+    return "the start" if math.isnan(ratio) else f"{ratio:.2g}"
 
 
 def _decided_samples(report: Report) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..recipes.shared.results import to_json
 from .folder import LAST
 from .report import REPORT_FIGURES, ReportFigure
 from .style import RC
+from .svg import draw_svg
 
 
 def write_report(
@@ -72,12 +72,12 @@ def _columns(report: Report, plate: ReportFigure, folder: Path) -> Iterator[dict
         figure = None if part is None else plate.draw(part)
         if part is not None and figure is not None:
             name = f"{plate.name}{suffix}"
-            png, about = _save(figure, folder / name), "asked for nothing" if suffix else part.setup["condition"]
+            drawn, about = _save(figure, folder / name), "asked for nothing" if suffix else part.setup["condition"]
             yield {
                 "name": name,
                 "about": about,
                 "caption": plate.caption(part),
-                "image": base64.b64encode(png).decode(),
+                "image": base64.b64encode(drawn.encode()).decode(),
             }
 
 
@@ -116,10 +116,10 @@ def _sentence(words: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _save(figure: Figure, stem: Path) -> bytes:
+def _save(figure: Figure, stem: Path) -> str:
+    """Write a figure as PNG and as SVG, and return the SVG."""
+    drawn = draw_svg(figure)
+    stem.with_suffix(".svg").write_text(drawn, encoding="utf-8")
     with matplotlib.rc_context(RC):
-        figure.savefig(stem.with_suffix(".svg"), metadata={"Date": None})
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png")
-    stem.with_suffix(".png").write_bytes(buffer.getvalue())
-    return buffer.getvalue()
+        figure.savefig(stem.with_suffix(".png"))
+    return drawn

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..analysis.summary import Summary
+from ..figures.svg import draw_svg
 from ..recipes.shared.results import to_json
 from .checks import Read
 
@@ -118,19 +119,20 @@ class Answer:
         return replace(self, view=self.view | {"settings": read.settings}, settings=read.settings)
 
     def files(self) -> View:
-        """The figure, and the three files to download: it, every number, and the Python that makes them."""
+        """The figure, which turns dark with the page, and the three files to download: it on white, every number, and
+        the Python that makes them."""
         with _PEN:
-            stream = io.BytesIO()
-            self.figure(self.result).savefig(stream, format="png", dpi=110, bbox_inches="tight")
-        picture = data_uri(stream.getvalue(), "image/png")
+            stream, drawn = io.BytesIO(), self.figure(self.result)
+            drawn.savefig(stream, format="png", dpi=110, bbox_inches="tight")
+            shown = data_uri(draw_svg(drawn).encode(), "image/svg+xml")
         numbers = json.dumps(to_json(self.result), ensure_ascii=False)
         found = {
-            "png": picture,
+            "png": data_uri(stream.getvalue(), "image/png"),
             "json": data_uri(numbers.encode(), "application/json"),
             "py": data_uri(self.script.encode(), "text/x-python"),
         }
         links = [{"name": f"{self.name}.{kind}", "href": href} for kind, href in found.items()]
-        return {"figure": picture, "about": self.name, "downloads": links, "settings": self.settings}
+        return {"figure": shown, "about": self.name, "downloads": links, "settings": self.settings}
 
 
 def answer(
