@@ -278,7 +278,7 @@ def test_levels_of_a_contest(jump: bool):
     assert len(level) == 6 + jump
     first = float(schedule.grid(9).ratio[0])
     assert level.ratio[[0, -2, -1]].tolist() == pytest.approx([first, 0.1, 0])
-    even = level.ratio[1:-1].log().diff()
+    even = level.ratio[jump:-1].log().diff()
     torch.testing.assert_close(even, even[:1].expand_as(even))
     own = SolverComparison(5, 4.0, None).level(schedule, 5, jump)
     torch.testing.assert_close(own.ratio[jump:], schedule.grid(5, start=4.0 if jump else None).ratio)
@@ -286,6 +286,16 @@ def test_levels_of_a_contest(jump: bool):
         SolverComparison(5, 200.0).level(schedule, 5, jump=True)
     if jump:
         assert [float(level.ratio[1]), float(own.ratio[1])] == pytest.approx([4, 4])
+
+
+def test_a_single_step_has_no_level_between_and_levels_from_noise_alone_begin_beside_it():
+    two = SolverComparison(2, 4.0, 0.1)
+    for schedule in (DDPM(), Flow()):
+        assert two.level(schedule, 1).ratio.tolist() == [float(schedule.grid(50).ratio[0]), 0]
+    level = two.level(Flow(), 5)
+    assert level.ratio[[0, 1, -2, -1]].tolist() == pytest.approx([math.inf, float(Flow().grid(50).ratio[1]), 0.1, 0])
+    even = level.ratio[1:-1].log().diff()
+    torch.testing.assert_close(even, even[:1].expand_as(even))
 
 
 @pytest.mark.parametrize("options", [{"calls": 1}, {"calls": 60}, {"ratio": 0.0}, {"low": 30.0}, {"low": 0.0}])

@@ -31,10 +31,11 @@ from typer.testing import CliRunner
 
 import underpaint.web.server_state
 from underpaint import assets
+from underpaint.analysis.summary import Summary
 from underpaint.cli import app
 from underpaint.data.store import load_gaussian, save_gaussian
 from underpaint.figures.style import COLOURS
-from underpaint.noise import DDPM
+from underpaint.noise import DDPM, preserving
 from underpaint.progress import silent
 from underpaint.recipes.explorer.painting import Curves
 from underpaint.recipes.explorer.steady import moved_by_other_noise
@@ -59,6 +60,7 @@ from underpaint.web.server_state import (
 )
 from underpaint.web.show import Answer
 from underpaint.web.tabs import TABS, ask
+from underpaint.web.tabs.fewer_calls import heun_words, opens_at
 from underpaint.web.tabs.painting import OWN
 from underpaint.web.tour import TOUR
 from underpaint.web.turns import MAX_WAITING
@@ -472,6 +474,23 @@ def test_the_film_of_jumps(answers: dict[str, Answer]):
     assert torch.equal(pictures(film["frames"][0]), pictures(film["frames"][2])[:, :8])  # no skip is plain sampling
     assert "0 steps skipped, 6 calls instead of 6 (0 saved); error predicted 0, measured 0" in film["captions"][0]
     assert "5 steps skipped, 1 calls instead of 6 (5 saved)" in film["captions"][-1]
+
+
+def test_the_film_of_jumps_opens_where_something_is_to_be_seen():
+    def opens(advised: int, *errors: float) -> int:
+        measured = Summary.of(torch.tensor(errors).unsqueeze(1))
+        return opens_at(SimpleNamespace(skip=(0, 2, 4, 6), advised=advised, measured=measured))
+
+    assert opens(4, 0, 0.1, 0.2, 2.0) == 2
+    assert opens(0, 0, 0.5, 1.0, 2.0) == 2  # the first that is another picture
+    assert opens(0, 0, 0.1, 0.2, 0.3) == 3
+
+
+def test_heun_is_explained_where_its_steps_are_too_long():
+    """Half of 157/3.97 - 1 is 19.3: what an error of the denoised picture is multiplied by."""
+    level = preserving(torch.tensor([157.0, 3.97, 0.1, 0.0]))
+    assert heun_words(0.9, level) == []
+    assert "multiplied by up to 19 (" in heun_words(2.5, level)[0]
 
 
 def test_the_film_of_a_path_is_beside_the_straight_line(answers: dict[str, Answer]):

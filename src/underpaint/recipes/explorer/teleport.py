@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -189,10 +190,15 @@ AFTER, PLAN, FROM_DATA = ", after the jump", "calibrated plan", "data"
 
 
 def log_grid(schedule: Schedule, steps: int, low: float | None = None, start: float | None = None) -> NoiseLevel:
-    """The first level of a schedule; levels even in log(sigma/alpha), from close to it to ``low``, by default close to
-    the last; and sigma = 0. From ``start`` on, the first interval is a jump and comes before ``steps`` others."""
+    """The first level of a schedule; levels even in log(sigma/alpha) from it, or from close to it where it is noise
+    alone, down to ``low``, by default close to the last; and sigma = 0. From ``start`` on, the first interval is a jump
+    and comes before ``steps`` others."""
     own = schedule.grid(50)
-    ratios = spaced_ratios(steps - (start is None), start or float(own.ratio[1]), low or float(own.ratio[-2]))
+    high, low, inner = float(own.ratio[0]), low or float(own.ratio[-2]), steps - (start is None)
+    if start is None and math.isfinite(high):
+        ratios = spaced_ratios(steps, high, low)[1:]
+    else:  # a single step from noise alone has no level between
+        ratios = spaced_ratios(max(inner, 1), start or float(own.ratio[1]), low)[:inner]
     return NoiseLevel.join(own[0], schedule.level(ratios), NoiseLevel.clean())
 
 

@@ -7,6 +7,8 @@ import torch
 from ...figures import explorer as figures
 from ...figures.explorer import level_names
 from ...figures.style import COLOURS
+from ...models.schedulers.peers import steps_of
+from ...noise import NoiseLevel
 from ...progress import Progress
 from ...recipes.explorer.plans import doubts_of
 from ...recipes.explorer.teleport import (
@@ -46,10 +48,18 @@ def teleport_tab(server_state: ServerState, values: Values, progress: Progress) 
     axes = {"reverse": True, "logX": True, "level": result.tolerance}
     unit = "standard deviations of the data; flat line: allowed"
     errors = show.chart("error: how far the final picture moves", "σ_skip", unit, lines, **axes)
-    start = result.skip.index(result.advised) or min(2, len(result.skip) - 1)
-    film = show.film(frames, _jumped(result), start, chart=errors, split=len(request.seeds))
+    film = show.film(frames, _jumped(result), opens_at(result), chart=errors, split=len(request.seeds))
     script = write_script("teleport", request, compare_teleports, figures.jumps, jumps)
     return show.answer("teleport", _advice(result), result, figures.jumps, script, film=film)
+
+
+def opens_at(result: Hybrids) -> int:
+    """Which jump is shown first: the longest that theory allows; where it allows none, the shortest whose error is one
+    standard deviation of the data, so that one sees what goes wrong."""
+    if result.advised > 0:
+        return result.skip.index(result.advised)
+    another = (k for k, error in enumerate(result.measured.mean.tolist()) if error >= 1)
+    return next(another, len(result.skip) - 1)
 
 
 def _jumped(result: Hybrids) -> list[str]:
@@ -94,10 +104,25 @@ def solvers_tab(server_state: ServerState, values: Values, progress: Progress) -
         f"Closest to the fine solution: {best}, at {mean(result.error[best])} (root mean square per number of the "
         f"state) with {result.nfe[best]} calls of the network. Every solver has {contest.calls} calls of the denoiser; "
         "Heun, two a step, may spend one less.",
+        *heun_words(float(result.error["heun"].mean), contest.level(sampler.model.schedule, steps_of("heun", calls))),
         *said,
     ]
     script = write_script("solvers", request, compare_solvers, figures.contest, contest)
     return show.answer("solvers", words, result, figures.contest, script, grids=grids)
+
+
+def heun_words(error: float, level: NoiseLevel) -> list[str]:
+    """Why Heun is far off where it is: in a step it adds the change of the denoised picture, times half of (sigma/alpha
+    before over sigma/alpha after, less one); see `heun`."""
+    if error < 1:
+        return []
+    ratio = level.ratio[level.ratio > 0]
+    factor = float((ratio[:-1] / ratio[1:] - 1).max()) / 2
+    return [
+        "Heun is far off here because these steps are too long for it: in a step it adds what the network's estimate "
+        f"changes, multiplied by up to {factor:.2g} (half of σ/α before the step divided by σ/α after it, less one). "
+        "More calls, or a start after the jump, make its steps shorter."
+    ]
 
 
 def _plans(
