@@ -157,7 +157,7 @@ def why_not(name: str) -> str:
     except ImportError:
         return "needs a package that is not installed"
     except ValueError as error:
-        return str(error).rstrip(".").partition(";")[0]
+        return str(error).rstrip(".").partition(";")[0].replace("_", "\\_")  # for Markdown
     return ""
 
 

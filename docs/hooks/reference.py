@@ -48,7 +48,8 @@ def _room(name: str, first: list[str]) -> str:
     ordered = [module for module in dict.fromkeys([*(f"{name}.{one}" for one in first), *listed]) if module in listed]
     rows = [f"| [`{module}`](inside/{module}.md) | {cell(about(module))} |" for module in ordered]
     lines = [f"Public names: {', '.join(public)}.\n"] if public else []
-    return "\n".join([*lines, "| module | what it holds |", "|---|---|", *rows])
+    table = ["| module | what it holds |", "|---|---|", *rows] if rows else []
+    return "\n".join([*lines, *table])
 
 
 def _names() -> Iterator[str]:

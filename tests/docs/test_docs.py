@@ -233,6 +233,20 @@ def test_pictures_of_the_gallery_and_the_notebook_say_what_they_show(hook: Any) 
     assert shown == ["![A title. What is seen.](n.png)"]
 
 
+def test_a_picture_is_a_link_to_itself_unless_it_leads_elsewhere(hook: Any) -> None:
+    opened = hook("pictures").on_page_content
+    picture = '<img alt="a > b" src="a.png" />'
+    assert opened(f"<p>{picture}</p>") == f'<p><a href="a.png" title="Open this picture large">{picture}</a></p>'
+    assert opened(f'<a href="b.html">{picture}</a>') == f'<a href="b.html">{picture}</a>'
+
+
+def test_a_room_of_public_names_alone_has_no_empty_table(hook: Any) -> None:
+    room = hook("reference")._room
+    assert "| module |" not in room("schedules", [])
+    assert room("schedules", []).startswith("Public names: [`Interpolant`]")
+    assert "| module | what it holds |" in room("theory", [])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_a_script_of_the_gallery_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
