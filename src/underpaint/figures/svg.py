@@ -40,4 +40,5 @@ def in_the_dark(colour: str) -> str:
     hue, lightness, saturation = colorsys.rgb_to_hls(*to_rgb(colour))
     turned = colorsys.hls_to_rgb(hue, (1 - lightness) ** _GAMMA, saturation)
     ends = zip(to_rgb(PAPER), to_rgb(INK), turned, strict=True)
-    return to_hex([paper + (ink - paper) * part for paper, ink, part in ends])
+    red, green, blue = (paper + (ink - paper) * part for paper, ink, part in ends)
+    return to_hex((red, green, blue))

@@ -76,14 +76,18 @@ def _jumped(result: Hybrids) -> list[str]:
 
 
 def _advice(result: Hybrids) -> list[str]:
-    k = result.skip.index(result.advised)
+    cost = float(result.measured.mean[result.skip.index(result.advised)])
+    found = (
+        f"the longest of these jumps within {result.tolerance:g} skips {result.advised} of {result.setup['steps']} "
+        f"steps; measured, it costs {cost:.2g}"
+        if result.advised
+        else f"none of these jumps stays within {result.tolerance:g}"
+    )
     return [
         f"The jump is one exact step of the {result.setup['jump by']}; the network takes the other "
         "steps. Errors are root mean squares over the picture, the mean of the seeds.",
-        f"By its predicted error, the longest of these jumps within {result.tolerance:g} skips {result.advised} of "
-        f"{result.setup['steps']} steps; measured, it costs {float(result.measured.mean[k]):.2g}. The prediction is of "
-        "first order: it does not see that a small change may tip a picture into another, nor that the network makes "
-        "up for much of what a jump left out.",
+        f"By its predicted error, {found}. The prediction is of first order: it does not see that a small change may "
+        "tip a picture into another, nor that the network makes up for much of what a jump left out.",
     ]
 
 
