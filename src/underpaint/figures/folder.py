@@ -33,7 +33,7 @@ def write_result(
         for name, figure in figures.items():
             for form in forms:
                 if form == "svg":
-                    (draft / f"{name}.svg").write_text(draw_svg(figure), encoding="utf-8")
+                    (draft / f"{name}.svg").write_bytes(draw_svg(figure).encode())
                 else:
                     figure.savefig(draft / f"{name}.{form}")
         more(draft)

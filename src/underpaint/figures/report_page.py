@@ -119,7 +119,7 @@ def _sentence(words: str) -> str:
 def _save(figure: Figure, stem: Path) -> str:
     """Write a figure as PNG and as SVG, and return the SVG."""
     drawn = draw_svg(figure)
-    stem.with_suffix(".svg").write_text(drawn, encoding="utf-8")
+    stem.with_suffix(".svg").write_bytes(drawn.encode())
     with matplotlib.rc_context(RC):
         figure.savefig(stem.with_suffix(".png"))
     return drawn
