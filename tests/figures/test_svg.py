@@ -6,21 +6,11 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+from contrast import contrast
 from matplotlib.colors import rgb_to_hsv, to_rgb
 
 from underpaint.figures.style import ACCENT, COLOURS, MODES, QUIET, new_figure, styled
 from underpaint.figures.svg import INK, PAPER, draw_svg, in_the_dark
-
-
-def luminance(colour: str) -> float:
-    """Relative luminance. Source: WCAG 2.2."""
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in to_rgb(colour)]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(one: str, other: str) -> float:
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 def test_paper_and_ink_change_places():

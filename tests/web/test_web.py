@@ -24,6 +24,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from contrast import contrast
 from matplotlib.figure import Figure
 from PIL import Image
 from tiny import tiny_ddpm
@@ -855,18 +856,6 @@ def test_a_step_of_the_tour_sets_every_control_and_says_what_to_look_at(page: An
     assert [stage.name for stage in TOUR] == ["Watch", "Predict", "Skip", "Nudge", "Retrieve", "Break"]
     assert TOUR[-1].settings["guidance"] > 1
     assert all("guidance" not in stage.settings for stage in TOUR[:-1])
-
-
-def contrast(one: str, other: str) -> float:
-    """Of two colours #rrggbb, as WCAG 2.1 defines it."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    low, high = sorted((luminance(one), luminance(other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 @needs_gradio
