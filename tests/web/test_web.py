@@ -580,6 +580,13 @@ def test_theory_is_of_the_data_whatever_is_painted(server_state: ServerState):
     assert view["charts"][0]["lines"][-1]["name"] == "λ = 10"
 
 
+@pytest.mark.parametrize("tab", ["Perturb", "Map"])
+def test_a_tab_says_what_was_found_as_the_command_does(answers: dict[str, Answer], tab: str):
+    answer = answers[tab]
+    assert answer.result.finding in " ".join(answer.view["words"])
+    assert json.loads(content(answer.files()["downloads"][1]))["finding"] == answer.result.finding
+
+
 def test_options_are_written_without_their_defaults():
     assert constructor(SolverComparison()) == "SolverComparison()"
     assert eval(

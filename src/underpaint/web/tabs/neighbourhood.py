@@ -38,6 +38,7 @@ def perturb_tab(server_state: ServerState, values: Values, progress: Progress) -
     beside = ("without a nudge", result.plain[None])
     view = show.grid(title, shown, step_names(result), names, _nudged(result, names), beside)
     words = [
+        result.finding,
         "Lengths are in standard deviations of the noise at the step, so an early 4σ is far longer than a late one.",
         f"Theory: {result.setup['predicted from']}. It answers all lengths alike; where the measured lines part, the "
         "network is not linear.",
@@ -109,16 +110,10 @@ def _chart(values: Values, request: Request, sampler: Sampler) -> MapSettings:
 def _mapped(result: Map) -> list[str]:
     finished = result.step == result.setup["steps"]
     moved = "the finished sample was moved" if finished else f"the state at step {result.step} was moved and sampled on"
-    kept = ", ".join(
-        f"{name} {float(value):.2f}" for name, value in zip(result.directions, result.measured.kept[:, 0], strict=True)
-    )
-    expected = result.expected
-    theory = "" if expected is None else f" (theory: {', '.join(f'{float(v):.2f}' for v in expected.kept[:, 0])})"
     return [
         f"Here {moved}, by shares of its length. x0:1 is the first principal component of the path of the estimate, "
         "eps:1 of the noise's, data:1 of the data.",
-        "Is a direction one of images? Of a small move of the finished sample the denoiser keeps all (1) if it leads "
-        f"to another image, and nothing (0) if it is noise: {kept}{theory}.",
+        f"Is a direction one of images? {result.finding}",
     ]
 
 
