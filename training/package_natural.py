@@ -96,10 +96,11 @@ def is_jpeg(place: str) -> bool:
 
 
 def blocks(rows: Tensor, shape: tuple[int, int, int]) -> float:
-    """Mean squared difference of neighbours across the edges of JPEG's blocks, over that of all other neighbours."""
+    """Mean squared difference of neighbours across the edges of JPEG's blocks, over that one pixel to either side of
+    them; 1 where a picture is no wider than a block."""
     step = rows.unflatten(1, shape).diff(dim=3).square().mean((0, 1, 2))
-    edge = torch.arange(1, shape[2]) % BLOCK == 0
-    return float(step[edge].mean() / step[~edge].mean())
+    edge = torch.tensor(range(BLOCK, shape[2] - 1, BLOCK), dtype=torch.long) - 1
+    return float(2 * step[edge].sum() / (step[edge - 1] + step[edge + 1]).sum()) if len(edge) else 1.0
 
 
 def sheet(images: Tensor, names: Sequence[str]) -> Image.Image:

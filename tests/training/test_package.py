@@ -160,6 +160,7 @@ def test_edges_of_blocks_stand_out(box: Path) -> None:
     rows = step.cumsum(0).roll(1).expand(1, 16, 16).clone()
     rows[..., 0] = 0.0
     assert measure(rows.reshape(1, -1), (1, 16, 16)) == pytest.approx(9.0)
+    assert measure(torch.rand(2, 192), (3, 8, 8)) == 1.0
 
 
 def test_what_needs_data_says_so_and_works_with_them(
