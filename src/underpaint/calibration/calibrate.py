@@ -1,7 +1,7 @@
 """Fitting the Gaussian exponential integrator to a denoiser: the levels of its calls, the coefficients of its steps.
 
 Both are found along a fine solution. What was fitted is held against plain solvers on further seeds; where one of these
-does better, the plan is that solver.
+is surely nearer, the plan is that solver.
 """
 
 from __future__ import annotations

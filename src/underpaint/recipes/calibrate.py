@@ -131,7 +131,7 @@ def finding(found: Calibration) -> str:
         )
     if plain:
         words.append(
-            f"For {listed(plain)} calls the plan is a plain solver, since what was fitted is not surely nearer; a "
+            f"For {listed(plain)} calls the plan is a plain solver, nearer on held-out seeds than what was fitted; a "
             "larger --budget or more --seeds may help."
         )
     off = found.about["reference_error"]
