@@ -520,8 +520,8 @@ def test_what_a_step_cannot_take_is_refused(normal: Any) -> None:
 def test_with_noise_it_takes_the_steps_of_our_own_loop(full: Gaussian, mixture: Mixture, normal: Any) -> None:
     """From the pipeline's generator, also where the pipeline asks for it by `eta`."""
     config, draw = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0).config, torch.Generator()
-    for given, asked in (({"eta": 0.8, "above": 1.0}, {}), ({"above": 1.0}, {"eta": 0.8})):
-        scheduler = ours(config, full, order=2, **given)
+    for given, asked in (({"eta": 0.8, "above": 1.0}, {}), ({"above": 1.0}, {"eta": 0.8}), ({"eta": 0.8}, {})):
+        scheduler = ours(config, full, **given)
         scheduler.set_timesteps(5)
         x, levels = normal(3, 6), scheduler_levels(scheduler)
         draw.manual_seed(4)
@@ -531,7 +531,7 @@ def test_with_noise_it_takes_the_steps_of_our_own_loop(full: Gaussian, mixture: 
             state = scheduler.step(output, t, state, generator=draw, **asked).prev_sample
         draw.manual_seed(4)
         solver = gaussian_ancestral(
-            full, 0.8, lambda x: torch.randn(x.shape, generator=draw, dtype=x.dtype), order=2, corrector=True, above=1.0
+            full, 0.8, lambda x: torch.randn(x.shape, generator=draw, dtype=x.dtype), above=given.get("above")
         )
         assert_close(state, sample(mixture, x, levels, solver).final, rtol=1e-6, atol=1e-6)
 
@@ -539,7 +539,7 @@ def test_with_noise_it_takes_the_steps_of_our_own_loop(full: Gaussian, mixture: 
 def test_with_noise_it_keeps_the_variance_of_gaussian_data() -> None:
     values = torch.tensor([4.0, 0.5, 0.01], dtype=torch.float64)
     known = Gaussian(torch.zeros(3, dtype=torch.float64), Covariance(values, torch.eye(3).double()))
-    scheduler = ours(diffusers.FlowMatchEulerDiscreteScheduler().config, known, eta=1.0, ending="flow")
+    scheduler = ours(diffusers.FlowMatchEulerDiscreteScheduler().config, known, eta=1.0, ending="flow", above=0.0)
     found = spectrum(scheduler, 4, values)
     assert found.draws == 4
     assert_close(found.share, torch.ones(3, dtype=torch.float64), rtol=1e-5, atol=0)

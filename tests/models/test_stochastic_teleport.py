@@ -83,7 +83,7 @@ SCHEDULERS: dict[str, Callable[[], Any]] = {
     "SDE-DPM-Solver++": lambda: diffusers.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"),
     "stochastic flow": lambda: diffusers.FlowMatchEulerDiscreteScheduler(stochastic_sampling=True),
     "ours": lambda: GaussianExponentialScheduler.from_config(
-        diffusers.DDIMScheduler().config, gaussian=LAW, eta=1.0, ending="flow"
+        diffusers.DDIMScheduler().config, gaussian=LAW, eta=1.0, ending="flow", above=0.0
     ),
 }
 

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from underpaint.noise import EDM, NoiseLevel, Schedule, spaced_ratios
 from underpaint.sampling.exponential import Rule, _weights, gaussian_ancestral, gaussian_exponential
 from underpaint.sampling.response import respond
-from underpaint.sampling.solvers import ancestral, ddim_step
+from underpaint.sampling.solvers import Solver, ancestral, ddim_step
 from underpaint.sampling.trajectory import initial_noise, sample, seeded_noise
 from underpaint.theory import modes
 from underpaint.theory.covariance import Covariance
@@ -47,7 +47,7 @@ def test_variance_and_mean_of_gaussian_data_are_kept_in_any_grid(
                 return gain * x + (1 - at.alpha * gain) * mean
 
             x = (level[0].alpha ** 2 * VALUES + level[0].sigma ** 2).sqrt() * noise + level[0].alpha * mean
-            solver = gaussian_ancestral(KNOWN, eta, order=order, corrector=corrector, ending="flow")
+            solver = gaussian_ancestral(KNOWN, eta, order=order, corrector=corrector, ending="flow", above=0.0)
             return [state for state, _ in solver(denoise, x, level)][-1]
 
         found = respond(run, 4)
@@ -62,14 +62,14 @@ def test_it_is_the_transition_of_the_gaussian(gaussian: Gaussian, schedule: Sche
     expected = x
     for here, there in pairwise(level):
         expected = gaussian.transition(expected, here, there, 0.7, generator)
-    found = [state for state, _ in gaussian_ancestral(gaussian, 0.7, draws())(gaussian, x, level)][-1]
+    found = [state for state, _ in gaussian_ancestral(gaussian, 0.7, draws(), above=0.0)(gaussian, x, level)][-1]
     assert_close(found, expected, rtol=1e-8, atol=1e-9)
 
 
 def test_its_mean_is_ddpms_for_any_data(mixture: Mixture, gaussian: Gaussian, normal) -> None:
     """At strength 1 the mean of x' given x depends on the denoised image alone: Ho et al. 2020, eq. 7."""
     x, here, there = normal(5, 6), NoiseLevel(0.6, 0.8), NoiseLevel(0.8, 0.6)
-    solver = gaussian_ancestral(gaussian, 1.0, torch.zeros_like, ending="flow")
+    solver = gaussian_ancestral(gaussian, 1.0, torch.zeros_like, ending="flow", above=0.0)
     ((moved, denoised),) = solver(mixture, x, NoiseLevel.join(here, there))
     alpha = (here.alpha / there.alpha) ** 2
     share = there.alpha * (1 - alpha) / here.sigma**2 * denoised
@@ -89,7 +89,7 @@ def test_without_variance_it_is_the_ancestral_sampler(mixture: Mixture, schedule
         x = ddim_step(x, mixture(x, here), here, NoiseLevel(float(there.alpha), down))
         if there.sigma > 0:
             x = x + up * draw(x)
-    found = sample(mixture, start, level, gaussian_ancestral(flat, 1.0, draws())).final
+    found = sample(mixture, start, level, gaussian_ancestral(flat, 1.0, draws(), 1, False)).final
     assert_close(found, x, rtol=1e-8, atol=1e-8)
 
 
@@ -109,7 +109,7 @@ def test_order_2_without_variance_is_sde_dpm_solver_plus_plus(mixture: Mixture) 
         if i < 8:
             x = x + sigma[i + 1] * gone.sqrt() * draw(x)
     flat = Gaussian.isotropic(torch.zeros(6, dtype=torch.float64), 0.0)
-    found = sample(mixture, start, level, gaussian_ancestral(flat, 1.0, draws(), order=2, rule="integral")).final
+    found = sample(mixture, start, level, gaussian_ancestral(flat, 1.0, draws(), 2, False, rule="integral")).final
     assert_close(found, x, rtol=1e-8, atol=1e-8)
 
 
@@ -126,7 +126,7 @@ def test_below_its_ratio_the_midpoint_rule_is_sde_dpm_solver_plus_plus_of_diffus
     for t, (here, there) in enumerate(pairwise(level)):
         denoised, noise = mixture(here.norm * state, here), draw(x) if there.sigma > 0 else None
         state = scheduler.step(denoised, t, state, variance_noise=noise).prev_sample.double() if t < 8 else denoised
-    solver = gaussian_ancestral(gaussian, 1.0, draws(), order=2, above=1e3)
+    solver = gaussian_ancestral(gaussian, 1.0, draws(), 2, False, above=1e3)
     assert_close(sample(mixture, start, level, solver).final, state, rtol=1e-5, atol=1e-5)
 
 
@@ -136,7 +136,7 @@ def test_above_its_ratio_the_covariance_counts_and_below_it_does_not(mixture: Mi
     x = initial_noise(range(5), 6, level[0], torch.float64)
 
     def run(law: Gaussian, above: float, start: Tensor = x, at: NoiseLevel = level) -> list[Tensor]:
-        solver = gaussian_ancestral(law, 0.7, draws(), order=1, above=above)
+        solver = gaussian_ancestral(law, 0.7, draws(), 1, False, above=above)
         return [state for state, _ in solver(mixture, start, at)]
 
     split = float(level[4].ratio)  # the step from here still counts
@@ -145,7 +145,7 @@ def test_above_its_ratio_the_covariance_counts_and_below_it_does_not(mixture: Mi
     generator = draws()
     for _ in range(5):
         generator(x)
-    solver = gaussian_ancestral(flat, 0.7, generator, order=1)
+    solver = gaussian_ancestral(flat, 0.7, generator, 1, False)
     rest = [state for state, _ in solver(mixture, found[4], level[5:])]
     assert_close(torch.stack(found[5:]), torch.stack(rest), rtol=1e-8, atol=1e-9)
     assert_close(run(gaussian, 1e3)[-1], run(flat, 0.0)[-1], rtol=1e-8, atol=1e-9)
@@ -153,19 +153,25 @@ def test_above_its_ratio_the_covariance_counts_and_below_it_does_not(mixture: Mi
 
 
 @pytest.mark.parametrize(
-    ("order", "rule", "measured", "last"),
-    [(1, "midpoint", 1, -2.8e-2), (2, "midpoint", 2, 2.5e-4), (2, "integral", 2, 5.3e-4)],
+    ("order", "rule", "corrector", "measured", "last"),
+    [
+        (1, "midpoint", False, 1, -2.8e-2),
+        (2, "midpoint", False, 2, 2.5e-4),
+        (2, "integral", False, 2, 5.3e-4),
+        (1, "midpoint", True, 2, -1.37e-3),
+        (2, "midpoint", True, 1.67, -1.14e-4),  # 1.86 from 128 to 256 steps, on its way to 2
+    ],
 )
-def test_weak_order(order: int, rule: Rule, measured: int, last: float) -> None:
+def test_weak_order(order: int, rule: Rule, corrector: bool, measured: float, last: float) -> None:
     """Of the samples' variance, exactly, where the solver does not know that of the data: first order for steps of
-    order 1, second for those of order 2, of which the midpoint rule has half the error."""
+    order 1, second for those of order 2, of which the midpoint rule has half the error, and less with the corrector."""
     true, wrong = torch.ones(1, dtype=torch.float64), Gaussian.isotropic(torch.zeros(1, dtype=torch.float64), 0.0)
 
     def error(steps: int) -> float:
         level = EDM().level(spaced_ratios(steps + 1, 4.0, 0.1))
 
         def run(noise: Tensor, mean: Tensor) -> Tensor:
-            solver = gaussian_ancestral(wrong, 1.0, order=order, rule=rule)
+            solver = gaussian_ancestral(wrong, 1.0, order=order, corrector=corrector, rule=rule)
             x = (true + level.sigma[0] ** 2).sqrt() * noise
             return [state for state, _ in solver(lambda x, at: modes.shrinkage(true, at) * x, x, level)][-1]
 
@@ -174,6 +180,47 @@ def test_weak_order(order: int, rule: Rule, measured: int, last: float) -> None:
     coarse, fine = error(64), error(128)
     assert abs(math.log2(coarse / fine) - measured) < 0.05
     assert_close(fine, last, rtol=0.03, atol=0)
+
+
+def test_the_corrector_brings_the_spectrum_nearer_without_a_call() -> None:
+    """Distance of the spectra of Gaussian data, exactly, in ten calls from above the widest component."""
+    level = EDM().level(spaced_ratios(10, 7.0, 0.01, 7.0))
+    level = NoiseLevel.join(level, NoiseLevel.clean())
+
+    def apart(corrector: bool, eta: float) -> float:
+        def run(noise: Tensor, mean: Tensor) -> Tensor:
+            x = (VALUES + level.sigma[0] ** 2).sqrt() * noise
+            solver = gaussian_ancestral(KNOWN, eta, corrector=corrector)
+            return [state for state, _ in solver(lambda x, at: modes.shrinkage(VALUES, at) * x, x, level)][-1]
+
+        found = respond(run, 4).variance
+        return float((found.sqrt() - VALUES.sqrt()).square().sum() / VALUES.sum())
+
+    assert apart(True, 1.0) < 0.9 * apart(False, 1.0) < 0.1
+    assert apart(True, 0.6) < 0.8 * apart(False, 0.6) < 0.5 * apart(False, 1.0)
+
+
+@pytest.mark.parametrize(("eta", "ours", "peer"), [(1.0, 0.46, 0.72), (0.6, 0.43, 0.70)])
+def test_few_calls_end_nearer_to_a_mixture_than_sde_dpm_solver_plus_plus(eta: float, ours: float, peer: float) -> None:
+    """Steps of order 1 with the corrector: Wasserstein distance to three narrow modes, data of variance 3.9, of 2,000
+    samples in 6 calls from sigma = 80."""
+
+    def normal(mean: float, variance: float) -> Gaussian:
+        covariance = Covariance(torch.tensor([variance], dtype=torch.float64), torch.eye(1, dtype=torch.float64))
+        return Gaussian(torch.tensor([mean], dtype=torch.float64), covariance)
+
+    modes_of = normal(-2.0, 0.04), normal(0.5, 0.25), normal(3.0, 0.01)
+    mixture, level = Mixture(torch.tensor([0.5, 0.3, 0.2]), modes_of), EDM().grid(6)
+    exact = mixture.sample(40_000, torch.Generator().manual_seed(0)).flatten().sort().values.view(2000, 20).mean(1)
+    x = initial_noise(range(2000), 1, level[0], torch.float64)
+
+    def distance(solver: Solver) -> float:
+        found = sample(mixture, x, level, solver).final.flatten().sort().values
+        return float((found - exact).square().mean().sqrt())
+
+    flat = Gaussian.isotropic(torch.zeros(1, dtype=torch.float64), 0.0)
+    assert abs(distance(gaussian_ancestral(normal(-0.25, 3.9), eta, draws(), order=1)) - ours) < 0.05
+    assert abs(distance(gaussian_ancestral(flat, eta, draws(), 2, False)) - peer) < 0.05
 
 
 @pytest.mark.parametrize("power", [1.0, 1.25, 2.0, 5.0])
@@ -197,7 +244,9 @@ def test_little_noise_is_the_flow(mixture: Mixture, gaussian: Gaussian, schedule
     x = initial_noise(range(4), 6, level[0], torch.float64)
     flow = sample(mixture, x, level, gaussian_exponential(gaussian, 2, True, "denoised", rule=rule)).final
     near = [
-        (sample(mixture, x, level, gaussian_ancestral(gaussian, eta, draws(), 2, True, rule=rule)).final - flow).norm()
+        (
+            sample(mixture, x, level, gaussian_ancestral(gaussian, eta, draws(), rule=rule, above=0.0)).final - flow
+        ).norm()
         for eta in (1e-3, 1e-4)
     ]
     assert near[1] < 0.2 * near[0]

@@ -147,20 +147,24 @@ def gaussian_ancestral(
     gaussian: Gaussian,
     eta: float = 1.0,
     draw: Draw = torch.randn_like,
-    order: int = 1,
-    corrector: bool = False,
+    order: int = 2,
+    corrector: bool = True,
     ending: Ending = "denoised",
     rule: Rule = "midpoint",
-    above: float = 0.0,
+    above: float | None = None,
 ) -> Solver:
-    """A stochastic solver, one call a step: the mean of each step is the network's, its covariance the Gaussian's.
+    """A stochastic solver, one call a step: the mean of each step is the network's, its covariance the Gaussian's where
+    the network knows no more than that.
 
-    At strength 1 these are mean and covariance of x' given x. DDPM and ancestral samplers take x0-hat for x0 there, and
-    so lose the variance that x0 still has; here a step of any length keeps the variance of Gaussian data.
+    At strength 1 and order 1 these are mean and covariance of x' given x. DDPM and ancestral samplers take x0-hat for
+    x0 there, and so lose the variance that x0 still has; here a step of any length keeps the variance of Gaussian data.
     Source: `modes.transition`; its mean is DDPM's (Ho et al. 2020, eq. 7). The best isotropic variance is that of Bao
     et al. 2022 (Analytic-DPM, arXiv 2201.06503).
 
-    Args, and what is raised: as of `gaussian_exponential`.
+    Args, and what is raised: as of `gaussian_exponential`, but ``above`` is by default the largest standard deviation
+    of the data. At less noise a network begins to see which image it is, and the Gaussian's noise would undo that: from
+    there on, steps are SDE-DPM-Solver++'s, which the corrector takes once more. With ``above=0.0`` the covariance
+    counts in all steps, as it should for data that are Gaussian.
 
     Examples:
         >>> import torch
@@ -168,11 +172,14 @@ def gaussian_ancestral(
         >>> gaussian = up.Gaussian.isotropic(torch.zeros(1), variance=4.0)
         >>> level = up.EDM().grid(steps=3)
         >>> x = up.initial_noise(range(4000), 1, level[0])
-        >>> solver = up.gaussian_ancestral(gaussian, draw=up.seeded_noise(range(4000)))
+        >>> draw = up.seeded_noise(range(4000))
+        >>> solver = up.gaussian_ancestral(gaussian, draw=draw, above=0.0)
         >>> made = up.sample(gaussian, x, level[:-1], solver).final
         >>> bool(0.9 < made.var() / (4 + level.sigma[-2] ** 2) < 1.1)
         True
     """
+    if above is None:
+        above = float(gaussian.covariance.stored.max()) ** 0.5
     return gaussian_exponential(gaussian, order, corrector, ending, eta, draw, rule, above)
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ...bounds import a
 from ...noise import NoiseLevel
-from ...sampling.exponential import Ending, Rule, gaussian_exponential
+from ...sampling.exponential import Ending, gaussian_ancestral, gaussian_exponential
 from ...sampling.fitted import Calibration, Plan, read_calibration, write_calibration
 from ...sampling.solvers import Solver, Step
 from ...sampling.use import Use
@@ -57,15 +57,15 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
     where shape or half precision of the states are not those that the calibration was fitted for; guidance, prompts and
     weights a scheduler does not see.
 
-    With ``eta`` its steps add noise, as those of `gaussian_ancestral` do and by its midpoint rule, from the pipeline's
-    own ``generator``. The ``eta`` that a pipeline hands on, such as Stable Diffusion's, is the same, where it is not 0.
+    With ``eta`` its steps are those of `gaussian_ancestral`, with noise from the pipeline's own ``generator``. The
+    ``eta`` that a pipeline hands on, such as Stable Diffusion's, is the same, where it is not 0.
 
     Args:
         layout: the scheduler that lays the levels.
         gaussian: statistics of the data, of class or prompt if they are known.
         order, corrector, ending, eta, above: of `gaussian_exponential`. Unless told, the order is 1 for fewer than ten
             calls, else 2, it ends as the schedulers of diffusers do, it adds no noise, and the covariance counts
-            everywhere.
+            everywhere; with noise, order and ``above`` are those of `gaussian_ancestral`.
         calibration: what `underpaint calibrate` found for this network with this Gaussian.
 
     Examples:
@@ -101,10 +101,10 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         calibration: Calibration | None = None,
         ending: Ending = "denoised",
         eta: float = 0.0,
-        above: float = 0.0,
+        above: float | None = None,
     ) -> None:
         # so that what is wrong shows here
-        gaussian_exponential(gaussian, 1 if order is None else order, corrector, ending, eta, above=above)
+        gaussian_exponential(gaussian, 1 if order is None else order, corrector, ending, eta, above=above or 0.0)
         if calibration is not None:
             calibration.check(gaussian)
             _refuse_noise(eta)
@@ -165,7 +165,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             read_calibration(calibration) if isinstance(calibration, str | Path) else calibration,
             config.get("ending", "denoised") if ending is None else ending,
             config.get("integrator_eta", 0.0) if eta is None else eta,
-            config.get("integrator_above", 0.0) if above is None else above,
+            config.get("integrator_above") if above is None else above,
         )
         return (scheduler, {}) if return_unused_kwargs else scheduler
 
@@ -409,12 +409,15 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             _refuse_noise(self._strength)
         if self._plan and index == 0:
             return self._plan.after_jump(self.gaussian)
-        order = self.config["integrator_order"]
+        order, above = self.config["integrator_order"], self.config["integrator_above"]
+        how = self.config["corrector"], self.config["ending"]
+        if self._strength:
+            return gaussian_ancestral(
+                self.gaussian, self._strength, self._draw, 2 if order is None else order, *how, above=above
+            )
         if order is None:
             order = 1 if len(self.timesteps) < _MANY else 2
-        how = self.config["corrector"], self.config["ending"], self._strength
-        rule: Rule = "midpoint" if self._strength else "integral"
-        return gaussian_exponential(self.gaussian, order, *how, self._draw, rule, self.config["integrator_above"])
+        return gaussian_exponential(self.gaussian, order, *how, above=above or 0.0)
 
     def _draw(self, rows: Tensor) -> Tensor:
         """Unit noise from the generator of the step that is being made, or one for each row."""
