@@ -5,8 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 #: Beginning of a page's address -> by how much its matches weigh more than those of other pages; the first that fits.
-#: A match in a title weighs 1,000 times one in the text; a title inside the package still comes after a guide's text.
-BOOSTS = {"guides/": 4.0, "index.md": 4.0, "reference/inside/": 0.0005, "reference/": 0.3}
+#: A match in a title weighs 1,000 times one in the text, and titles of the reference are names such as
+#: `DDPM.stable_diffusion`: they come after a guide's text.
+BOOSTS = {
+    "guides/": 4.0,
+    "index.md": 4.0,
+    "reference/names/": 0.003,
+    "reference/inside/": 0.0005,
+    "reference/": 0.3,
+}
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> None:
