@@ -328,3 +328,16 @@ def test_components_are_spread_and_distinct():
 def test_half_of_a_feature_may_be_there_from_the_start():
     """No caption says "nan": a share that starts above one half never rises through it."""
     assert [half_words(ratio) for ratio in (2.4321, float("nan"))] == ["2.4", "the start"]
+
+
+def test_the_legend_of_angles_stands_over_no_line(small: Report):
+    """Whichever side of the panel the Gaussian's own angle is on."""
+    (plate,) = (plate for plate in REPORT_FIGURES if plate.name == "geometry")
+    figure = plate.draw(small)
+    figure.canvas.draw()
+    panel = next(axes for axes in figure.axes if axes.get_xlabel() == "degrees")
+    legend = panel.get_legend().get_window_extent()
+    tops = [part.get_window_extent().y1 for part in (*panel.lines, *panel.patches)]
+    assert len(tops) == 18
+    assert max(tops) <= legend.y0
+    assert all(tick == round(tick) for tick in panel.get_yticks())
