@@ -171,3 +171,10 @@ def test_what_has_no_spectrum_is_refused(name: str, settings: dict[str, Any], wo
 def test_eigenvalues_are_variances(eigenvalues: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="Eigenvalues are positive"):
         spectrum(make("DDPM"), 5, eigenvalues)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("UnCLIPScheduler", 1), ("PNDMScheduler", 1), ("PNDMScheduler", 2)])
+def test_steps_that_a_scheduler_cannot_lay_are_refused_by_name(name: str, steps: int) -> None:
+    """One divides by 0 there, the other cannot broadcast."""
+    with pytest.raises(ValueError, match=f"An? {name} cannot lay {steps} steps: "):
+        spectrum(getattr(diffusers, name)(), steps)

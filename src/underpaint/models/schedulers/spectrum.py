@@ -82,8 +82,8 @@ def spectrum(
         options: of its `step`, such as ``eta=1.0`` of DDIM or ``s_churn`` of Euler and Heun.
 
     Raises:
-        ValueError: a scheduler without known levels, one that goes to more noise, or one that clips, see `respond`; or
-            an option that its step does not take.
+        ValueError: a scheduler without known levels, one that goes to more noise, or one that clips, see `respond`; a
+            number of steps that it cannot lay; or an option that its step does not take.
 
     Examples:
         >>> from diffusers import DDIMScheduler
@@ -103,7 +103,7 @@ def spectrum(
     _check_options(scheduler, options)
     ready = copy.deepcopy(scheduler)
     if steps is not None:
-        ready.set_timesteps(integer(steps, "number of steps", 1, MOST_STEPS))
+        _lay(ready, integer(steps, "number of steps", 1, MOST_STEPS))
     levels = told_levels(ready)
     if len(levels) > 1 and not levels.ratio[-1] < levels.ratio[0]:
         raise ValueError(f"A {type(scheduler).__name__} goes from data to noise; what it samples is no data.")
@@ -123,6 +123,15 @@ def spectrum(
         found.initial.square(),
         found.mean,
     )
+
+
+def _lay(scheduler: Any, steps: int) -> None:
+    """Its `set_timesteps`; ValueError where it cannot lay so few or so many."""
+    try:
+        scheduler.set_timesteps(steps)
+    except (ValueError, ArithmeticError, IndexError, RuntimeError) as error:
+        name, reason = type(scheduler).__name__, str(error).strip().rstrip(".")
+        raise ValueError(f"{a(name)[:1].upper()}{a(name)[1:]} cannot lay {steps} steps: {reason}.") from None
 
 
 def _check_options(scheduler: Any, options: Mapping[str, Any]) -> None:
