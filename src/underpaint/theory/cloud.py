@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..noise import NoiseLevel
-from .denoiser import check_states
+from .denoiser import check_levels, check_states
 from .moments import check_rows
 from .shadows import Shadow, Shadows, bounded, multiplies_halves, principal_basis, refined, taken
 from .softmax import SoftmaxMean
@@ -20,6 +20,20 @@ from .softmax import SoftmaxMean
 def as_rows(points: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Points as floating rows; bytes b stand for b/127.5 - 1."""
     return points.to(dtype).div_(127.5).sub_(1) if points.dtype == torch.uint8 else points.to(dtype)
+
+
+def check_points(points: Tensor) -> None:
+    """Refuse what are no data points: some finite rows [N, D] of a floating-point dtype or of bytes.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if points.ndim != 2 or not (points.dtype == torch.uint8 or points.is_floating_point()):
+        check_rows(points)  # says what is wrong
+    if not len(points):
+        raise ValueError("A point cloud needs at least one point.")
+    for part in points.split(8192):
+        check_rows(as_rows(part, torch.float64 if points.dtype == torch.float64 else torch.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,6 +204,10 @@ class PointCloud:
         log w_i = (alpha x.y_i - alpha^2 |y_i|^2 / 2) / sigma^2, with x and y taken from the origin.
         """
         check_states(x, self.dimension)
+        if len(x) != 1:  # one state may be asked at many levels
+            check_levels(x, level)
+        if not len(x):
+            return x.new_empty(0, dtype=torch.float64), torch.empty_like(x)
         alpha, sigma = level.alpha.unsqueeze(-1).to(x.device), level.sigma.unsqueeze(-1).clamp(min=1e-9).to(x.device)
         square, exact = (alpha / sigma) ** 2, alpha / sigma**2 * self._shifted(x, level)
         log_sum, mean, within = self._scan(exact, square, self._rounding(exact.detach(), square))
@@ -320,7 +338,7 @@ class PointCloud:
         done, share, plan, costs = 0.0, 1.0, [], []
         estimate, sample = (-square * self._some[1]).to(floor), self._some_shadows
         for stage, width in enumerate(self._shadows.widths):
-            done += share * width
+            done += share * width * self._shadows.price
             estimate = refined(estimate, query, stage, sample.coordinates[stage])
             bounds = bounded(estimate, query, stage, sample.lengths[stage])
             left = float((bounds >= floor).any(0).double().mean())

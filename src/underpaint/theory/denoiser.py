@@ -45,6 +45,16 @@ def check_states(x: Tensor, dimension: int, who: str = "") -> None:
         raise ValueError(f"{who or 'Expected'} rows of a floating-point dtype, got {x.dtype}; take x.float().")
 
 
+def check_levels(x: Tensor, level: NoiseLevel) -> None:
+    """Refuse noise levels that are neither one for all rows [B, D] nor one for each.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if level.alpha.ndim and len(level) != len(x):
+        raise ValueError(f"Expected one noise level, or one for each of {len(x)} rows; got {len(level)}.")
+
+
 def checked(denoise: Denoiser) -> Denoiser:
     """The same denoiser, with an error in place of what is not one estimate for each row: it would be broadcast.
 

@@ -19,8 +19,8 @@ from torch import Tensor
 from ..bounds import integer, number, positive
 from ..noise import NoiseLevel
 from . import modes
-from .cloud import as_rows
-from .denoiser import Denoiser, check_states
+from .cloud import as_rows, check_points
+from .denoiser import Denoiser, check_levels, check_states
 from .gaussian import Gaussian
 from .screening import Screen, patch_means, screened_means
 from .softmax import SoftmaxMean
@@ -55,8 +55,10 @@ class Smoothed:
             raise ValueError(f"Smoothing needs a width >= 0 and at least 1 draw, got {self.width} and {self.draws}.")
 
     def __call__(self, x: Tensor, level: NoiseLevel) -> Tensor:
-        if self.width == 0:
+        if self.width == 0 or not len(x):
             return self.denoiser(x, level)
+        check_states(x, x.shape[-1])
+        check_levels(x, level)
         generator, total = torch.Generator().manual_seed(self.seed), torch.zeros_like(x)
         for _ in range(self.draws):
             noise = torch.randn(x.shape[1], generator=generator, dtype=torch.float64).to(x)
@@ -98,6 +100,7 @@ class LocalCloud:
         positive(self.temperature, "temperature of the softmax")
         if self.error is not None and not 0 < self.error < 1:
             raise ValueError(f"The relative error of a denoised image must lie between 0 and 1, got {self.error}.")
+        check_points(self.points)
         parts = (as_rows(part).abs().max() for part in self.points.split(8192))
         object.__setattr__(self, "_largest", float(torch.stack(list(parts)).max()))
 
@@ -161,7 +164,10 @@ class LocalCloud:
     def denoise(self, x: Tensor, level: NoiseLevel) -> Tensor:
         """An estimate of x0 for rows [B, D] at one level or at one level a row; sigma = 0 gives the nearest patches."""
         check_states(x, self.points.shape[1])
+        check_levels(x, level)
         denoised = torch.empty_like(x)
+        if not len(x):
+            return denoised
         if level.alpha.ndim:  # windows depend on the level: rows of one level go together
             pairs, which = torch.stack([level.alpha, level.sigma], 1).unique(dim=0, return_inverse=True)
             for i, (alpha, sigma) in enumerate(pairs):

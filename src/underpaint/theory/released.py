@@ -19,8 +19,8 @@ from torch.nn.functional import avg_pool2d
 from ..bounds import MOST_ITEMS, integer, number, positive
 from ..noise import NoiseLevel
 from . import modes
-from .cloud import PointCloud, as_rows
-from .denoiser import Denoiser, check_states
+from .cloud import PointCloud, as_rows, check_points
+from .denoiser import Denoiser, check_levels, check_states
 from .gaussian import Gaussian
 from .local import LocalCloud, remembered
 from .windows import Views, mask_views
@@ -86,6 +86,7 @@ class NearestPoints:
     def __post_init__(self) -> None:
         integer(self.count, "number of nearest points", 1, MOST_ITEMS)
         positive(self.temperature, "temperature of the softmax")
+        check_points(self.points)
 
     def __repr__(self) -> str:
         return f"NearestPoints({self.count} of {len(self.points)} points)"
@@ -96,6 +97,7 @@ class NearestPoints:
     def denoise(self, x: Tensor, level: NoiseLevel) -> Tensor:
         """The mean of the nearest points under their softmax, for rows [B, D]."""
         check_states(x, self.points.shape[1])
+        check_levels(x, level)
         alpha, sigma = (v.double().expand(len(x), 1) for v in level.columns(x))
         together = max(1, _BUDGET // (self.points.shape[1] * min(self.count, len(self.points))))
         parts = zip(x.split(together), alpha.split(together), sigma.split(together), strict=True)
@@ -173,6 +175,7 @@ class GoldDiff:
     _low: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_points(self.points)
         number_of_points = len(self.points)
         least = integer(self.least or max(1, number_of_points // 20), "least number of points", 1, number_of_points)
         most = integer(self.most or max(least, number_of_points // 10), "most of points", least, number_of_points)
@@ -190,6 +193,9 @@ class GoldDiff:
     def denoise(self, x: Tensor, level: NoiseLevel) -> Tensor:
         """The windows' means over each state's subset, for rows [B, D]."""
         check_states(x, self.points.shape[1])
+        check_levels(x, level)
+        if not len(x):
+            return torch.empty_like(x)
         drawn = torch.rand(len(x), len(self.points), generator=self.generator).to(x.device)
         levels = [level] * len(x) if level.sigma.ndim == 0 else list(level)
         low = self._lowered(x)
@@ -243,7 +249,8 @@ class BatchPosterior:
 
     def denoise(self, x: Tensor, level: NoiseLevel) -> Tensor:
         """The mean of the batches' means, by their densities, for rows [B, D]."""
-        weights = torch.stack([cloud.log_prob(x, level) for cloud in self._clouds]).softmax(0)
+        noisy = NoiseLevel(level.alpha, level.sigma.clamp(min=1e-9))  # without noise there is no density
+        weights = torch.stack([cloud.log_prob(x, noisy) for cloud in self._clouds]).softmax(0)
         total = torch.zeros_like(x)
         for weight, cloud in zip(weights, self._clouds, strict=True):
             total += weight.unsqueeze(1).to(x) * cloud(x, level)

@@ -55,6 +55,8 @@ class Shadows:
         self._bands = sorted({edge for edge in octaves if edge >= self._edges[0]} | set(self._edges))
         self._rows, self._squares, self._basis, self._chunk = rows, squares, basis, chunk
         self._kept = torch.bfloat16 if halves else basis.dtype
+        #: what a coordinate costs, in numbers of a point that is read in full
+        self.price = 0.4 if halves else 1.0
         product = basis.double().T @ basis.double()
         product.diagonal().sub_(1)
         #: by how much, at most, inner products are off as shares of |x| |y|: the basis is not quite orthonormal
