@@ -56,6 +56,21 @@ def test_variance_and_mean_of_gaussian_data_are_kept_in_any_grid(
         assert len(found.drawn) == steps
 
 
+def test_unless_told_the_covariance_counts_from_levels_above_the_largest_deviation(normal) -> None:
+    """Which is 3 here, of a variance of 9: it counts from a ratio of 6, and not from 2."""
+
+    def run(ratio: float, **told: float) -> Tensor:
+        level = EDM()(torch.tensor([ratio, ratio / 2, 0.0], dtype=torch.float64))
+        solver = gaussian_ancestral(KNOWN, draw=draws(), **told)
+        return [state for state, _ in solver(lambda x, at: x.tanh(), ratio * x, level)][1]
+
+    x = normal(5, 4)
+    for ratio in (6.0, 2.0):
+        counts, does_not = run(ratio, above=0.0), run(ratio, above=100.0)
+        assert not torch.allclose(counts, does_not)
+        assert_close(run(ratio), counts if ratio > 3 else does_not)
+
+
 def test_it_is_the_transition_of_the_gaussian(gaussian: Gaussian, schedule: Schedule, normal) -> None:
     level = schedule.grid(4)[:3]
     x, generator = normal(5, 6), torch.Generator().manual_seed(3)

@@ -286,6 +286,17 @@ def test_with_an_error_few_points_are_read_in_full(normal, monkeypatch: pytest.M
     assert counts[0.1] <= counts[1.0] < 150
 
 
+@pytest.mark.parametrize(("rounding", "certain"), [(0.0, True), (0.01, True), (0.02, False)])
+def test_rounding_of_log_weights_counts_in_what_is_certain(rounding: float, certain: bool) -> None:
+    """Points 0 and 2 of equal weight, mean 1: an error t of the second's log-weight moves it by t/2. The bound is
+    1.05 t sqrt(1/2), of mean square length 2 against the largest, 4, and deviation 1."""
+    points = torch.tensor([[0.0], [2.0]], dtype=torch.float64)
+    cloud, sums = PointCloud(points, error=0.01), SoftmaxMean()
+    sums.add(torch.zeros(1, 2, dtype=torch.float64), points, points.square().sum(1) / 2)
+    found = cloud._within(sums, sums.mean, torch.tensor([[rounding]], dtype=torch.float64))
+    assert found.tolist() == [certain]
+
+
 def test_what_cannot_be_certain_is_taken_from_all_points_in_float64(normal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half way between opposite points the image is next to nothing: no rounding is small beside it."""
     scans, scan = [], PointCloud._scan
