@@ -252,6 +252,10 @@ def test_a_turned_picture_and_an_animation_say_so() -> None:
     tags[0x0112] = 6
     Image.new("RGB", (20, 30)).save(turned, "PNG", exif=tags)
     assert Geometry((20, 30), "RGB").changes(turned.getvalue()) == "turned upright"
+    tags[0x0112] = 3  # upside down
+    over = io.BytesIO()
+    Image.new("RGB", (20, 30)).save(over, "PNG", exif=tags)
+    assert Geometry((30, 20), "RGB").changes(over.getvalue()) == "turned upright"
     frames = [Image.new("L", (20, 30), value) for value in (0, 90, 200)]
     frames[0].save(moving, "GIF", save_all=True, append_images=frames[1:])
     assert Geometry((30, 20), "L").changes(moving.getvalue()) == "taken as its first frame of 3"
