@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel
 from underpaint.sampling.trajectory import sample
-from underpaint.theory import local as local_module
+from underpaint.theory import local as local_module, windows as windows_module
 from underpaint.theory.cloud import PointCloud
 from underpaint.theory.gaussian import Gaussian
 from underpaint.theory.local import LocalCloud, Smoothed
@@ -76,6 +76,19 @@ def test_bands_and_parts_weigh_as_gathered_windows_do(size: int, normal, monkeyp
             found.append(LocalCloud(points, lambda _: (views,), budget=budget)(x, level))
         assert_close(found[0], found[1], rtol=1e-10, atol=1e-10)
         assert_close(found[2], found[1], rtol=1e-10, atol=1e-10)
+
+
+def test_gathered_windows_do_not_depend_on_how_data_and_places_are_parted(
+    normal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here in parts of 10, 10 and 5 data rows, and of 2 places, of which the last part alone could hold 4."""
+    points, x, level = normal(25, 256), normal(3, 256), EDM()(0.8)
+    (views,) = patch_views((1, 16, 16), 3, False)
+    assert cheapest(views)[0] is gathered
+    whole = LocalCloud(points, lambda _: (views,))(x, level)
+    monkeypatch.setattr(windows_module, "_CACHED", 60)
+    parted_data = LocalCloud(points, lambda _: (views,), budget=256 * 9 * 10)
+    assert_close(parted_data(x, level), whole)
 
 
 @pytest.mark.parametrize("equivariant", [False, True])

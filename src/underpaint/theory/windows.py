@@ -144,13 +144,16 @@ def cheapest(views: Views) -> tuple[Weigh, int]:
 
 
 def gathered(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Iterator[Tensor]]:
-    """From the windows of both, place by place as many as the cache holds."""
+    """From the windows of both: of so many places together as the cache holds for the first of all data rows, and of
+    the same ones for later rows, which may be fewer."""
     windows = views.windows.to(scaled.device)
-    queries = _columns(scaled)[windows].mT
+    queries, together = _columns(scaled)[windows].mT, 0
 
     def logits(stored: Tensor) -> Iterator[Tensor]:
+        nonlocal together
         columns = _columns(stored)
-        together = max(1, _CACHED // (len(scaled) * len(stored))) if stored.device.type == "cpu" else len(windows)
+        if not together:
+            together = max(1, _CACHED // (len(scaled) * len(stored))) if stored.device.type == "cpu" else len(windows)
         for index, query in zip(windows.split(together), queries.split(together), strict=True):
             patches = columns.index_select(0, index.flatten()).view(*index.shape, -1)
             yield (query @ patches).sub_(patches.square().sum(1, keepdim=True), alpha=square / 2)
