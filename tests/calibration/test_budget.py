@@ -70,7 +70,7 @@ def test_a_budget_at_the_command_line(tmp_path: Path) -> None:
     for words, sentence in (
         (["many"], "such as 20000, or a time, such as 15min; got 'many'"),
         (["3000", "--effort", "3"], "takes the place of"),
-        (["0.001s"], "or more, got a budget of 1;"),
+        (["0.001s"], "A budget of 0.001s is 1 calls of the denoiser here. Plans of 3 calls take"),
     ):
         result = CliRunner().invoke(app, [*given, *words, "--out", str(place)])
         assert isinstance(result.exception, ValueError)

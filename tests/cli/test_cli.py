@@ -112,11 +112,16 @@ def test_calibrate_says_which_plans_are_plain_solvers_and_what_may_help(
     place = tmp_path / "plans.json"
     sampled = f"underpaint sample --model fashion-mnist --calibration {place} --steps 3"
     assert done.stdout.endswith(f"Plans: {place}\nTo sample by one: {sampled}\n")
+    guided = ["--prompt", "a fox", "--prompt", "a cat", "--guidance", "3", "--negative", "a dog"]
+    done = runner.invoke(app, ["calibrate", "emoji-scenes", *guided, "--out", str(place)])
+    assert done.stdout.endswith("--steps 3 --prompt 'a fox' --guidance 3 --negative 'a dog'\n")
+    done = runner.invoke(app, ["calibrate", "fashion-mnist", "--class", "7", "--out", str(place)])
+    assert done.stdout.endswith("--steps 3 --class 7\n")
     fitted = replace(plans[1], errors={"held_out": 0.02, "plain": 0.04, "fit": 0.01})
     said = finding(Calibration((fitted,), found.about | {"from": {"origin": "data"}}))
     assert said == (
         "Distance of the plans to the fine solution on held-out seeds, over that of the best plain solver: 0.50 at 4 "
-        "calls. Below 1 is nearer. The fine solution has 60 steps, and is about 0.01 from that of ever more. These "
+        "calls. Below 1 is nearer. The fine solution has 60 steps, and is about 0.01 from the exact one. These "
         "distances are those of a mixture of the data; `underpaint bench` measures the network's."
     )
 

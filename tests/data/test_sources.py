@@ -246,6 +246,21 @@ def test_what_is_done_to_a_picture_is_said(size: tuple[int, int], mode: str, geo
     assert torch.equal(geometry.decode(opened.getvalue()), same) == (not changed)
 
 
+def test_pictures_of_many_sizes_need_a_size(tmp_path: Path) -> None:
+    """The most common size would leave most of them out; where half have it, the others are left out and named."""
+    for number, size in enumerate([(4, 6), (4, 6), (5, 6), (6, 6), (7, 6)]):
+        Image.new("L", size).save(tmp_path / f"{number}.png")
+    with pytest.raises(
+        ValueError, match=r"many sizes: of 5 looked at, at most 2 are alike \(6x4, H x W\). Give a size"
+    ):
+        open_source(tmp_path)
+    source = open_source(tmp_path, size=(4, 4))
+    assert source.count == 5
+    assert "most are" not in source.taken
+    (tmp_path / "4.png").unlink()
+    assert open_source(tmp_path).shape == (1, 6, 4)
+
+
 def test_a_turned_picture_and_an_animation_say_so() -> None:
     turned, moving = io.BytesIO(), io.BytesIO()
     tags = Image.Exif()

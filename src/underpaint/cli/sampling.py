@@ -107,7 +107,10 @@ def calibrate(
         int | None, typer.Option("--fine", help="Steps of the fine solution. Default: as many as it needs.", min=20)
     ] = None,
     effort: Annotated[
-        int | None, typer.Option("--effort", help="Calls on each seed to search for a plan. Default: 150.")
+        int | None,
+        typer.Option(
+            "--effort", help="How long to search for each plan, in calls of the denoiser for each seed. Default: 150."
+        ),
     ] = None,
     origin: Annotated[
         str, typer.Option("--from", help="What to fit to: network; data, which takes no call of the network; or both.")
@@ -177,5 +180,8 @@ def calibrate(
     plans = [{"calls": plan.calls, "solver": plan.solver} | plan.errors for plan in found.plans]
     results = {"finding": finding(found)} | found.about | {"plans": plans, "file": str(place)}
     words = ["sample", "--model", model, "--calibration", str(place), "--steps", str(found.plans[0].calls)]
+    words += ["--prompt", prompts[0]] if prompts else ["--class", str(classes[0])] if classes else []
+    words += [] if guidance == 1 else ["--guidance", f"{guidance:g}"]
+    words += [] if negative is None else ["--negative", negative]
     then = f"Plans: {place}\nTo sample by one: underpaint {shlex.join(words)}"
     finish(results, as_json, quiet, *(f"  {plan}" for plan in found.plans), then=then)

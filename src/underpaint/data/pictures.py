@@ -155,6 +155,9 @@ def _settle(
     are like, in words, where that is something else.
 
     Grey pictures among coloured ones lose nothing as RGB; coloured ones among grey ones would, and are left out.
+
+    Raises:
+        ValueError: none can be read, or less than half are of one size and no size was asked for.
     """
     looked = [_look(fetch(i, i + 1)[0]) for i in range(0, count, max(1, -(-count // _LOOKED)))]
     if not any(isinstance(found, Look) for found in looked):
@@ -164,9 +167,15 @@ def _settle(
     if not seen:
         why = looked[0] if looked else "no file with the ending of a picture"
         raise ValueError(f"There are no pictures that can be read in {where} ({why}).")
-    size, grey = Counter(found[:2] for found in seen).most_common(1)[0][0], Counter(found.grey for found in seen)
+    sizes, grey = Counter(found[:2] for found in seen), Counter(found.grey for found in seen)
+    ((size, alike),) = sizes.most_common(1)
+    if geometry.size is None and 2 * alike < len(seen):
+        raise ValueError(
+            f"The pictures in {where} are of many sizes: of {len(seen)} looked at, at most {alike} are alike "
+            f"({size[0]}x{size[1]}, H x W). Give a size (--size), to which all are cropped and resized."
+        )
     height, width = geometry.size or size
-    before = [f"{size[0]}x{size[1]} (H x W)"] if size != (height, width) else []
+    before = [f"{size[0]}x{size[1]} (H x W)"] if size != (height, width) and 2 * alike >= len(seen) else []
     before += ["in colour"] if geometry.mode == "L" and grey[False] > grey[True] else []
     if geometry.mode is None:
         geometry = replace(geometry, mode="L" if all(found.grey for found in seen) else "RGB", lossy=False)

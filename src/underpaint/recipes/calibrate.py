@@ -99,7 +99,13 @@ def calibrate_model(
     if origin == "data":  # for any network of these data
         asked["for"] = use_of(asked_for).only(("guidance", "conditions", "shape")).known
     if budget is not None:
-        spending = spend(_affordable(budget, denoise, sampler), how["calls"])
+        affordable = _affordable(budget, denoise, sampler)
+        try:
+            spending = spend(affordable, how["calls"])
+        except ValueError as error:
+            if budget.strip().isdigit():
+                raise
+            raise ValueError(f"A budget of {budget} is {affordable:,} calls of the denoiser here. {error}") from error
         request, how = replace(request, seeds=tuple(range(spending.seeds))), how | spending.options()
         more = f"up to {spending.most(len(_RIVALS)):,} if plans gain little and every plain solver is tried, too"
         tell(f"{spending}; {more}. The least for these plans is {least_budget(spending.calls):,} calls.")
@@ -135,7 +141,7 @@ def finding(found: Calibration) -> str:
             "larger --budget or more --seeds may help."
         )
     off = found.about["reference_error"]
-    words.append(f"The fine solution has {found.about['fine']} steps, and is about {off:.2g} from that of ever more.")
+    words.append(f"The fine solution has {found.about['fine']} steps, and is about {off:.2g} from the exact one.")
     made = found.about.get("from")
     if made is not None and made["origin"] == "data":
         words.append("These distances are those of a mixture of the data; `underpaint bench` measures the network's.")

@@ -74,7 +74,10 @@ class ServerState:
                 raise ValueError(f"Got {len(files)} files of {what} for {len(folders)} models; give a --model each.")
         for place in folders:
             if not (place in assets.names() or Path(place).exists() or is_hub_id(place)):
-                raise ValueError(f"There is no model {place!r}: give a name in the box, or a folder that exists.")
+                raise ValueError(
+                    f"There is no model {place!r}: give a folder that exists, or a name in the box "
+                    f"({', '.join(sorted(assets.names()))})."
+                )
         for file in statistics:
             load_gaussian(file)  # a file that cannot be read is found before the page is served
         read = {file: read_calibration(file) for file in calibrations}

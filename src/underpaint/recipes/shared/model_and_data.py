@@ -287,8 +287,8 @@ def _data(
     name = sources.data if sources.data is not None else model.notes.get("data")
     if name is None:
         raise ValueError(
-            f"{model.name} does not say what it was trained on; give its data (a name or a folder), or for a report a "
-            "number of its own samples to stand for them."
+            f"{model.name} does not say what it was trained on; give its data (--data, a name or a folder), or for a "
+            "report a number of its own samples to stand for them (--samples)."
         )
     images, apart, whence = hold_out(
         load_data(name, sources.split, model.image_shape, sources.column, sources.labelled),
