@@ -90,6 +90,19 @@ def test_another_prediction_type_than_stated_is_found_and_named(schedule, kind, 
     assert found.short.startswith("it is no denoiser of its stated schedule, and numbers about it describe no")
 
 
+def test_data_of_small_variance_do_not_hide_another_prediction_type() -> None:
+    """At little noise v is the noise, about; where most of the data is as small as that, little else is seen."""
+    variances = torch.full((64,), 0.001, dtype=torch.float64)
+    variances[:4] = torch.tensor([0.2, 0.1, 0.048, 0.024])
+    basis = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)).Q
+    known = Gaussian(torch.zeros(64, dtype=torch.float64), Covariance(variances, basis))
+    network = network_of(known, DDPM(), "eps")
+    assert check(wrap(network, (1, 8, 8), DDPM(), "eps")).verdict == "holds"
+    found = check(wrap(network, (1, 8, 8), DDPM(), "v"))
+    assert not found.sound, str(found)
+    assert found.suggestion.startswith("Read as 'eps'")
+
+
 @pytest.mark.parametrize(
     ("told", "words"),
     [

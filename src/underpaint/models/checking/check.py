@@ -130,11 +130,15 @@ def check(
     asked = _asked(model, condition)
     count = min(_MOST, max(_FEWEST, -(-_NUMBERS // model.dimension)))
     probe = Probe.of(asked, count, seed, data)
-    findings = _below(asked, probe, measure(probe), count, seed, data)
+    findings = measure(probe)
+    wrong = any(finding.verdict == "fails" for finding in findings)
+    other = _other_reading(asked) if wrong else ""
+    if not other:  # one that holds at all levels is not wrong at its highest ones alone
+        findings = _below(asked, probe, findings, count, seed, data)
     if condition is None and model.held is None and model.null_class is not None and probe.finite:
         findings.append(halves(model, probe))
     found = Check(model.name, tuple(findings), probe.good_below)
-    return replace(found, suggestion=_suggestion(asked, found))
+    return replace(found, suggestion=_jump(found) if found.sound else other)
 
 
 def _below(
@@ -163,18 +167,18 @@ def _asked(model: Model, condition: Condition | Tensor | None) -> Model:
     return model
 
 
-def _suggestion(model: Model, found: Check) -> str:
-    """What would make it a denoiser: another prediction type or time, or to be called only where it is good."""
-    good = found.good_below
-    if found.sound:
-        return (
-            ""
-            if math.isinf(good)
-            else (
-                f"Let the data's Gaussian jump over its highest levels, with respend(model.schedule, grid, {good:.3g}) "
-                f"and teleport: then it is called at σ/α ≤ {good:.3g} alone."
-            )
-        )
+def _jump(found: Check) -> str:
+    """How to call a network only where it is a denoiser."""
+    if math.isinf(found.good_below):
+        return ""
+    return (
+        f"Let the data's Gaussian jump over its highest levels, with respend(model.schedule, grid, "
+        f"{found.good_below:.3g}) and teleport: then it is called at σ/α ≤ {found.good_below:.3g} alone."
+    )
+
+
+def _other_reading(model: Model) -> str:
+    """Another prediction type, time or sign by which it is a denoiser, in words; empty if none is found."""
     tried = {**_other_predictions(model), **_other_times(model), **_other_signs(model)}
     scores = {words: _score(other) for words, other in tried.items()}
     best = min(scores, key=lambda words: scores[words])
