@@ -105,7 +105,8 @@ def _numbers(report: Report) -> str:
     part, high = report.agreement, report.agreement.level.ratio[:-1] >= HIGH_NOISE
     if bool(high.any()):
         share = 100 * float(pooled(part.shares["Gaussian"], part.signal, high).mean())
-        words.append(f"the Gaussian explains {share:.3g} % of the denoised image at σ/α ≥ {HIGH_NOISE:g}")
+        share = round(share, 1) + 0.0  # not -0
+        words.append(f"the Gaussian explains {share:g} % of the denoised image at σ/α ≥ {HIGH_NOISE:g}")
     emerged = float((report.emergence.measured_half / report.emergence.predicted_half).nanmedian())
     words.append(f"features appear at {emerged:.2g} times the predicted σ/α (median)")
     return f"{_sentence('; '.join(words))}."
