@@ -233,7 +233,9 @@ def main() -> None:
     parser.add_argument("--errors", action="store_true", help="errors of the network over the Gaussian's, and no more")
     asked = parser.parse_args()
     if asked.errors:
-        errors(up.load_model(asked.model), up.load_gaussian("fashion-mnist"))
+        if asked.model != "fashion-mnist":
+            parser.error(f"--errors is for fashion-mnist, whose states are the images of its data; got {asked.model}")
+        errors(up.load_model(asked.model), up.load_gaussian(asked.model))
         return
     found = table(Bench.of(asked.model, asked.out), asked)
     print(found)

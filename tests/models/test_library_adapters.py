@@ -107,6 +107,10 @@ def test_an_estimate_of_no_type_is_refused() -> None:
     network = network_of(DDPM(BETAS.double()), "eps")
     with pytest.raises(ValueError, match="Discrete makes an estimate of its network's output that is none of noise"):
         from_denoising_diffusion(Discrete("pred_noise", network, wrong=0.1))
+    guided = Discrete("pred_noise", network)
+    guided.p_mean_variance = lambda x, t, classes, clip_denoised=True: None
+    with pytest.raises(ValueError, match=r"step of Discrete takes something else than a state and a time .*classes"):
+        from_denoising_diffusion(guided)
     looped = Discrete("pred_noise", network)
     looped.self_condition = True
     with pytest.raises(ValueError, match="shown its own last estimate"):

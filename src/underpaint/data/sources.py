@@ -46,7 +46,8 @@ def open_source(
             or .npz array of images or rows; an .npz archive of encoded pictures (see `encoded`); an idx or .parquet
             file, or the binary version of CIFAR-10; a folder of one of these kinds of files; a data set that
             `datasets` saved, or "hf:owner/name" for one on the hub.
-        size: (H, W) that pictures are centre-cropped and resized to; by default that of most of them.
+        size: (H, W) that pictures are centre-cropped and resized to; by default that of most of them, which has
+            to be that of half of those looked at.
         mode: "L" (grey) or "RGB"; by default RGB if some of the pictures are in colour.
         split: of data that have several; data without splits are taken for training data.
         column: of tables, and of tar shards with several pictures under one name.

@@ -29,8 +29,8 @@ def from_denoising_diffusion(diffusion: Any) -> Model:
     ``LearnedGaussianDiffusion`` predicts noise whatever stands there.
 
     Raises:
-        ValueError: the network is conditioned on its own estimate, or a step makes of its output what no type of
-            prediction does.
+        ValueError: the network is conditioned on its own estimate or on classes, or a step makes of its output what no
+            type of prediction does.
 
     Examples:
         >>> from types import SimpleNamespace
@@ -83,8 +83,14 @@ def _discrete(diffusion: Any) -> Model:
     schedule, t = DDPM(diffusion.betas.detach().double().cpu()), len(diffusion.betas) // 2
     here, there = schedule(float(t)), schedule(float(t - 1))
     x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(diffusion.betas.device)
-    with torch.no_grad():
-        mean = diffusion.p_mean_variance(x=x, t=torch.full((2,), t, device=x.device), clip_denoised=False)[0]
+    try:
+        with torch.no_grad():
+            mean = diffusion.p_mean_variance(x=x, t=torch.full((2,), t, device=x.device), clip_denoised=False)[0]
+    except TypeError as error:  # a step that takes classes, too, or another library's
+        raise ValueError(
+            f"The step of {type(diffusion).__name__} takes something else than a state and a time ({error}); wrap its "
+            "network and state its schedule and prediction type."
+        ) from error
     theirs = _estimate_in_step(mean, x, here, there)
     stated = _OBJECTIVES[diffusion.objective]
     for kind in sorted(_OBJECTIVES.values(), key=lambda kind: kind != stated):
