@@ -25,7 +25,7 @@ from typing import Any
 
 import diffusers
 import torch
-from pages import written
+from pages import put
 from torch import Tensor
 
 import underpaint as up
@@ -240,8 +240,7 @@ def main() -> None:
     found = table(Bench.of(asked.model, asked.out), asked)
     print(found)
     if asked.write is not None:
-        marks = f"<!-- stochastic steps of {asked.model} -->", "<!-- end of these steps -->"
-        asked.write.write_text(written(asked.write.read_text(encoding="utf-8"), found, marks), encoding="utf-8")
+        put(found, asked.write, (f"<!-- stochastic steps of {asked.model} -->", "<!-- end of these steps -->"))
 
 
 if __name__ == "__main__":

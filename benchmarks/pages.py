@@ -6,12 +6,21 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from underpaint.files import write_text
 
-def written(page: str, found: str, marks: tuple[str, str]) -> str:
-    """The page with the table between its marks."""
+
+def put(found: str, page: Path, marks: tuple[str, str]) -> None:
+    """Put a table between the marks of a page.
+
+    Raises:
+        SystemExit: the page does not have both, in order.
+    """
     begin, end = marks
-    before, _, rest = page.partition(begin)
-    return f"{before}{begin}\n{found}\n{end}{rest.partition(end)[2]}"
+    before, begun, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (begun and ended):
+        raise SystemExit(f"{page} has no {begin} with {end} after it; put them where the table is to stand.")
+    write_text(page, f"{before}{begin}\n{found}\n{end}{after}")
 
 
 def show_or_write(about: str, marks: tuple[str, str], table: Callable[[], str]) -> None:
@@ -22,4 +31,4 @@ def show_or_write(about: str, marks: tuple[str, str], table: Callable[[], str]) 
     found = table()
     print(found)
     if page is not None:
-        page.write_text(written(page.read_text(encoding="utf-8"), found, marks), encoding="utf-8")
+        put(found, page, marks)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pages import written
+from pages import put
 from torch import Tensor
 
 import underpaint as up
@@ -220,8 +220,7 @@ def main() -> None:
     if asked.keep is not None:
         write_calibration(asked.keep, with_losses(plans, rows))
     if asked.write is not None:
-        page = asked.write.read_text(encoding="utf-8")
-        asked.write.write_text(written(page, table(rows), MARKS), encoding="utf-8")
+        put(table(rows), asked.write, MARKS)
 
 
 if __name__ == "__main__":
