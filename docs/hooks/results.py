@@ -259,6 +259,7 @@ def command(report: dict[str, Any]) -> str:
     words += ["--steps", str(setup["steps"]), "--solver", setup["solver"], *_asked(cases)]
     if report.get("frechet") and report["frechet"]["respent"]["value"]:
         words.append("--full")
+    words += ["--regimes"] if report.get("regimes") else []
     return f"{'cd examples && ' if ':' in place else ''}{shlex.join(words)}"
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
+from underpaint.analysis import regimes as analysis
 from underpaint.analysis.regimes import (
     chance_alike,
     class_means,
@@ -27,10 +28,20 @@ from underpaint.analysis.regimes import (
 )
 from underpaint.analysis.summary import share_interval
 from underpaint.cli import app
+from underpaint.figures.regimes import along, apart, borders
 from underpaint.noise import EDM, NoiseLevel, preserving
 from underpaint.recipes import regimes as recipe
-from underpaint.recipes.regimes import Regimes, Settings, clone_at, known_counts, regimes
+from underpaint.recipes.regimes import Settings, regimes
 from underpaint.recipes.shared.model_and_data import ModelAndData
+from underpaint.recipes.shared.regimes import (
+    Regimes,
+    calls_of_regimes,
+    clone_at,
+    collapse,
+    find_classes,
+    known_counts,
+    measure_regimes,
+)
 from underpaint.recipes.shared.request import Conditioning
 from underpaint.sampling.solvers import ancestral, find_solver
 from underpaint.sampling.trajectory import sample
@@ -58,6 +69,21 @@ def test_entropy_is_that_of_all_weights(chunk: int, normal) -> None:
         expected = [direct_entropy(points.flip(0)[:count], state, level) for count in (1, 20, 50)]
         assert_close(found, torch.stack(expected), rtol=1e-9, atol=1e-9)
         assert_close(posterior_entropy(points, state, level)[0], found[-1], rtol=1e-9, atol=1e-9)
+
+
+def test_many_states_take_fewer_points_at_a_time(monkeypatch: pytest.MonkeyPatch, normal) -> None:
+    """What is held at once is bounded, and the entropies are the same."""
+    points, x, level, told = normal(300, 5), normal(40, 5, seed=1), preserving(0.5), []
+
+    def progress(what: str, total: int):
+        told.append(total)
+        return lambda: None
+
+    whole = posterior_entropy(points, x, level, (10, 300), progress=progress)
+    monkeypatch.setattr(analysis, "_LOGITS", 40 * 70)
+    assert_close(posterior_entropy(points, x, level, (10, 300), progress=progress), whole, rtol=1e-9, atol=1e-12)
+    assert told == [2, 6]  # edges at 0 10 300; at 0 10 70 140 210 280 300
+    assert posterior_entropy(points, x[:0], level).shape == (1, 0)
 
 
 def test_perplexity_counts_the_points_that_share_a_state() -> None:
@@ -209,6 +235,68 @@ def test_regimes_of_known_data(run) -> None:
     assert_close(fallen.perplexity.mean[:, -1], torch.ones(2).double(), rtol=0.2, atol=0)
     assert fallen.predicted[0] > fallen.predicted[1]
     assert fallen.measured[0] > fallen.measured[1]
+
+
+def test_classes_are_those_of_labelled_images() -> None:
+    """Images without a label are no class of their own, and one class alone is none to be decided."""
+    rows, labels = data()
+    what = subject()
+    some = torch.where(torch.arange(400) < 100, -1, labels)
+    kind, means = find_classes(replace(what, data=replace(what.data, labels=some)))
+    assert kind == "the nearest mean of a class, of the numbers"
+    expected = torch.stack([rows[100:][labels[100:] == label].double().mean(0) for label in (0, 1)])
+    assert_close(means, expected, rtol=0, atol=1e-6)
+    for none in (torch.zeros(400, dtype=torch.long), torch.full((400,), -1), None):
+        kind, means = find_classes(replace(what, data=replace(what.data, labels=none)))
+        assert kind == "the nearest mean of a k-means cluster, of the numbers"
+        assert 2 <= len(means) <= 10
+
+
+def test_a_run_is_measured_as_it_is_wherever_it_is_from() -> None:
+    """Clones of a seed do not depend on the other seeds; the calls are those that are announced; a collapse that is
+    known is taken."""
+    what, seeds, calls = subject(), tuple(range(5)), []
+    level = what.model.schedule.grid(12)
+    run = what.sample(what.denoise, seeds, level, find_solver("heun"))
+
+    def counted(x: Tensor, at: NoiseLevel) -> Tensor:
+        calls.append(len(x))
+        return what.gaussian(x, at)
+
+    seen = subject({None: counted})
+    fallen = collapse(what, torch.zeros(2, 36), 4)
+    found = measure_regimes(seen, run, seeds, levels=4, fallen=fallen)
+    assert found.collapse is fallen
+    assert sum(calls) == calls_of_regimes(what, level, 5, levels=4)
+    places = clone_at(level, found.speciation.predicted, 4)
+    for index, place in enumerate(places):
+        alone = clone(what.denoise, run.x[place][:1], level[place:], seeds[:1])[:, 0]
+        ends = torch.stack([found.strips[name][index] for name in ("one end", "another")])
+        assert_close(ends, what.images(alone), rtol=0, atol=1e-5)
+        exact = what.images(what.cloud(run.x[place][:1], level[place]))[0]
+        assert_close(found.strips["exact"][index], exact, rtol=0, atol=1e-5)
+        assert torch.equal(found.strips["network"][index], what.images(run.denoised[place][:1])[0])
+    assert found.setup == {"held_out": "60 others", "gaussian": "of the data", "seeds": list(seeds)}
+    with pytest.raises(ValueError, match="images that the data do not hold; load the data with held_out"):
+        measure_regimes(replace(what, held=None), run, seeds)
+
+
+def test_the_figure_has_bands_where_there_are_regimes(run) -> None:
+    """In order: speciation above collapse; pictures that would cover each other are left out."""
+    rows, labels = data()
+    found = run(Mixture.fit(rows, labels))
+    assert found.speciation.measured > found.collapse.measured[-1]
+    assert borders(found) == (found.speciation.measured, found.collapse.measured[-1])
+    assert [text.get_text() for text in along(found).axes[0].texts] == [
+        "I: one cloud",
+        "II: classes",
+        "III: single points",
+    ]
+    for measured in (math.nan, found.collapse.measured[-1] / 2):
+        none = replace(found, speciation=replace(found.speciation, measured=measured))
+        assert borders(none) is None
+        assert not along(none).axes[0].texts
+    assert apart(torch.tensor([5.0, 4.5, 4.0, 1.0, 0.9]), 1.0) == [0, 2, 3]
 
 
 def test_the_exact_score_does_not_generalise(run) -> None:

@@ -13,8 +13,11 @@ import analytic
 import pytest
 import torch
 from torch.testing import assert_close
+from typer.testing import CliRunner
 
 from underpaint.analysis.summary import Summary
+from underpaint.cli import app
+from underpaint.figures import report_page
 from underpaint.figures.report import REPORT_FIGURES, half_words
 from underpaint.figures.report_page import write_report
 from underpaint.keeping import make_only
@@ -22,18 +25,23 @@ from underpaint.noise import DDPM
 from underpaint.progress import silent
 from underpaint.recipes.report import build, claims
 from underpaint.recipes.report.build import Report, left_out, report
+from underpaint.recipes.report.regimes import calls_of_regimes, regimes_of
 from underpaint.recipes.report.settings import Settings
 from underpaint.recipes.report.trajectories import compare_cases, spread_components
 from underpaint.recipes.shared.model_and_data import Sources, cluster
+from underpaint.recipes.shared.packing import pack, unpack
+from underpaint.recipes.shared.regimes import measure_regimes
 from underpaint.recipes.shared.request import Conditioning
 from underpaint.recipes.shared.results import to_json
 from underpaint.sampling.solvers import dpmpp_2m, euler
 from underpaint.sampling.trajectory import initial_noise, sample
 from underpaint.theory.gaussian import Gaussian
 
-#: Fashion-MNIST has no reader of scenes, and the small report is about one condition.
+#: Fashion-MNIST has no reader of scenes, and the small report is about one condition and does not ask for regimes.
 DRAWN = [
-    p.name for p in REPORT_FIGURES if p.name not in ("decided", "decided-samples", "case-samples", "case-geometry")
+    p.name
+    for p in REPORT_FIGURES
+    if p.name not in ("decided", "decided-samples", "regimes", "case-samples", "case-geometry")
 ]
 
 
@@ -121,7 +129,8 @@ def test_what_is_asked_for_stands_beside_the_network_that_is_asked_for_nothing(s
     assert build.asks_for_nothing(asked)
     plain = build._plain(asked, settings, make_only, silent)
     parts = {"subject", "trajectory", "geometry", "modes", "emergence", "agreement", "hybrid", "perturbation"}
-    assert plain.keys() == parts
+    assert plain.keys() == parts | {"regimes"}
+    assert plain["regimes"] is None
     alone = build.beside(dataclasses.replace(small, plain_claims=small.claims[:2]), plain)
     assert (alone.frechet, alone.setup["condition"], alone.trajectory) == (None, "unconditional", plain["trajectory"])
     shares = plain["agreement"].shares["Gaussian"]
@@ -210,12 +219,75 @@ def test_every_claim_has_an_interval_and_a_verdict(small: Report):
 
 
 def test_sections_that_are_left_out_say_why(small: Report, tmp_path: Path):
-    assert set(small.left_out) == {"what is decided when", "prompts and guidance"}
+    assert set(small.left_out) == {"what is decided when", "three regimes along the noise", "prompts and guidance"}
+    settings = Settings(seeds=tuple(range(8)), steps=12)
+    more = calls_of_regimes(settings, small.subject)
+    said = f"they take about {more:,} more calls of the network for one image; ask for them with --regimes"
+    assert small.left_out["three regimes along the noise"] == said
     write_report(small, tmp_path / "r", silent)
     assert "<li>what is decided when: nothing in the box finds" in (tmp_path / "r" / "index.html").read_text()
     subject = dataclasses.replace(small.subject, features=None)
     parts = {field.name: getattr(small, field.name) for field in dataclasses.fields(small)} | {"frechet": None}
-    assert "no features for these data" in left_out(subject, parts)["Fréchet distances"]
+    assert "no features for these data" in left_out(settings, subject, parts)["Fréchet distances"]
+
+
+def test_regimes_are_shown_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On the report's own run, of images that are held out for them; kept like other sections; their calls counted."""
+    what, held = analytic.subject(), []
+
+    def load(*given: Any) -> Any:
+        held.append(given[4])
+        return what
+
+    monkeypatch.setattr(build, "load_model_and_data", load)
+    settings = Settings(Sources(what.model), seeds=tuple(range(8)), steps=12, regimes=True)
+    made = report(settings)
+    assert held == [64]
+    expected = measure_regimes(what, made.trajectory, range(8))
+    assert made.regimes is not None
+    assert made.regimes.finding == expected.finding
+    assert torch.equal(made.regimes.speciation.share, expected.speciation.share)
+    assert "three regimes along the noise" not in made.left_out
+    plain = dataclasses.replace(settings, regimes=False)
+    more = [build.calls_of_report(one, what, 1) for one in (plain, settings)]
+    assert more[1] - more[0] == calls_of_regimes(settings, what) > 0
+    monkeypatch.setattr(report_page, "REPORT_FIGURES", [plate for plate in REPORT_FIGURES if plate.name == "regimes"])
+    results = write_report(made, tmp_path / "r", silent)
+    (plate,) = results["plates"]
+    assert expected.finding in plate["caption"]
+    assert (tmp_path / "r" / "figures" / "regimes.png").stat().st_size > 5000
+    assert results["regimes"]["setup"]["held_out"] == "60 others"
+    back = unpack(*pack(made.regimes), build._KEPT)
+    assert back.finding == expected.finding
+    assert torch.equal(back.strips["another"], made.regimes.strips["another"])
+
+
+def test_the_command_asks_for_regimes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen = []
+
+    def stop(settings: Settings, *given: Any) -> None:
+        seen.append(settings.regimes)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(build, "report", stop)
+    for option in ([], ["--regimes"]):
+        CliRunner().invoke(app, ["report", "--quiet", "-o", str(tmp_path / "r"), *option])
+    assert seen == [False, True]
+
+
+def test_regimes_of_a_class_stand_beside_those_of_no_class() -> None:
+    """The collapse is that of the data, and is measured once."""
+    rows, labels = analytic.data()
+    known = {0: Gaussian.isotropic(rows[labels == 0].mean(0), 1e-3), None: Gaussian.fit(rows)}
+    asked = dataclasses.replace(analytic.subject(known), case=Conditioning(0))
+    settings = Settings(seeds=tuple(range(8)), steps=12, regimes=True)
+    run = asked.sample(asked.denoise, settings.seeds, asked.model.schedule.grid(12), euler)
+    found = regimes_of(asked, run, settings, silent)
+    assert found.speciation.chance == 1  # all are of one class from the start
+    assert found.speciation.measured != found.speciation.measured
+    plain = build._plain(asked, settings, make_only, silent, found)["regimes"]
+    assert plain.collapse is found.collapse
+    assert plain.speciation.chance < 1
 
 
 NETWORK = """
@@ -236,7 +308,7 @@ def test_own_samples_stand_for_data_that_are_not_at_hand(tmp_path: Path, monkeyp
     """They are of other seeds than the report's, and nothing is claimed of training data."""
     (tmp_path / "known_network.py").write_text(NETWORK)
     monkeypatch.syspath_prepend(str(tmp_path))
-    made = report(Settings(Sources("known_network:model", samples=40), seeds=tuple(range(8)), steps=12))
+    made = report(Settings(Sources("known_network:model", samples=40), seeds=tuple(range(8)), steps=12, regimes=True))
     model = made.subject.model
     level = model.schedule.grid(25)
     expected = sample(model, initial_noise(range(8, 48), 64, level[0]), level, dpmpp_2m).final
@@ -247,6 +319,7 @@ def test_own_samples_stand_for_data_that_are_not_at_hand(tmp_path: Path, monkeyp
     assert len(said) == 13
     assert not any("training" in statement for statement in said)
     assert made.left_out["claims on the training data"] == "samples of the model stand for them"
+    assert made.left_out["three regimes along the noise"].startswith("samples of the model stand for the data")
     write_report(made, tmp_path / "r", silent)
     for wrong, why in (({"samples": 19}, "20 to"), ({"samples": 40, "data": "a"}, "not both")):
         with pytest.raises(ValueError, match=why):

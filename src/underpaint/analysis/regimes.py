@@ -13,12 +13,16 @@ from torch import Tensor
 
 from ..bounds import SEEDS
 from ..noise import NoiseLevel
+from ..progress import Progress, silent
 from ..sampling.solvers import Solver, ancestral
 from ..sampling.trajectory import Callback, sample, seeded_noise
 from ..theory.cloud import as_rows
 from ..theory.denoiser import Denoiser
 from ..theory.moments import check_rows
 from ..theory.softmax import SoftmaxMean
+
+#: Log-weights that are held at once, and points that are weighed together at least.
+_LOGITS, _FEWEST = 1 << 22, 64
 
 
 def posterior_entropy(
@@ -28,17 +32,21 @@ def posterior_entropy(
     counts: Sequence[int] = (),
     order: Tensor | None = None,
     chunk: int = 2048,
+    progress: Progress = silent,
 ) -> Tensor:
     """Entropy H of the exact posterior weights w_i(x) of points [N, D], in nats; exp(H) is their perplexity.
 
     H = log sum_i exp(l_i) - sum_i w_i l_i with l_i = -|x - alpha x_i|^2 / 2 sigma^2 and w = softmax(l), up to a
-    constant of x. All is done in float64, in memory O(chunk (B + D)) and one pass.
+    constant of x. All is done in float64 and one pass over the points, in memory O(chunk (B + D)); where there are many
+    rows, chunks are smaller.
 
     Args:
         x: rows [B, D].
         level: one for all rows, or one for each; sigma > 0 and alpha > 0.
         counts: numbers of points to know, rising; all unless given.
         order: the order [N] in which points become known; that of the data unless given.
+        chunk: points that are weighed together, at most.
+        progress: told of each chunk.
 
     Returns:
         [len(counts), B] float64: entropies for the first so many points.
@@ -58,7 +66,9 @@ def posterior_entropy(
     centre = as_rows(points[order[:chunk]], torch.float64).mean(0)
     exact, square = alpha / sigma**2 * (x.double() - alpha * centre), (alpha / sigma) ** 2
     sums, found = SoftmaxMean(), []
+    chunk = min(chunk, max(_FEWEST, _LOGITS // max(1, len(x))))
     edges = sorted({*range(0, counts[-1], chunk), *counts})
+    advance = progress("weighing the data", len(edges) - 1)
     for start, stop in pairwise(edges):
         rows = as_rows(points[order[start:stop]], torch.float64) - centre
         logits = torch.addmm(-square * rows.square().sum(1) / 2, exact, rows.T)
@@ -66,6 +76,7 @@ def posterior_entropy(
         sums.add(logits.clone().unsqueeze(1), logits.unsqueeze(2))
         if stop in counts:
             found.append((sums.log_sum - sums.mean.squeeze(2)).squeeze(1))
+        advance()
     return torch.stack(found).clamp(min=0)
 
 

@@ -74,6 +74,14 @@ def report(
     classes: ClassesOption = None,
     guidance: GuidancesOption = None,
     negative: NegativeOption = None,
+    regimes: Annotated[
+        bool,
+        typer.Option(
+            "--regimes",
+            help="Show the three regimes along the noise, too: 32 seeds are cloned, for about a third more calls of "
+            "the network, and 64 images of the data are held out.",
+        ),
+    ] = False,
     folder: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for index.html, figures/ and results.json.")
     ] = Path("report"),
@@ -100,7 +108,7 @@ def report(
 
     asked = ((*(prompts or ()), *(classes or ())), tuple(guidance or (1.0,)), negative)
     sources = Sources(model, data, split, column, labelled, gaussian, device, dtype, samples)
-    settings = Settings(sources, chosen, steps, solver, 5000 if full else 300, full, *asked)
+    settings = Settings(sources, chosen, steps, solver, 5000 if full else 300, full, *asked, regimes)
     with kept_in(folder / "parts"), progress_bars(quiet) as progress:
         computed = compute(settings, progress, folder / "parts")
         from ..figures.report_page import write_report

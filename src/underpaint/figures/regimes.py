@@ -2,28 +2,103 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.offsetbox import AnnotationBbox, OffsetImage
+from matplotlib.ticker import LogLocator
+from torch import Tensor
 
-from ..recipes.regimes import Regimes
+from ..recipes.shared.regimes import Regimes
 from .folder import write_result
 from .style import ACCENT, COLOURS, MODES, QUIET, new_figure, noise_axis, styled
+
+#: Inches of the figure, of its axis of σ/α about, of a row of pictures, and of a picture.
+_WIDTH, _AXIS, _ROW, _PICTURE = 7.6, 6.4, 0.66, 0.6
+#: What pictures are, from the top.
+_STRIPS = {"exact": "exact score", "network": "network", "one end": "one end", "another": "another"}
+_NAMES = ("I: one cloud", "II: classes", "III: single points")
 
 
 @styled
 def along(result: Regimes) -> Figure:
-    """Over one axis: pairs of clones that end in one class, the perplexity of the exact posterior by number of points,
-    and what exact score and Gaussian explain of the network; what is predicted as vertical lines."""
-    figure, (upper, middle, lower) = new_figure(8.0, 8.2, rows=3, sharex=True)
-    _speciation(upper, result)
-    _collapse(middle, result)
-    _departure(lower, result)
-    noise_axis(lower)
+    """Over one axis: what exact score and network expect of the first seed's states, and two ends of each; pairs of
+    clones that end in one class; the perplexity of the exact posterior by number of points; and what exact score and
+    Gaussian explain of the network. What is predicted are dashed lines, the regimes bands."""
+    tall = len(_STRIPS) * _ROW + 0.3
+    figure, axes = new_figure(_WIDTH, tall + 5.4, rows=4, sharex=True, height_ratios=(tall, 1.8, 1.8, 1.8))
+    for panel, draw in zip(axes, (_pictures, _speciation, _collapse, _departure), strict=True):
+        draw(panel, result)
+    noise_axis(axes[-1])
+    axes[-1].set_xlim(*span(result))
+    axes[-1].xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter="{x:g}")
+    _name_regimes(axes, result)
     return figure
+
+
+def span(result: Regimes) -> tuple[float, float]:
+    """The highest and lowest σ/α that is shown: those of clones and of the collapse, and half a picture more."""
+    ratio = torch.cat([result.speciation.ratio, result.collapse.ratio])
+    return 1.3 * float(ratio.max()), float(ratio.min()) / 1.3
+
+
+def borders(result: Regimes) -> tuple[float, float] | None:
+    """The σ/α between the regimes, as measured; None where they were not found, or are in no order."""
+    born, fallen = result.speciation.measured, result.collapse.measured[-1]
+    return (born, fallen) if born > fallen else None  # NaN is above nothing
+
+
+def _name_regimes(axes: Any, result: Regimes) -> None:
+    """Bands in all panels, and their names above the first."""
+    found = borders(result)
+    if found is None:
+        return
+    high, low = span(result)
+    edges = (high, *found, low)
+    for panel in axes:
+        panel.axvspan(edges[1], edges[2], color=COLOURS["mixture"], alpha=0.09, linewidth=0, zorder=0)
+        panel.axvspan(edges[2], edges[3], color=COLOURS["exact"], alpha=0.11, linewidth=0, zorder=0)
+    for name, left, right in zip(_NAMES, edges, edges[1:], strict=False):
+        middle, where = math.sqrt(left * right), axes[0].get_xaxis_transform()
+        axes[0].text(middle, 1.01, name, transform=where, ha="center", va="bottom", fontweight="bold")
+
+
+def _pictures(axes: Axes, result: Regimes) -> None:
+    """Rows of pictures at their σ/α, as many as there is room for."""
+    ratio, (high, low) = result.speciation.ratio, span(result)
+    shown = apart(ratio.log(), math.log(high / low) * _PICTURE / _AXIS)
+    axes.set_ylim(len(_STRIPS) - 0.5, -0.5)
+    axes.set_yticks(range(len(_STRIPS)), _STRIPS.values())
+    axes.tick_params(length=0)
+    axes.tick_params(axis="x", which="both", length=0)
+    axes.spines[:].set_visible(False)
+    axes.grid(False)
+    for row, name in enumerate(_STRIPS):
+        for place in shown:
+            box = AnnotationBbox(_picture(result.strips[name][place]), (float(ratio[place]), row), frameon=False, pad=0)
+            axes.add_artist(box)
+    for label, colour in zip(axes.get_yticklabels(), (COLOURS["exact"], COLOURS["network"]), strict=False):
+        label.set_color(colour)
+
+
+def apart(places: Tensor, least: float) -> list[int]:
+    """Indices of falling places [N] that lie at least so far apart, from the first on."""
+    kept: list[int] = []
+    for index, place in enumerate(places.tolist()):
+        if not kept or float(places[kept[-1]]) - place >= least:
+            kept.append(index)
+    return kept
+
+
+def _picture(image: Tensor) -> OffsetImage:
+    """An image [C, H, W] in [0, 1] at the size of the strips."""
+    pixels, zoom = image.clamp(0, 1).movedim(0, 2), _PICTURE * 72 / max(image.shape[1:])
+    shown = pixels.expand(-1, -1, 3) if len(image) == 1 else pixels
+    return OffsetImage(shown.numpy(), zoom=zoom, interpolation="nearest")
 
 
 def _speciation(axes: Axes, result: Regimes) -> None:
@@ -35,7 +110,7 @@ def _speciation(axes: Axes, result: Regimes) -> None:
     then = f", but for a nudge of {part.nudge:g} of the noise," if part.nudge else ""
     title = f"pairs that share their state down to σ/α{then} and end in one class"
     axes.set(title=title, ylim=(0, 1.03), ylabel="share")
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper left")
 
 
 def _collapse(axes: Axes, result: Regimes) -> None:
@@ -58,7 +133,9 @@ def _departure(axes: Axes, result: Regimes) -> None:
         axes.fill_between(part.ratio, summary.low, summary.high, color=COLOURS[name], alpha=0.15, linewidth=0)
     if part.left == part.left:
         axes.axvline(part.left, color=QUIET, linestyle=":", label="the network leaves the exact score")
-    axes.set(title="what denoisers of the data explain of the network", ylim=(0, 1.03), ylabel="explained variance")
+    least = min(float(summary.low.min()) for summary in part.explained.values())
+    axes.set(title="what denoisers of the data explain of the network", ylim=(max(0.0, least - 0.05), 1.03))
+    axes.set_ylabel("explained variance")
     axes.legend(loc="lower left")
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from ..recipes.report.build import Report
-from . import curves, pictures
+from . import curves, pictures, regimes
 
 
 @dataclass(frozen=True)
@@ -216,6 +216,33 @@ def _decided_samples(report: Report) -> str:
     )
 
 
+_BETWEEN = (
+    " Between the first two of these levels (green) the class is settled, and no image of the data has all of the "
+    "weight: there a network can follow the exact score and still make something new."
+)
+
+
+def _regimes(report: Report) -> str:
+    part = report.regimes
+    if part is None:
+        return ""
+    born, count = part.speciation, len(part.setup["seeds"])
+    between = "" if regimes.borders(part) is None else _BETWEEN
+    return (
+        "Pictures: what the exact score of the data and the network expect of the first seed's state at each σ/α, and "
+        "two images that it ends in when the rest of the way is drawn at random. Far left these two have nothing in "
+        f"common; far right they are one image. First curve: the share of {count} such pairs that end in one class "
+        f"({born.classes}); by chance it is {100 * born.chance:.3g} %. Second: how many images of the data share the "
+        "exact posterior of a noisy image that is not among them, by how many are known. Third: what the exact score "
+        f"and the Gaussian explain of the network. {part.finding}{between} A jump by teleport should land where the "
+        "share is still near chance; further down it decides the class in the network's place."
+    )
+
+
+def _regime_figure(report: Report) -> Figure | None:
+    return None if report.regimes is None else regimes.along(report.regimes)
+
+
 REPORT_FIGURES = (
     ReportFigure("film-strips", "Painting in three films", pictures.film_strips, _film),
     ReportFigure("geometry", "Trajectories are planar rotations", curves.trajectory_geometry, _geometry),
@@ -231,6 +258,7 @@ REPORT_FIGURES = (
     ReportFigure("perturbed-samples", "Nudges: what they change", pictures.perturbed_samples, _perturbed),
     ReportFigure("decided", "What is decided when", curves.decided, _decided),
     ReportFigure("decided-samples", "What is decided when: pictures", pictures.decided_samples, _decided_samples),
+    ReportFigure("regimes", "Three regimes along the noise", _regime_figure, _regimes),
     ReportFigure("case-samples", "Prompts and guidance: pictures", pictures.case_samples, _cases),
     ReportFigure("case-geometry", "Prompts and guidance: geometry", curves.case_geometry, _case_geometry),
 )

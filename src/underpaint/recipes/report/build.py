@@ -24,6 +24,7 @@ from ...sampling.trajectory import Trajectory
 from ..shared.check import check_case
 from ..shared.checkpoints import Parts, gaussian_tensors
 from ..shared.model_and_data import ModelAndData, load_model_and_data
+from ..shared.regimes import IMAGES, Collapse, Departure, Generalisation, Regimes, Speciation
 from ..shared.request import Conditioning, Request, cases
 from ..shared.results import PICTURE, picture
 from .claims import HIGH_NOISE, Claim, judge
@@ -40,6 +41,7 @@ from .network_against_theory import (
     measure_hybrid,
     measure_perturbation,
 )
+from .regimes import calls_of_regimes, regimes_of, shows_regimes
 from .settings import Settings
 from .trajectories import (
     COMPARED,
@@ -57,13 +59,18 @@ from .trajectories import (
 _KEPT = (
     Agreement,
     Check,
+    Collapse,
     Conditions,
     Decided,
+    Departure,
     Finding,
+    Generalisation,
     Geometry,
     Hybrid,
     NoiseLevel,
     Perturbation,
+    Regimes,
+    Speciation,
     Summary,
     Trajectory,
 )
@@ -91,6 +98,7 @@ class Report:
     perturbation: Perturbation
     conditions: Conditions | None
     decided: Decided | None
+    regimes: Regimes | None
     claims: tuple[Claim, ...]
     plain_claims: tuple[Claim, ...]
     left_out: dict[str, str]
@@ -115,13 +123,14 @@ def report(settings: Settings, progress: Progress = silent, parts: Path | None =
     model = settings.sources.load()
     listed = cases(asked, model)
     own = max(settings.seeds) + 1  # the first seed of samples that stand for data
-    subject = load_model_and_data(settings.sources, case=listed[0], progress=progress, model=model, first=own)
+    held = IMAGES if settings.regimes else 0
+    subject = load_model_and_data(settings.sources, 10, listed[0], progress, held, model, own)
     keep = make_only if parts is None else Parts(parts, _identity(settings, subject), _KEPT)
     checked = keep("check", partial(check_case, model, listed[0], progress))
     level = subject.model.schedule.grid(settings.steps)
     solver = find_solver(settings.solver)
     calls = calls_of_report(settings, subject, len(listed))
-    whole = Whole(progress, f"report, about {calls:,} calls of the network for one image; sections", 10)
+    whole = Whole(progress, f"report, about {calls:,} calls of the network for one image; sections", 11)
     trajectory = keep(
         "trajectory", partial(subject.sample, subject.denoise, settings.seeds, level, solver, "network", progress)
     )
@@ -130,7 +139,8 @@ def report(settings: Settings, progress: Progress = silent, parts: Path | None =
     for name, found in _sections(subject, listed, trajectory, settings, keep, progress):
         sections[name] = found
         whole.advance()
-    plain = _plain(subject, settings, keep, progress) if checked.sound and asks_for_nothing(subject) else {}
+    also = checked.sound and asks_for_nothing(subject)
+    plain = _plain(subject, settings, keep, progress, sections["regimes"]) if also else {}
     setup = describe(settings, subject, trajectory, time.monotonic() - began)
     found = Report(
         setup=setup,
@@ -139,7 +149,7 @@ def report(settings: Settings, progress: Progress = silent, parts: Path | None =
         trajectory=trajectory,
         subject=subject,
         claims=judge(sections, subject.own) if checked.sound else (),
-        left_out=left_out(subject, sections),
+        left_out=left_out(settings, subject, sections),
         plain_claims=judge(sections | plain) if plain else (),
         **sections,
     )
@@ -172,6 +182,8 @@ def _sections(
     yield "perturbation", keep("perturbation", partial(measure_perturbation, *given))
     yield "conditions", keep("conditions", partial(compare_cases, subject, listed, settings, progress))
     yield "decided", keep("decided", partial(measure_decided, subject, progress=progress))
+    shown = shows_regimes(settings, subject)
+    yield "regimes", keep("regimes", partial(regimes_of, *given)) if shown else None
 
 
 def asks_for_nothing(subject: ModelAndData) -> bool:
@@ -179,8 +191,11 @@ def asks_for_nothing(subject: ModelAndData) -> bool:
     return subject.case.condition is not None and subject.model.null is not None
 
 
-def _plain(subject: ModelAndData, settings: Settings, keep: Keep, progress: Progress) -> dict[str, Any]:
-    """The sections on which claims rest and that figures show, once more for the network that is asked for nothing."""
+def _plain(
+    subject: ModelAndData, settings: Settings, keep: Keep, progress: Progress, known: Regimes | None = None
+) -> dict[str, Any]:
+    """The sections on which claims rest and that figures show, once more for the network that is asked for nothing;
+    ``known`` are the regimes of that which is asked for something, if they are shown."""
     anything = replace(subject, case=Conditioning())
     level, solver = anything.model.schedule.grid(settings.steps), find_solver(settings.solver)
     run = partial(anything.sample, anything.denoise, settings.seeds, level, solver, "without a condition", progress)
@@ -195,6 +210,7 @@ def _plain(subject: ModelAndData, settings: Settings, keep: Keep, progress: Prog
         "agreement": keep("plain-agreement", partial(measure_agreement, *given)),
         "hybrid": keep("plain-hybrid", partial(measure_hybrid, *given)),
         "perturbation": keep("plain-perturbation", partial(measure_perturbation, *given)),
+        "regimes": known and keep("plain-regimes", partial(regimes_of, *given, known.collapse)),
     }
 
 
@@ -202,12 +218,13 @@ def calls_of_report(settings: Settings, subject: ModelAndData, conditions: int) 
     """Calls of the network, for one image each, that all sections make together."""
     seeds, compared = len(settings.seeds), conditions * (conditions > 1)
     run = seeds * settings.steps + calls_of_hybrid(settings) + calls_of_perturbation(settings, subject)
+    run += calls_of_regimes(settings, subject) if shows_regimes(settings, subject) else 0
     plain = calls_of_frechet(subject, settings.samples, settings.respent) + calls_of_decided(subject)
     plain += run if asks_for_nothing(subject) else 0
     return subject.calls * (run + compared * min(seeds, COMPARED) * settings.steps) + plain
 
 
-def left_out(subject: ModelAndData, sections: dict[str, Any]) -> dict[str, str]:
+def left_out(settings: Settings, subject: ModelAndData, sections: dict[str, Any]) -> dict[str, str]:
     """Why a section is not there, by its title; and a claim, where no measured level is in its range."""
     why = {}
     if sections["frechet"] is None:
@@ -220,6 +237,13 @@ def left_out(subject: ModelAndData, sections: dict[str, Any]) -> dict[str, str]:
         why["claims on the training data"] = "samples of the model stand for them"
     if sections["decided"] is None:
         why["what is decided when"] = "nothing in the box finds the objects of these pictures"
+    if sections["regimes"] is None:
+        more = subject.calls * calls_of_regimes(settings, subject)
+        why["three regimes along the noise"] = (
+            "samples of the model stand for the data, and no image is known that those lack"
+            if subject.own
+            else f"they take about {more:,} more calls of the network for one image; ask for them with --regimes"
+        )
     if sections["conditions"] is None:
         why["prompts and guidance"] = "one condition and guidance were asked for; give several to compare them"
     if subject.case.condition is not None and not asks_for_nothing(subject):

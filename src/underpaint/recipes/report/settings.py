@@ -13,7 +13,8 @@ from ..shared.model_and_data import Sources
 
 @dataclass(frozen=True)
 class Settings:
-    """What to run: ``samples`` for each Fréchet distance, and whether the *re-spent* accounting is measured too.
+    """What to run: ``samples`` for each Fréchet distance, whether the *re-spent* accounting is measured too, and
+    whether the three ``regimes`` along the noise are, for which images are held out of the data.
 
     Of several conditions (prompts, classes) and guidance weights, the report is about the first of each; all of them
     are compared in a section of their own.
@@ -28,6 +29,7 @@ class Settings:
     conditions: tuple[Condition, ...] = ()
     guidance: tuple[float, ...] = (1.0,)
     negative: str | None = None
+    regimes: bool = False
 
     def __post_init__(self) -> None:
         if len(self.seeds) < 8:
