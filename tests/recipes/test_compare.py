@@ -18,9 +18,17 @@ from underpaint.cli import app
 from underpaint.data.datasets import ImageData
 from underpaint.figures.comparison import write_comparison
 from underpaint.noise import DDPM, EDM, NoiseLevel
-from underpaint.recipes.compare import comparison as recipe
+from underpaint.recipes.compare import comparison as recipe, families
 from underpaint.recipes.compare.comparison import Comparison, Settings, compare, nearest_levels, tables
-from underpaint.recipes.compare.families import States, Sweep, Sweeps, controls, known_rows, local_families, shared_rows
+from underpaint.recipes.compare.families import (
+    States,
+    Sweep,
+    Sweeps,
+    controls,
+    count_shared,
+    known_rows,
+    local_families,
+)
 from underpaint.recipes.shared.model_and_data import ModelAndData, hold_out, with_labels
 from underpaint.recipes.shared.results import table
 from underpaint.theory.cloud import PointCloud
@@ -156,8 +164,17 @@ def test_mixtures_of_more_components_are_fitted_by_k_means(run: Compare) -> None
 
 def test_shared_patches_know_as_many_images_as_are_asked_for() -> None:
     """And a control row says what their number does; their images are within a thousandth of those of all patches."""
-    what, rows = subject(), known_rows(subject(), 100)
-    assert [len(shared_rows(rows, count)) for count in (0, 7, 100)] == [2, 7, 100]
+    what = subject()
+    # (36 places)^2 x 5^2 numbers are 32,400 products for an image; small images leave room for all
+    assert [count_shared(what, replace(SMALL, shared=count)) for count in (0, 7, 100, 500)] == [100, 7, 100, 100]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(families, "_PRODUCTS", 32_400 * 9 + 1)
+        assert count_shared(what, SMALL) == 9
+        assert [count_shared(what, replace(SMALL, sizes=sizes)) for sizes in ((3,), (3, 7))] == [25, 4]
+        patch.setattr(families, "_PRODUCTS", 1)
+        assert count_shared(what, SMALL) == 1
+    assert count_shared(what, replace(SMALL, sizes=(9,))) == count_shared(what, replace(SMALL, local=0)) == 0
+    assert "exact, of 0" not in controls(what, replace(SMALL, sizes=(9,)))
     assert "exact, of 7" in controls(what, replace(SMALL, shared=7))
     made = local_families(what, replace(SMALL, shared=7))["shared patches"].make(3, 1.0)
     assert isinstance(made, LocalCloud)
@@ -242,7 +259,9 @@ def test_rows_are_held_out_of_the_test_split_or_set_aside() -> None:
 
 
 def test_releases_and_controls_know_as_many_points_as_local_denoisers(run: Compare) -> None:
-    found = run(subject(), replace(SMALL, components=(), ranks=(), sizes=(3,), widths=(0.5,), temperatures=(1.0,)))
+    small = replace(SMALL, components=(), ranks=(), sizes=(3,), widths=(0.5,), temperatures=(1.0,), shared=2)
+    found = run(subject(), small)
+    assert found.setup["shared"] == 2
     assert found.setup["releases"] == [
         "PCA locality .005", "PCA locality .05", "200 nearest", "200 nearest, smoothed", "GoldDiff",
     ]  # fmt: skip
@@ -305,8 +324,13 @@ def test_the_finding_names_the_best_denoiser(whole: Comparison) -> None:
     assert f"the denoiser called {best} explains most: {float(found[best].mean):.3f} ± " in whole.finding
     release = max(releases, key=lambda name: float(found[name].mean))
     assert f"{release} {float(found[release].mean):.3f}." in whole.finding
-    none = replace(whole, setup=whole.setup | {"releases": []})
+    (margin,) = [part for kind, part in whole.margin["trajectories"].items() if kind == f"blended less {release}"]
+    assert float(margin.mean) == pytest.approx(float(found["blended"].mean - found[release].mean))
+    told = f"by {float(margin.mean):+.3f} ± {float(margin.reach):.3f} on trajectories ({release}) and by +"
+    assert f" The blend explains more than the best release {told}" in whole.finding
+    none = replace(whole, setup=whole.setup | {"releases": []}, margin={"noised data": {}, "trajectories": {}})
     assert release not in none.finding
+    assert "The blend" not in none.finding
 
 
 def test_everything_is_written(whole: Comparison, run: Compare, tmp_path: Path) -> None:

@@ -25,12 +25,14 @@ from ...theory.stitched import Stitched
 from ..shared.model_and_data import ModelAndData, Sources, load_model_and_data
 from ..shared.request import Conditioning
 from ..shared.results import listed, picture, quantity, table
-from .families import States, Sweep, Sweeps, Swept, controls, released, sketch, sweep
+from .families import States, Sweep, Sweeps, Swept, controls, count_shared, released, sketch, sweep
 
 #: Classes beyond these are not measured.
 _CLASSES = 20
 #: Seeds whose samples are shown.
 _SHOWN = 8
+#: What margins of the blend over the best release are called, before its name.
+_BLENDED = "blended less "
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,8 @@ class Comparison:
 
     @property
     def finding(self) -> str:
-        """Which denoiser explains the network best on its own way, beside the plain ones and the best release."""
+        """Which denoiser explains the network best on its own way, beside the plain ones and the best release; and how
+        much more than any release the blend of ours explains, on all states."""
         found = self.overall["trajectories"]
         best = max(found, key=lambda name: float(found[name].mean))
         release = max(self.setup["releases"], key=lambda name: float(found[name].mean), default="")
@@ -101,8 +104,18 @@ class Comparison:
         return (
             f"Of the network's denoised images on its own trajectories, the denoiser called {best} explains most: "
             f"{float(found[best].mean):.3f} ± {float(found[best].reach):.3f} of the variance about the data mean, on "
-            f"average over the levels (1 is all). Others explain less: {told}."
+            f"average over the levels (1 is all). Others explain less: {told}.{self._beyond_releases()}"
         )
+
+    def _beyond_releases(self) -> str:
+        """How much more than the best release the blend explains, a sentence after others; none where there is none."""
+        told = [
+            f"by {float(part.mean):+.3f} ± {float(part.reach):.3f} on {states} ({kind.removeprefix(_BLENDED)})"
+            for states in ("trajectories", "noised data")
+            for kind, part in self.margin[states].items()
+            if kind.startswith(_BLENDED)
+        ]
+        return f" The blend explains more than the best release {listed(told)}." if told else ""
 
 
 def compare(settings: Settings, progress: Progress = silent) -> Comparison:
@@ -320,7 +333,7 @@ def describe(settings: Settings, subject: ModelAndData, seconds: float) -> dict[
         "seeds": list(settings.seeds),
         "local": settings.sweeps.local,
         "released": settings.sweeps.released or settings.sweeps.local,
-        "shared": settings.sweeps.shared,
+        "shared": count_shared(subject, settings.sweeps),
         "judged_on": subject.held.source if subject.held else "",
         "tuned_on": {"seeds": list(settings.tuning), "images": "half as many as are shown, others of those held out"},
         "seconds": round(seconds, 1),

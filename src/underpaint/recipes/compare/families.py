@@ -24,9 +24,10 @@ from ...theory.released import FreshlySmoothed, GoldDiff, NearestPoints, PCALoca
 from ..shared.model_and_data import ModelAndData, k_means_mixture
 from ..shared.results import quantity
 
-#: Unless told, a denoiser that shares patches knows one of so many data points, at most so many; and patches of at most
-#: this edge: its cost is that of all pairs of places. Its images are certain to this error, relative to their lengths.
-_SHARED, _MOST_SHARED, _WIDEST_SHARED, _ERROR = 50, 20, 7, 1e-3
+#: A denoiser that shares patches has patches of at most this edge, and unless told knows as many data points as take so
+#: many products for a state: its cost is that of all pairs of places. Its images are certain to this error, relative to
+#: their lengths.
+_WIDEST_SHARED, _PRODUCTS, _ERROR = 7, 1 << 32, 1e-3
 #: Temperatures that the exact score is tried at, besides those of all families.
 _HOT = (4.0, 8.0)
 
@@ -45,8 +46,8 @@ class Sweeps:
         widths: of the smoothing, as shares of the median distance between nearest data points.
         thresholds: of the Wiener filter, whose windows are wide where they are small.
         temperatures: of the softmax over points, for each value of a family that has one.
-        shared: data points, of the local ones, that denoisers know which share patches between places; 0 for one in
-            fifty, and at most twenty.
+        shared: data points, of the local ones, that denoisers know which share patches between places; 0 for as many as
+            are compared with a state in four thousand million products: 142 images of 28 x 28, all of small latents.
     """
 
     ranks: tuple[int, ...] = (0, 1, 4, 16, 64, 256)
@@ -196,8 +197,9 @@ def controls(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Denoiser]:
     """The exact score of as many points as the others know: what their number does."""
     if not sweeps.local:
         return {}
-    known, theirs = known_rows(subject, sweeps.local), known_rows(subject, sweeps.released or sweeps.local)
-    return {f"exact, of {len(rows):,}": PointCloud(rows) for rows in (theirs, known, shared_rows(known, sweeps.shared))}
+    counts = sweeps.released or sweeps.local, sweeps.local, count_shared(subject, sweeps)
+    every = [known_rows(subject, count) for count in counts if count]
+    return {f"exact, of {len(rows):,}": PointCloud(rows) for rows in every}
 
 
 def released(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Denoiser]:
@@ -226,9 +228,22 @@ def known_rows(subject: ModelAndData, count: int) -> Tensor:
     return subject.rows[torch.randperm(len(subject.rows), generator=torch.Generator().manual_seed(1))[:count]]
 
 
-def shared_rows(known: Tensor, count: int = 0) -> Tensor:
-    """Of these, those that denoisers know which share patches between places."""
-    return known[: count or min(_MOST_SHARED, max(1, len(known) // _SHARED))]
+def patch_sizes(subject: ModelAndData, sweeps: Sweeps) -> tuple[list[int], list[int]]:
+    """Edges of patches that are no whole images, and those of patches that places share; none of what is no image."""
+    if len(subject.model.shape) > 3:
+        return [], []
+    longest = max(picture_shape(subject.model.shape)[1:])
+    sizes = [size for size in sweeps.sizes if size < 2 * longest - 1]
+    return sizes, [size for size in sizes if size <= _WIDEST_SHARED]
+
+
+def count_shared(subject: ModelAndData, sweeps: Sweeps) -> int:
+    """How many of the local data points denoisers know that share patches between places."""
+    sizes, (channels, height, width) = patch_sizes(subject, sweeps)[1], picture_shape(subject.model.shape)
+    if not sizes or not sweeps.local:
+        return 0
+    products = (height * width) ** 2 * channels * max(sizes) ** 2
+    return min(len(subject.rows), sweeps.local, sweeps.shared or max(1, _PRODUCTS // products))
 
 
 def gaussian_families(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Family]:
@@ -251,10 +266,10 @@ def gaussian_families(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Family
 def local_families(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Family]:
     """Denoisers that know the data and, but for the first, do not repeat them."""
     known, shape, heat = known_rows(subject, sweeps.local), picture_shape(subject.model.shape), sweeps.temperatures
-    few, cloud, gaussian = shared_rows(known, sweeps.shared), PointCloud(known), subject.gaussian
+    few, cloud, gaussian = known[: count_shared(subject, sweeps)], PointCloud(known), subject.gaussian
     some = torch.arange(min(200, len(known)))
     spacing = float(other_nearest(known, some, apart=copy_distance(known)).median())
-    sizes = [size for size in sweeps.sizes if size < 2 * max(shape[1:]) - 1]
+    sizes, widths = patch_sizes(subject, sweeps)
     edge = "edge of the patches"
 
     def patches(rows: Tensor, shared: bool) -> Callable[[int, float], Denoiser]:
@@ -280,11 +295,9 @@ def local_families(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Family]:
             heat,
         ),
     }
-    if len(subject.model.shape) > 3:  # patches are of images
-        return every
     return every | {
         "patches": Family(edge, sizes, patches(known, False), heat),
-        "shared patches": Family(edge, [size for size in sizes if size <= _WIDEST_SHARED], patches(few, True), heat),
+        "shared patches": Family(edge, widths, patches(few, True), heat),
     }
 
 
