@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
 
@@ -16,12 +16,20 @@ from torch.testing import assert_close
 
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel
 from underpaint.sampling.trajectory import sample
-from underpaint.theory import cloud as cloud_module
+from underpaint.theory import pruning
 from underpaint.theory.cloud import PointCloud
 from underpaint.theory.shadows import Shadows, bounded, refined
 from underpaint.theory.softmax import SoftmaxMean
 
 LEVELS = [EDM()(0.01), EDM()(1.0), EDM()(80.0), DDPM()(500), Flow()(0.9), Flow()(1.0)]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def screening_costs_nothing() -> Iterator[None]:
+    """So that few points do to try it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pruning, "_ATTEMPT", 0.0)
+        yield
 
 
 def brute_force(points: Tensor, x: Tensor, level: NoiseLevel) -> tuple[Tensor, Tensor]:
@@ -261,7 +269,7 @@ def test_the_error_of_a_denoised_image_is_certain(
     x, level = alpha * torch.cat(states).float(), NoiseLevel(alpha, sigma)
     exact = brute_force(points, x, level)[1]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cloud_module, "multiplies_halves", lambda _: halves)
+        patch.setattr(pruning, "multiplies_halves", lambda _: halves)
         for basis in (None, torch.eye(24)[:, :6]):
             assert relative(PointCloud(points, 32, basis=basis, error=error)(x, level), exact) <= error
 
@@ -293,8 +301,46 @@ def test_rounding_of_log_weights_counts_in_what_is_certain(rounding: float, cert
     points = torch.tensor([[0.0], [2.0]], dtype=torch.float64)
     cloud, sums = PointCloud(points, error=0.01), SoftmaxMean()
     sums.add(torch.zeros(1, 2, dtype=torch.float64), points, points.square().sum(1) / 2)
-    found = cloud._within(sums, sums.mean, torch.tensor([[rounding]], dtype=torch.float64))
+    found = cloud._within(sums, sums.mean, torch.tensor([[rounding]], dtype=torch.float64), rounding)
     assert found.tolist() == [certain]
+
+
+@pytest.mark.parametrize(("rounding", "certain"), [(0.0, True), (0.004, True), (0.005, False)])
+def test_without_lengths_all_points_count_as_the_furthest(rounding: float, certain: bool) -> None:
+    """Points 0 and 2, mean 1: 1.05 t 2 and what was left out, a 32nd of the error times 2, against the error .01."""
+    points = torch.tensor([[0.0], [2.0]], dtype=torch.float64)
+    cloud, sums = PointCloud(points, error=0.01), SoftmaxMean()
+    sums.add(torch.zeros(1, 2, dtype=torch.float64), points)
+    found = cloud._within(sums, sums.mean, torch.tensor([[rounding]], dtype=torch.float64), rounding)
+    assert found.tolist() == [certain]
+
+
+def test_at_high_noise_no_point_is_asked_twice(normal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The level alone says that all matter there: no sample, no basis, no lengths, and the image is certain all the
+    same; one state that is much shorter than the data is taken again."""
+    points = (2 + normal(3000, 20)).float()
+    cloud, level = PointCloud(points, error=1e-3), EDM()(5.0)
+    states = torch.cat([points[:7] + 5 * normal(7, 20, seed=1).float(), -60 * torch.ones(1, 20)])
+    exact = brute_force(points, states, level)[1]
+    asked: list[Tensor] = []
+    monkeypatch.setattr(pruning, "_share", lambda short: asked.append(short) or 1.0)
+    monkeypatch.setattr(pruning, "principal_basis", lambda rows: pytest.fail("no basis is needed"))
+    assert relative(cloud(states[:7], level), exact[:7]) <= 1e-3
+    assert not asked
+    assert relative(cloud(states, level), exact) <= 1e-3
+    cloud(states[:7], EDM()(0.5))
+    assert len(asked) == 1  # where it may be otherwise
+
+
+def test_screening_is_not_tried_for_few_points_or_beside_much_noise(normal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes to try is as much as to read 2,500 points of dimension 60."""
+    monkeypatch.setattr(pruning, "_ATTEMPT", 150_000.0)
+    for count, sigma, pays in [(1000, 0.05, False), (30_000, 0.05, True), (30_000, 3.0, False)]:
+        points = (normal(count, 60) * torch.logspace(1, -1.5, 60)).float()
+        scaled = (points[:4] + sigma * normal(4, 60, seed=1).float()).double() / sigma**2
+        none = torch.zeros(4, 1, dtype=torch.float64)
+        outlook = PointCloud(points, error=1e-3)._pruning.outlook(scaled, torch.tensor(1 / sigma**2), none)
+        assert outlook.pays == pays
 
 
 def test_what_cannot_be_certain_is_taken_from_all_points_in_float64(normal, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,12 @@ from torch import Tensor
 from ..noise import NoiseLevel
 from .denoiser import check_levels, check_states
 from .moments import check_rows
-from .shadows import Shadow, Shadows, bounded, multiplies_halves, principal_basis, refined, taken
+from .pruning import Outlook, Pruning
+from .shadows import taken
 from .softmax import SoftmaxMean
+
+#: To copy a point costs as much as its product with so many states.
+_COPIED = 16
 
 
 def as_rows(points: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -106,32 +110,11 @@ class PointCloud:
         return f"PointCloud({len(self.points)} points, dimension {self.dimension}{basis}{error})"
 
     @cached_property
-    def _some(self) -> tuple[Tensor, Tensor]:
-        """Points that tell, in a call, what could be spared, and their half squared norms."""
-        count = max(1, min(128, self._together, len(self.points) // 16))
-        chosen = torch.randperm(len(self.points), generator=torch.Generator().manual_seed(0))[:count]
-        chosen = chosen.sort().values.to(self.points.device)
-        return self._rows(self.points[chosen], self._dtype), self._half_norms[chosen]
+    def _pruning(self) -> Pruning:
+        def rows(index: Tensor | slice) -> Tensor:
+            return self._rows(taken(self.points, index), self._dtype)
 
-    @cached_property
-    def _some_shadows(self) -> Shadow:
-        rows, half_norms = self._some
-        return self._shadows.cast(rows, 2 * half_norms)
-
-    @cached_property
-    def _shadows(self) -> Shadows:
-        if self.basis is not None:
-            basis = torch.linalg.qr(self.basis.to(self.points.device, torch.float64)).Q.to(self._dtype)
-        else:
-            chosen = torch.randperm(len(self.points), generator=torch.Generator().manual_seed(1))[:8192]
-            basis = principal_basis(self._rows(self.points[chosen.to(self.points.device)], self._dtype))
-        return Shadows(
-            lambda part: self._rows(self.points[part], self._dtype),
-            2 * self._half_norms,
-            basis,
-            self._together,
-            self._dtype == torch.float32 and multiplies_halves(self.points.device),
-        )
+        return Pruning(rows, self._half_norms, self.basis, self._together, self._margin)
 
     @staticmethod
     def of_class(
@@ -223,28 +206,44 @@ class PointCloud:
 
         ``rounding`` bounds the error of float32 log-weights [B, 1]; infinite, all is done in float64.
         """
-        allowed = self.tolerance if self.error is None else min(2 * self.error, 0.01)
-        careful = self._dtype != torch.float64 and not float(rounding.max()) <= allowed
-        floor, slack, matter = self._sampled(exact.detach(), square, rounding)
+        allowed, worst = self.tolerance if self.error is None else min(2 * self.error, 0.01), float(rounding.max())
+        careful = self._dtype != torch.float64 and not worst <= allowed
+        outlook, known = Outlook(rounding, rounding), exact.detach()
+        if (self.basis is not None or self.error is not None) and math.isfinite(worst):
+            outlook = self._pruning.outlook(known, square, rounding)
         rows, sums = exact.to(self._dtype), SoftmaxMean()
-        relevant = self._all() if matter > 0.5 else self._unpruned(exact.detach(), square, floor, slack, matter, sums)
-        for part, half_norms in relevant:
+        lost = (0 * rounding, 0.0) if careful and math.isfinite(worst) else (rounding, worst)
+        spread, enough = self._spread_matters(lost[1]), len(rows) / (len(rows) + _COPIED)
+        for index in self._pruning.relevant(known, square, outlook, sums):
+            part, half_norms = taken(self.points, index), taken(self._half_norms, index)
             block, bias = self._rows(part, self._dtype), -square * half_norms
             logits = torch.addmm(bias.to(block), rows, block.T)
-            if careful or matter <= 0.5:
+            if careful or enough >= outlook.matter:
                 best = torch.clamp(logits.detach().amax(1, keepdim=True), min=sums.top)
                 near = (~(logits < best - 2 * rounding - self._margin)).any(0).nonzero().squeeze(1)
                 if careful:
                     block = self._rows(taken(part, near), torch.float64)
                     logits, half_norms = torch.addmm(bias[..., near], exact, block.T), half_norms[near]
-                elif 2 * len(near) < len(block):
+                elif len(near) < enough * len(block):
                     block, logits, half_norms = block[near], logits.index_select(1, near), half_norms[near]
             if len(block):
-                sums.add(logits, block, None if self.error is None else half_norms.to(logits))
+                sums.add(logits, block, half_norms.to(logits) if spread else None)
         mean = sums.mean if self._origin is None else sums.mean + self._origin
-        return sums.log_sum, mean, self._within(sums, mean.detach(), 0 * rounding if careful else rounding)
+        return sums.log_sum, mean, self._within(sums, mean.detach(), *lost)
 
-    def _within(self, sums: SoftmaxMean, mean: Tensor, rounding: Tensor) -> Tensor:
+    def _spread_matters(self, rounding: float) -> bool:
+        """Whether what is certain has to be told from how far apart the points are that weigh most: not where
+        three quarters of the length of the data's mean would do if they were as far apart as any."""
+        if self.error is None:
+            return False
+        return not self._moved_at_most(rounding) <= 0.75 * self.error * self._length_of_mean
+
+    def _moved_at_most(self, rounding: float) -> float:
+        """By what is left out and by rounding, whatever the points are that weigh most."""
+        assert self.error is not None
+        return (2 * self._left_out + 1.05 * rounding) * self._farthest * (1 + self.error)
+
+    def _within(self, sums: SoftmaxMean, mean: Tensor, rounding: Tensor, worst: float) -> Tensor:
         """Which means [B, D] are certain to be within the error, relative to their own lengths; all, where none is
         asked for or nothing was left out or rounded.
 
@@ -252,21 +251,27 @@ class PointCloud:
         the points left out. Errors t_i of log-weights move m by the covariance of the factors e^t_i with the points: to
         first order by at most the root mean square of t_i times the deviation of the points, and by at most 1.05 times
         that for t_i up to .01. Of the largest t_i, that of a point has the share that its length has of the largest.
+        Where the sums do not know the points' lengths, all count as the largest.
         """
-        if self.error is None or not bool(torch.isfinite(rounding).all()):
+        if self.error is None or not math.isfinite(worst):
             return torch.ones(len(mean), dtype=torch.bool, device=mean.device)
-        inside = sums.mean.detach().double().norm(dim=1)
+        length = torch.linalg.vector_norm(mean, dim=1, dtype=torch.float64)
+        if not sums.know_others:
+            return self._moved_at_most(worst) <= self.error * length
+        inside = torch.linalg.vector_norm(sums.mean.detach(), dim=1, dtype=torch.float64)
         squares = 2 * sums.mean_of_others.detach().double()
-        spread = (squares - inside.square()).clamp(min=0).sqrt()
-        left_out = len(self.points) * math.exp(-self._margin) * (inside + self._farthest)
-        lengths = squares.sqrt() / max(self._farthest, 1e-300)
-        moved = left_out + 1.05 * rounding.squeeze(1) * lengths * spread
-        return moved * (1 + self.error) <= self.error * mean.double().norm(dim=1)
+        spread = (squares * torch.addcmul(squares, inside, inside, value=-1).clamp(min=0)).sqrt()
+        moved = 2 * self._left_out * self._farthest + 1.05 / max(self._farthest, 1e-300) * rounding.squeeze(1) * spread
+        return moved * (1 + self.error) <= self.error * length
 
     @cached_property
     def _farthest(self) -> float:
         """The largest distance of a point from the origin."""
         return float((2 * self._half_norms.max()).sqrt())
+
+    @cached_property
+    def _length_of_mean(self) -> float:
+        return float(self.mean.norm())
 
     def _rounding(self, exact: Tensor, square: Tensor) -> Tensor:
         """A bound on the error of log-weights in the working dtype, [B, 1]: products of lengths to 16,384 were seen to
@@ -275,84 +280,15 @@ class PointCloud:
         return 4 * torch.finfo(self._dtype).eps * size
 
     @property
+    def _left_out(self) -> float:
+        """N points whose log-weights lie so far below the largest that they do not matter weigh in sum less than the
+        rounding unit, or than a 64th of the error."""
+        return torch.finfo(self._dtype).eps if self.error is None else self.error / 64
+
+    @property
     def _margin(self) -> float:
-        """N points whose log-weights lie this far below the largest weigh in sum less than the rounding unit, or than a
-        64th of the error."""
-        share = torch.finfo(self._dtype).eps if self.error is None else self.error / 64
-        return math.log(len(self.points) / share)
-
-    def _all(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Points as they are stored and their half squared norms, chunk by chunk."""
-        return zip(self.points.split(self._together), self._half_norms.split(self._together), strict=True)
-
-    def _sampled(self, exact: Tensor, square: Tensor, rounding: Tensor) -> tuple[Tensor, Tensor, float]:
-        """A log-weight that is reached [B, 1]; what one that matters may lack of the largest [B, 1]; and the share of
-        points that matter, by a sample: 1 where no point may be left out."""
-        if (self.basis is None and self.error is None) or not bool(torch.isfinite(rounding).all()):
-            return rounding, rounding, 1.0
-        rows, half_norms = self._some
-        logits = torch.addmm((-square * half_norms).to(rows), exact.to(rows), rows.T)
-        top, slack = logits.amax(1, keepdim=True), self._margin + 4 * rounding
-        return top, slack, float((logits >= top - slack).any(0).double().mean())
-
-    def _unpruned(
-        self, exact: Tensor, square: Tensor, top: Tensor, slack: Tensor, matter: float, sums: SoftmaxMean
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same of all points that can matter; a point is left out whose bound is not near enough to the largest
-        log-weight known. All of them, where to tell them apart costs more."""
-        query, known = self._shadows.query(exact), self._shadows.points
-        plan: list[int] = []  # the blocks after which points are left out
-        slack = slack + 4 * self._shadows.loss * exact.norm(dim=1, keepdim=True) * self._farthest
-        for part in self._parts(len(exact)):
-            top = torch.clamp(top, min=sums.top).double()
-            estimate, stage = (-square * self._half_norms[part]).to(self._dtype), 0
-            index: Tensor | slice = part
-            found = torch.arange(part.start, min(part.stop, len(self.points)), device=exact.device)
-            while stage <= (plan or [0])[-1] and len(found):
-                estimate = refined(estimate, query, stage, taken(known.coordinates[stage], index))
-                if not plan or stage in plan:
-                    top = torch.maximum(top, self._exactly(exact, square, found[estimate.argmax(1)]))
-                if not plan:
-                    plan, cost = self._cheapest(square, query, (top - slack).to(estimate))
-                    if cost > (1 + matter) * self.dimension:
-                        yield from self._all()
-                        return
-                if stage in plan:
-                    bounds = bounded(estimate, query, stage, taken(known.lengths[stage], index))
-                    kept = ((bounds - (top - slack).to(estimate)).amax(0) >= 0).nonzero().squeeze(1)
-                    estimate, found = estimate.index_select(1, kept), found[kept]
-                    index = found
-                stage += 1
-            if len(found):
-                yield from ((taken(self.points, few), self._half_norms[few]) for few in found.split(self._together))
-
-    def _exactly(self, exact: Tensor, square: Tensor, index: Tensor) -> Tensor:
-        """Log-weights of one point for each row, [B, 1] float64."""
-        product = (exact * self._rows(taken(self.points, index), torch.float64)).sum(1, keepdim=True)
-        return product - square * self._half_norms[index].unsqueeze(1)
-
-    def _cheapest(self, square: Tensor, query: Shadow, floor: Tensor) -> tuple[list[int], float]:
-        """After which blocks to leave points out, by a sample, and how much there is to do, in numbers read a point.
-
-        Where more than half of the points stay, to pick them out costs more than to go on with all."""
-        done, share, plan, costs = 0.0, 1.0, [], []
-        estimate, sample = (-square * self._some[1]).to(floor), self._some_shadows
-        for stage, width in enumerate(self._shadows.widths):
-            done += share * width * self._shadows.price
-            estimate = refined(estimate, query, stage, sample.coordinates[stage])
-            bounds = bounded(estimate, query, stage, sample.lengths[stage])
-            left = float((bounds >= floor).any(0).double().mean())
-            costs.append(done + left * 2 * self.dimension)
-            if 2 * left < share:
-                plan.append(stage)
-                share = left
-        last = costs.index(min(costs))
-        return [*(stage for stage in plan if stage < last), last], min(costs)
-
-    def _parts(self, batch: int) -> list[slice]:
-        """All points, in parts whose bounds take no more room than a chunk of points."""
-        size = self._together * max(1, self.dimension // batch)
-        return [slice(start, start + size) for start in range(0, len(self.points), size)]
+        """How far that is."""
+        return math.log(len(self.points) / self._left_out)
 
 
 def _half_norms(rows: Tensor) -> Tensor:

@@ -62,6 +62,12 @@ class Shadows:
         #: by how much, at most, inner products are off as shares of |x| |y|: the basis is not quite orthonormal
         self.loss = float(product.norm()) + 32 * torch.finfo(basis.dtype).eps
 
+    @cached_property
+    def _inside(self) -> Tensor:
+        """Whether a coordinate lies in a band, ones and zeros [R, W] float64."""
+        place = torch.bucketize(torch.arange(self._bands[-1]), torch.tensor(self._bands), right=True)
+        return torch.nn.functional.one_hot(place, len(self._bands)).double()
+
     @property
     def widths(self) -> list[int]:
         """Coordinates in each block."""
@@ -93,14 +99,13 @@ class Shadows:
     def cast(self, rows: Tensor, squares: Tensor) -> Shadow:
         """Of rows [n, D] of squared lengths [n] float64."""
         coordinates = rows @ self._basis
-        parts = [coordinates[:, a:b].double().square().sum(1) for a, b in pairwise([0, *self._bands])]
-        rest = (squares - torch.stack(parts).sum(0)).clamp(min=0)
-        inside = torch.stack(parts[1:], 1).sqrt() if parts[1:] else coordinates.new_empty(len(rows), 0)
-        inside = inside + self.loss * squares.sqrt().unsqueeze(1)
+        parts = coordinates.double().square() @ self._inside.to(rows.device)
+        rest = (squares - parts.sum(1)).clamp(min=0)
+        inside = parts[:, 1:].sqrt() + self.loss * squares.sqrt().unsqueeze(1)
         outside = torch.cat([inside, (rest + self.loss * squares).sqrt().unsqueeze(1)], 1)
         lengths = [outside[:, self._bands.index(edge) :] for edge in self._edges]
         if self._kept != coordinates.dtype:
-            before = _HALVES**0.5 * torch.stack(parts, 1).cumsum(1).sqrt()
+            before = _HALVES**0.5 * parts.cumsum(1).sqrt()
             lengths = [
                 torch.cat([after, before[:, [self._bands.index(edge)]]], 1)
                 for after, edge in zip(lengths, self._edges, strict=True)

@@ -46,6 +46,11 @@ class SoftmaxMean:
         return torch.as_tensor(self._total / self._mass)
 
     @property
+    def know_others(self) -> bool:
+        """Whether blocks had the one more number."""
+        return isinstance(self._others, Tensor)
+
+    @property
     def mean_of_others(self) -> Tensor:
         """The weighted mean [..., B] of the one more number, where all blocks had it."""
         return torch.as_tensor(self._others / torch.as_tensor(self._mass).squeeze(-1))
