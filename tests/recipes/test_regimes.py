@@ -196,7 +196,7 @@ def test_intervals_of_shares_are_those_of_scipy() -> None:
 def test_a_crossing_is_the_last() -> None:
     ratio = torch.tensor([16.0, 8.0, 4.0, 2.0, 1.0])
     assert crossing(ratio, torch.tensor([0.1, 0.8, 0.3, 0.7, 1.0]), 0.5) == pytest.approx(2 * 2**0.5)
-    assert math.isnan(crossing(ratio, torch.ones(5), 0.5))
+    assert crossing(ratio, torch.ones(5), 0.5) == math.inf
     assert math.isnan(crossing(ratio, torch.zeros(5), 0.5))
 
 
@@ -292,7 +292,7 @@ def test_the_figure_has_bands_where_there_are_regimes(run) -> None:
         "II: classes",
         "III: single points",
     ]
-    for measured in (math.nan, found.collapse.measured[-1] / 2):
+    for measured in (math.nan, math.inf, found.collapse.measured[-1] / 2):
         none = replace(found, speciation=replace(found.speciation, measured=measured))
         assert borders(none) is None
         assert not along(none).axes[0].texts
@@ -318,7 +318,11 @@ def test_where_a_network_leaves_the_exact_score_is_where_it_does(run) -> None:
     alike = run(cloud)
     assert math.isnan(alike.departure.left)
     assert "The network leaves the exact score at none of the levels looked at. With" in alike.finding
-    assert float(run().departure.explained["Gaussian"].mean.min()) == pytest.approx(1)
+    gaussian = run()
+    assert float(gaussian.departure.explained["Gaussian"].mean.min()) == pytest.approx(1)
+    assert gaussian.departure.left == math.inf
+    assert "the exact score above all of the levels looked at: at each of them, the Gaussian" in gaussian.finding
+    assert along(gaussian).axes[-1].get_legend().get_texts()[-1].get_text() == "Gaussian"
 
 
 @pytest.mark.parametrize("size", [-0.1, 101.0, 1e34, float("nan")])

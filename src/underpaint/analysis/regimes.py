@@ -5,6 +5,7 @@ Source: Biroli, Bonnaire, de Bortoli & Mezard 2024, "Dynamical regimes of diffus
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
@@ -135,10 +136,12 @@ def chance_alike(labels: Tensor) -> float:
 
 def crossing(ratio: Tensor, values: Tensor, target: float) -> float:
     """The ratio below which values [N] stay at or above a target, at falling ratios [N] > 0; linear in log ratio
-    between them. NaN where they are above throughout, or end below."""
+    between them. Infinite where they are above throughout, NaN where they end below."""
     below = (values < target).nonzero().flatten()
-    if not len(below) or int(below[-1]) == len(values) - 1:
-        return float("nan")
+    if not len(below):
+        return math.inf
+    if int(below[-1]) == len(values) - 1:
+        return math.nan
     last = int(below[-1])
     part = (target - values[last]) / (values[last + 1] - values[last])
     return float(torch.lerp(ratio[last].log(), ratio[last + 1].log(), part.to(ratio)).exp())

@@ -49,7 +49,7 @@ def span(result: Regimes) -> tuple[float, float]:
 def borders(result: Regimes) -> tuple[float, float] | None:
     """The σ/α between the regimes, as measured; None where they were not found, or are in no order."""
     born, fallen = result.speciation.measured, result.collapse.measured[-1]
-    return (born, fallen) if born > fallen else None  # NaN is above nothing
+    return (born, fallen) if math.inf > born > fallen else None  # NaN is above nothing
 
 
 def _name_regimes(axes: Any, result: Regimes) -> None:
@@ -131,7 +131,7 @@ def _departure(axes: Axes, result: Regimes) -> None:
     for name, summary in part.explained.items():
         axes.plot(part.ratio, summary.mean, color=COLOURS[name], label=name)
         axes.fill_between(part.ratio, summary.low, summary.high, color=COLOURS[name], alpha=0.15, linewidth=0)
-    if part.left == part.left:
+    if math.isfinite(part.left):
         axes.axvline(part.left, color=QUIET, linestyle=":", label="the network leaves the exact score")
     least = min(float(summary.low.min()) for summary in part.explained.values())
     axes.set(title="what denoisers of the data explain of the network", ylim=(max(0.0, least - 0.05), 1.03))

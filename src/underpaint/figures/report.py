@@ -217,8 +217,8 @@ def _decided_samples(report: Report) -> str:
 
 
 _BETWEEN = (
-    " Between the first two of these levels (green) the class is settled, and no image of the data has all of the "
-    "weight: there a network can follow the exact score and still make something new."
+    " Between the first two of these levels (green) the class is mostly settled, and no image of the data has all of "
+    "the weight: there a network can follow the exact score and still make something new."
 )
 
 
@@ -230,12 +230,13 @@ def _regimes(report: Report) -> str:
     between = "" if regimes.borders(part) is None else _BETWEEN
     return (
         "Pictures: what the exact score of the data and the network expect of the first seed's state at each σ/α, and "
-        "two images that it ends in when the rest of the way is drawn at random. Far left these two have nothing in "
-        f"common; far right they are one image. First curve: the share of {count} such pairs that end in one class "
-        f"({born.classes}); by chance it is {100 * born.chance:.3g} %. Second: how many images of the data share the "
-        "exact posterior of a noisy image that is not among them, by how many are known. Third: what the exact score "
-        f"and the Gaussian explain of the network. {part.finding}{between} A jump by teleport should land where the "
-        "share is still near chance; further down it decides the class in the network's place."
+        "two images that it ends in when the rest of the way is drawn at random. Where these two have nothing in "
+        f"common, nothing is decided yet; where they are one image, all is. First curve: the share of {count} such "
+        f"pairs that end in one class ({born.classes}); by chance it is {100 * born.chance:.3g} %. Second: "
+        "how many images of the data share the exact posterior of a noisy image that is not among them, by how many "
+        f"are known. Third: what the exact score and the Gaussian explain of the network. {part.finding}{between} A "
+        "jump by teleport should land where the share is still near chance; further down it decides the class in the "
+        "network's place."
     )
 
 

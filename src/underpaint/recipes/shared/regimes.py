@@ -98,7 +98,8 @@ class Regimes:
     def finding(self) -> str:
         """Where the regimes begin and end, measured and predicted."""
         born, fallen, new, left = self.speciation, self.collapse, self.generalisation, self.departure.left
-        more = "" if math.isnan(left) else ": below it, the Gaussian of the data explains more of the network's image"
+        where = "at each of them" if math.isinf(left) else "below it"
+        more = "" if math.isnan(left) else f": {where}, the Gaussian of the data explains more of the network's image"
         return (
             f"Classes are decided {_found('at about', born.measured)} (predicted: {born.predicted:.3g}). The exact "
             f"score of all {fallen.counts[-1]:,} points is drawn to a single one of them "
@@ -284,4 +285,6 @@ def strips(subject: ModelAndData, run: Trajectory, places: Sequence[int], ends: 
 
 
 def _found(where: str, ratio: float) -> str:
-    return "at none of the levels looked at" if math.isnan(ratio) else f"{where} σ/α {ratio:.3g}"
+    if math.isnan(ratio):
+        return "at none of the levels looked at"
+    return "above all of the levels looked at" if math.isinf(ratio) else f"{where} σ/α {ratio:.3g}"
