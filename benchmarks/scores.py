@@ -133,8 +133,18 @@ def growth(
                 _, (ours, whole) = shares(certain, plain, x, at, turns=turns)
                 print(f"| {count:,} | {sigma:g} | {ours:.4f} | {whole:.4f} |", flush=True)
                 found.append((count, sigma, ours, whole))
+    powers = ", ".join(f"{power:.2f} at {sigma:g}" for sigma, power in growth_powers(found).items())
+    print(f"\nFrom {counts[0]:,} to {counts[-1]:,} points the certain time grows as N to the power, by σ: {powers}.")
     if picture:
         draw_growth(found, picture)
+
+
+def growth_powers(found: Sequence[tuple[int, float, float, float]]) -> dict[float, float]:
+    """By sigma, the power of N that the seconds certain to 1e-3 grow as, from the fewest to the most points."""
+    ends = {sigma: sorted(row for row in found if row[1] == sigma) for _, sigma, _, _ in found}
+    return {
+        sigma: math.log(rows[-1][2] / rows[0][2]) / math.log(rows[-1][0] / rows[0][0]) for sigma, rows in ends.items()
+    }
 
 
 def draw_growth(found: Sequence[tuple[int, float, float, float]], picture: str) -> None:

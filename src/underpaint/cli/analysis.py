@@ -228,7 +228,7 @@ def compare(
         typer.Option(
             "--shared",
             help="Number of images, of those of --local, whose patches all places share; 0: as many as keep the time "
-            "in bounds (142 of 28 × 28 pixels). The time grows with it: 1,000 of these take half an hour more.",
+            "in bounds (142 of 28 × 28 pixels). Time grows with it: 1,000 of these take half an hour of one core.",
         ),
     ] = 0,
     device: DeviceOption = None,
