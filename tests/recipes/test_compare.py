@@ -21,6 +21,7 @@ from underpaint.noise import DDPM, EDM, NoiseLevel
 from underpaint.recipes.compare import comparison as recipe, families
 from underpaint.recipes.compare.comparison import Comparison, Settings, compare, nearest_levels, tables
 from underpaint.recipes.compare.families import (
+    Family,
     States,
     Sweep,
     Sweeps,
@@ -32,6 +33,7 @@ from underpaint.recipes.compare.families import (
 from underpaint.recipes.shared.model_and_data import ModelAndData, hold_out, with_labels
 from underpaint.recipes.shared.results import table
 from underpaint.theory.cloud import PointCloud
+from underpaint.theory.denoiser import Denoiser
 from underpaint.theory.gaussian import Gaussian
 from underpaint.theory.local import LocalCloud
 from underpaint.theory.mixture import Mixture
@@ -100,7 +102,8 @@ def test_sweeps_find_the_patches_of_a_network(run: Compare) -> None:
     found = run(subject({None: local}))
     patches = found.sweeps["patches"]
     assert_close(patches.explained[1, 0], torch.ones(5, dtype=torch.float64), rtol=0, atol=1e-5)
-    assert all(patches.best(found.level, level) == (3, 1.0) for level in found.level[1:4])
+    assert patches.values[1] == 3
+    assert patches.explained[..., 1:4].flatten(0, 1).argmax(0).tolist() == [2, 2, 2]  # of 3, at temperature 1
     assert found.stitched["stitched"][1:4] == ["patches"] * 3
     assert float((found.explained["trajectories"]["patches"].mean - 1).abs().max()) < 1e-3
     assert float(found.explained["noised data"]["shared patches"].mean[3]) < 0.99
@@ -301,11 +304,33 @@ def test_each_ratio_has_the_nearest_level_of_the_grid_once() -> None:
         assert abs(float(grid.ratio[index].log() - torch.tensor(ratio).log())) < 0.3
 
 
-def test_the_best_member_is_that_of_the_nearest_level() -> None:
+def test_a_value_is_shown_at_its_best_temperature() -> None:
     found = Sweep("", (3, 7), torch.tensor([[[0.1, 0.9], [0.2, 0.3]], [[0.7, 0.2], [0.8, 0.1]]]), (1.0, 2.0))
-    level = EDM()(torch.tensor([10.0, 0.1]))
-    assert [found.best(level, EDM()(sigma)) for sigma in (80.0, 1.1, 0.9, 0.01)] == [(7, 2.0)] * 2 + [(3, 1.0)] * 2
     assert_close(found.by_value, torch.tensor([[0.2, 0.9], [0.8, 0.2]]))
+
+
+def test_the_best_member_is_that_of_the_nearest_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where states have a level each, as many as were tuned at; each member is made once."""
+    asked: list[tuple[int, float]] = []
+
+    def make(value: int, temperature: float) -> Denoiser:
+        asked.append((value, temperature))
+        return lambda x, level: torch.full_like(x, 10 * value + temperature)
+
+    known = {"family": Family("", (3, 7), make, (1.0, 2.0))}
+    monkeypatch.setattr(families, "gaussian_families", lambda *given: known)
+    network = torch.tensor([72.0, 31.0]).view(2, 1, 1).expand(2, 4, 5)  # at 10 the member 7 at 2, at 0.1 that of 3 at 1
+    states = States(EDM()(torch.tensor([10.0, 0.1])), torch.zeros(2, 4, 5), network, torch.zeros(5))
+    swept = families.sweep(subject(), Sweeps(local=0), states)
+    assert asked == [(3, 1.0), (3, 2.0), (7, 1.0), (7, 2.0)]
+    assert list(swept.members) == ["family 3", "family 3 at 2", "family 7", "family 7 at 2"]
+    denoise = swept.calibrated["family"]
+    found = [float(denoise(torch.zeros(1, 5), EDM()(sigma))[0, 0]) for sigma in (80.0, 1.1, 0.9, 0.01)]
+    assert found == [72, 72, 31, 31]
+    assert denoise(torch.zeros(2, 5), EDM()(torch.tensor([0.01, 80.0])))[:, 0].tolist() == [31, 72]
+    plain = {"plain": make(0, 50.0)}
+    made = recipe.stitch(plain, swept, states)["stitched"]
+    assert made.named() == ["family", "family"]
 
 
 def test_tables_are_aligned(whole: Comparison) -> None:

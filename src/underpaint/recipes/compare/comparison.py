@@ -203,18 +203,18 @@ def stitch(
 ) -> dict[str, Stitched]:
     """The denoiser that explains most at each level, of the plain and the calibrated; and the blend by least squares of
     the plain and all members of all families. Both by the tuning states."""
-    known = {**plain, **swept.calibrated}
-    advance = progress("stitching", len(known))
+    advance = progress("stitching", len(plain))
     explained, answers = [], []
-    for denoise in known.values():
+    for denoise in plain.values():
         answer = tuning.answers(denoise)
         explained.append(agreement.explained_variance(tuning.network, answer, tuning.mean))
         answers.append(answer[..., sketch(answer.shape[2])])
         advance()
-    every = torch.cat([torch.stack(answers[: len(plain)]), swept.answers])
+    explained += [swept.found[name].explained.amax((0, 1)) for name in swept.calibrated]  # on the same states
+    every = torch.cat([torch.stack(answers), swept.answers])
     weights = agreement.stacked_weights(tuning.network[..., sketch(tuning.network.shape[2])], every)
     return {
-        "stitched": Stitched.best(tuning.level, known, torch.stack(explained)),
+        "stitched": Stitched.best(tuning.level, {**plain, **swept.calibrated}, torch.stack(explained)),
         "blended": Stitched(tuning.level, {**plain, **swept.members}, weights),
     }
 

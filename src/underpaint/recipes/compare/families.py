@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import product
@@ -21,6 +21,7 @@ from ...theory.cloud import PointCloud
 from ...theory.denoiser import Denoiser
 from ...theory.local import LocalCloud, Smoothed
 from ...theory.released import FreshlySmoothed, GoldDiff, NearestPoints, PCALocality
+from ...theory.stitched import Stitched
 from ..shared.model_and_data import ModelAndData, k_means_mixture
 from ..shared.results import quantity
 
@@ -109,6 +110,12 @@ class Family:
     make: Callable[[Any, float], Denoiser]
     temperatures: tuple[float, ...] = (1.0,)
 
+    def members(self, name: str) -> Iterator[tuple[str, Denoiser]]:
+        """The denoisers of all values, each at all temperatures, with the name of the family and what they are."""
+        for value, temperature in product(self.values, self.temperatures):
+            heated = "" if temperature == 1 else f" at {temperature:g}"
+            yield f"{name} {value:g}{heated}", self.make(value, temperature)
+
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
@@ -125,12 +132,6 @@ class Sweep:
     def by_value(self) -> Tensor:
         """At the best temperature of each value and level, [value, level]."""
         return self.explained.max(1).values
-
-    def best(self, level: NoiseLevel, at: NoiseLevel) -> tuple[Any, float]:
-        """The best value and temperature at that of the sweep's levels which is nearest to ``at``."""
-        found = self.explained[..., (level.log_ratio - at.log_ratio).abs().argmin()]
-        value, temperature = divmod(int(found.argmax()), len(self.temperatures))
-        return self.values[value], self.temperatures[temperature]
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,38 +160,29 @@ def sweep(subject: ModelAndData, sweeps: Sweeps, states: States, progress: Progr
     families = {name: family for name, family in offered.items() if family.values}
     advance = progress("sweeps", sum(len(family.values) * len(family.temperatures) for family in families.values()))
     some = sketch(states.network.shape[2])
-    found, calibrated, members, answers = (
-        {},
-        {},
-        dict[str, Denoiser](),
-        [torch.empty(0, *states.network[..., some].shape)],
-    )
+    found: dict[str, Sweep] = {}
+    calibrated: dict[str, Denoiser] = {}
+    members: dict[str, Denoiser] = {}
+    answers = [torch.empty(0, *states.network[..., some].shape)]
     for name, family in families.items():
-        explained = []
-        for value, temperature in product(family.values, family.temperatures):
-            member = family.make(value, temperature)
-            answer = states.answers(member)
+        made, explained = dict[str, Denoiser](), []
+        for label, member in family.members(name):
+            made[label], answer = member, states.answers(member)
             explained.append(agreement.explained_variance(states.network, answer, states.mean))
-            members[f"{name} {value:g}" + (f" at {temperature:g}" if temperature != 1 else "")] = member
             answers.append(answer[None, ..., some])
             advance()
         shape = len(family.values), len(family.temperatures), len(states.level)
-        found[name] = Sweep(family.what, tuple(family.values), torch.stack(explained).view(shape), family.temperatures)
+        every = torch.stack(explained)
+        found[name] = Sweep(family.what, tuple(family.values), every.view(shape), family.temperatures)
+        members |= made
         if name != "rank":
-            calibrated[name] = calibrate(family, found[name], states.level)
+            calibrated[name] = Stitched.best(states.level, made, every)
     return Swept(found, calibrated, members, torch.cat(answers))
 
 
 def sketch(dimension: int, most: int = 2048) -> Tensor:
     """Coordinates of a state that least squares look at: drawn, where there are more than enough."""
     return torch.randperm(dimension, generator=torch.Generator().manual_seed(0))[:most]
-
-
-def calibrate(family: Family, found: Sweep, level: NoiseLevel) -> Denoiser:
-    """The family's best member at each level."""
-    chosen = {found.best(level, at) for at in level}
-    made: Mapping[Any, Denoiser] = {member: family.make(*member) for member in chosen}
-    return lambda x, at: made[found.best(level, at)](x, at)
 
 
 def controls(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Denoiser]:
