@@ -318,7 +318,8 @@ def test_features_of_a_models_own_samples(here: Path) -> None:
 
 
 def test_statistics_of_features_are_full_and_of_pictures(here: Path) -> None:
-    source = seen(own_samples(load_model("fashion-mnist"), 3), "own_features:colours", load_model("fashion-mnist"))
+    model = load_model("fashion-mnist")
+    source = seen(own_samples(model, 3), find_features("own_features:colours", model.image_shape), model)
     for settings in (Taken(kind="low-rank"), Taken(rank=2)):
         with pytest.raises(ValueError, match="Statistics of features are full"):
             plan_statistics(source, settings)

@@ -106,6 +106,8 @@ def _read_name(text: str) -> tuple[str, int]:
 
 
 def _check_component(k: int, states: int) -> None:
+    if states < 2:
+        raise ValueError(f"A principal component over time needs at least 2 steps, got {states}.")
     if not 1 <= k < states:
         raise ValueError(f"{states} states have principal components 1 to {states - 1}, got {k}.")
 
@@ -118,6 +120,8 @@ def _component(states: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def _data_component(gaussian: Gaussian | None, k: int) -> Tensor:
     if gaussian is None:
         raise ValueError("Components of the data need the data's statistics; give them with --gaussian.")
+    if not gaussian.covariance.rank:
+        raise ValueError("The data's statistics are the same in all directions, and have no components.")
     if not 1 <= k <= gaussian.covariance.rank:
         raise ValueError(f"The data's statistics have components 1 to {gaussian.covariance.rank}, got {k}.")
     return gaussian.basis[:, k - 1]

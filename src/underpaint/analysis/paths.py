@@ -302,6 +302,15 @@ def _check_morph(
     if bool((start == end).all()):
         raise ValueError("A path needs two pictures, and these are the same one.")
     integer(points, "number of pictures of a path", 3, 10_000)
+    check_ratios(level, ratio, begin)
+
+
+def check_ratios(level: NoiseLevel, ratio: float, begin: float | None) -> None:
+    """Refuse ratios down to which, and from which, `morph` cannot pull strings on a grid.
+
+    Raises:
+        ValueError: they are.
+    """
     number(ratio, "ratio of a path", 1e-4, 1e4)
     highest = float(level.ratio[0])
     if ratio >= highest:

@@ -88,6 +88,8 @@ def calibrate_model(
     asked: dict[str, Any] = {"model": model.name, "place": request.model, "cases": [str(case) for case in listed]}
     if origin == "both" and budget is not None:
         raise ValueError("A budget is for plans from the network; give seeds, held-out seeds and effort with both.")
+    limit = None if budget is None else _read_budget(budget)
+    spending = spend(limit, how.get("calls", CALLS)) if isinstance(limit, int) else None
     if origin != "network":
         made = data or DataModel()
         known, of = denoiser_from_data(sampler, listed, made, request.statistics or (request.model,))
@@ -98,14 +100,13 @@ def calibrate_model(
     denoise = known if origin == "data" else asked_for
     if origin == "data":  # for any network of these data
         asked["for"] = use_of(asked_for).only(("guidance", "conditions", "shape")).known
-    if budget is not None:
-        affordable = _affordable(budget, denoise, sampler)
+    if isinstance(limit, float):
+        affordable = max(1, int(limit / _seconds(denoise, sampler)))
         try:
-            spending = spend(affordable, how["calls"])
+            spending = spend(affordable, how.get("calls", CALLS))
         except ValueError as error:
-            if budget.strip().isdigit():
-                raise
             raise ValueError(f"A budget of {budget} is {affordable:,} calls of the denoiser here. {error}") from error
+    if spending is not None:
         request, how = replace(request, seeds=tuple(range(spending.seeds))), how | spending.options()
         more = f"up to {spending.most(len(_RIVALS)):,} if plans gain little and every plain solver is tried, too"
         tell(f"{spending}; {more}. The least for these plans is {least_budget(spending.calls):,} calls.")
@@ -148,20 +149,17 @@ def finding(found: Calibration) -> str:
     return " ".join(words)
 
 
-def _affordable(budget: str, denoise: Denoiser, sampler: Sampler) -> int:
-    """Calls of the denoiser that a budget is: a number of them, or those that fit into a time.
+def _read_budget(text: str) -> int | float:
+    """What a budget is: a whole number of calls of the denoiser, or seconds.
 
     Raises:
         ValueError: it is neither.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(|s|sec|min|m|h)", budget.strip())
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) *(|s|sec|min|m|h)", text.strip())
     if found is None or (not found[2] and "." in found[1]) or not float(found[1]) > 0:
         words = "A budget is a number of calls of the denoiser, such as 20000, or a time, such as 15min"
-        raise ValueError(f"{words}; got {shown(budget)}.")
-    if not found[2]:
-        return int(found[1])
-    allowed = float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2][0]]
-    return max(1, int(allowed / _seconds(denoise, sampler)))
+        raise ValueError(f"{words}; got {shown(text)}.")
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2][0]] if found[2] else int(found[1])
 
 
 def _seconds(denoise: Denoiser, sampler: Sampler) -> float:

@@ -22,6 +22,7 @@ from ..analysis.paths import (
     ImagePath,
     arc_lengths,
     below,
+    check_ratios,
     morph as morph_rows,
 )
 from ..bounds import SEEDS, check_seeds, integer, number, shown
@@ -137,15 +138,30 @@ class Morph:
 
 
 @dataclass(frozen=True, eq=False)
-class _End:
-    """A picture to start from or to arrive at: its row [1, D], its noise [1, D], what the network is told, and how a
-    picture of a file was changed to be one of the model's."""
+class _Asked:
+    """An end as it was asked for, before any call of the network: what the network is told, and a seed; or the row
+    [1, D] of a picture file, and how that was changed to be one of the model's."""
 
     name: str
     case: Conditioning
+    seed: int = 0
+    picture: Tensor | None = None
+    changed: str = ""
+
+    def same(self, other: _Asked) -> bool:
+        """Whether both are one picture."""
+        if self.picture is None or other.picture is None:
+            return (self.picture is other.picture) and (self.seed, self.case) == (other.seed, other.case)
+        return torch.equal(self.picture, other.picture)
+
+
+@dataclass(frozen=True, eq=False)
+class _End:
+    """A picture to start from or to arrive at: its row [1, D], its noise [1, D], and what the network is told."""
+
+    case: Conditioning
     x: Tensor
     noise: Tensor
-    changed: str = ""
 
 
 def prepare_ends(request: Request, start: str, end: str) -> Sampler:
@@ -175,16 +191,19 @@ def morph(
     points. Memory: one trajectory of all points, or walkers x points states.
 
     Raises:
-        ValueError: an end that is none of these, the same one twice, or a condition that the model does not take.
+        ValueError: an end that is none of these, the same one twice, a condition that the model does not take, or a
+            ratio above that where sampling begins.
     """
     settings = settings or MorphSettings()
-    cases = [_read_case(text, request, sampler) for text in (start, end)]
-    for case in cases:
-        find_denoiser(sampler.model, case)
-    first, last = (_find_end(text, case, sampler, progress) for text, case in zip((start, end), cases, strict=True))
+    check_ratios(sampler.level, settings.ratio, settings.begin)
+    asked = [_read_end(text, request, sampler) for text in (start, end)]
+    same = f"A path needs two pictures, and {shown(start)} and {shown(end)} are the same one."
+    if asked[0].same(asked[1]):
+        raise ValueError(same)
+    first, last = (_find_end(one, sampler, progress) for one in asked)
     distance = float((first.x - last.x).double().square().mean().sqrt())
     if distance == 0:
-        raise ValueError(f"A path needs two pictures, and {shown(start)} and {shown(end)} are the same one.")
+        raise ValueError(same)
     denoise = _between(sampler, first.case, last.case, settings.points)
     found = [_find_path(kind, sampler, denoise, first, last, settings, progress) for kind in settings.paths]
     rows = torch.stack([path.rows for path in found])
@@ -195,9 +214,9 @@ def morph(
         density, error = _log_probs(sampler, denoise, rows, noised, settings, progress)
     return Morph(
         setup=describe(sampler, first.case, ())
-        | {"toward": last.case.condition, "changed": {end.name: end.changed for end in (first, last) if end.changed}},
+        | {"toward": last.case.condition, "changed": {one.name: one.changed for one in asked if one.changed}},
         paths=settings.paths,
-        ends=(first.name, last.name),
+        ends=(asked[0].name, asked[1].name),
         noised=noised,
         residual_level=measured,
         distance=distance,
@@ -210,32 +229,35 @@ def morph(
     )
 
 
-def _read_case(text: str, request: Request, sampler: Sampler) -> Conditioning:
-    """What the network is told for an end: its own condition, or that of the request."""
+def _read_end(text: str, request: Request, sampler: Sampler) -> _Asked:
+    """What is asked for at an end, with all that can be refused before anything is sampled."""
     if len(request.conditions) > 1 or len(request.guidance) > 1:
         raise ValueError("A path has one condition and one guidance weight; give others as SEED@CONDITION.")
-    if not _SEED.fullmatch(text):
-        _check_picture(text, sampler)
-    seed, _, own = text.partition("@")
-    condition: Condition | None = request.conditions[0] if request.conditions else None
-    if own and seed.isdecimal():
-        condition = as_condition(own, sampler.model)
-    negative = None if request.negative is None else as_condition(request.negative, sampler.model)
-    return Conditioning() if condition is None else Conditioning(condition, request.guidance[0], negative)
-
-
-def _find_end(text: str, case: Conditioning, sampler: Sampler, progress: Progress) -> _End:
-    denoise = find_denoiser(sampler.model, case)
     found = _SEED.fullmatch(text)
-    if found:
-        check_seeds((int(found[1]),))
-        run = sampler.sample(denoise, (int(found[1]),), progress)
-        named = f"seed {int(found[1])}" + ("" if case.condition is None else f", {case.what}")
-        return _End(named, case, run.final, run.x[0])
-    x, changed = _read_picture(text, sampler)
-    advance = progress(f"noise of {Path(text).name}", len(sampler.level) - 1)
-    noise = flow_to_noise(denoise, x, sampler.level[:-1], lambda *_: advance())
-    return _End(Path(text).name, case, x, noise, changed)
+    if not found:
+        _check_picture(text, sampler)
+    own = text.partition("@")[2] if found else ""
+    condition: Condition | None = request.conditions[0] if request.conditions else None
+    condition = as_condition(own, sampler.model) if own else condition
+    negative = None if request.negative is None else as_condition(request.negative, sampler.model)
+    case = Conditioning() if condition is None else Conditioning(condition, request.guidance[0], negative)
+    find_denoiser(sampler.model, case)
+    if not found:
+        picture, changed = _read_picture(text, sampler)
+        return _Asked(Path(text).name, case, picture=picture, changed=changed)
+    check_seeds((int(found[1]),))
+    named = f"seed {int(found[1])}" + ("" if condition is None else f", {case.what}")
+    return _Asked(named, case, int(found[1]))
+
+
+def _find_end(asked: _Asked, sampler: Sampler, progress: Progress) -> _End:
+    denoise = find_denoiser(sampler.model, asked.case)
+    if asked.picture is None:
+        run = sampler.sample(denoise, (asked.seed,), progress)
+        return _End(asked.case, run.final, run.x[0])
+    advance = progress(f"noise of {asked.name}", len(sampler.level) - 1)
+    noise = flow_to_noise(denoise, asked.picture, sampler.level[:-1], lambda *_: advance())
+    return _End(asked.case, asked.picture, noise)
 
 
 def _check_picture(text: str, sampler: Sampler) -> None:

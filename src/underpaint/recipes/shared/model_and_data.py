@@ -194,6 +194,8 @@ class Sources:
             integer(self.samples, "number of samples in the place of data", 20, MOST_ITEMS)
             if self.data is not None:
                 raise ValueError(f"Give data ({shown(self.data)}) or a number of samples in their place, not both.")
+            if self.column is not None or plain_split(self.split) != "train":
+                raise ValueError("A split and a column are of data; leave them out where samples stand for the data.")
 
     @property
     def place(self) -> str:
@@ -232,11 +234,12 @@ def load_model_and_data(
     advance = progress("loading model and data", 4)
     loaded, case = model or sources.load(), case or Conditioning()
     find_denoiser(loaded, case)
+    given = _given_statistics(sources, loaded)
     advance()
     images, rows, held = _own(sources, loaded, case, first, progress) or _data(sources, loaded, held_out, progress)
     advance()
     name = "" if sources.samples else str(sources.data or loaded.notes["data"])
-    known, fitted = find_gaussian(loaded, name, images, rows, sources.gaussian)
+    known, fitted = given or find_gaussian(loaded, name, images, rows)
     advance()
     labels = with_labels(images) if images.labels is not None else cluster(rows, components)
     kind = "classes" if images.labels is not None else "k-means clusters"
@@ -339,15 +342,18 @@ def hold_out(
     return replace(known, source=source), held, whence
 
 
-def find_gaussian(
-    model: Model, name: str, images: ImageData, rows: Tensor, statistics: str | None
-) -> tuple[Gaussian, str]:
-    """The Gaussian of the data, and what it is of, in words: that of a file, if one is given; that of the box for a
-    model's own data there; else one fitted to the rows."""
-    if statistics is not None:
-        known = load_gaussian(statistics)
-        check_statistics(statistics, known, model)
-        return known, f"the statistics {statistics}"
+def _given_statistics(sources: Sources, model: Model) -> tuple[Gaussian, str] | None:
+    """The Gaussian of the file that is given, if one is, and what it is of, in words."""
+    if sources.gaussian is None:
+        return None
+    known = load_gaussian(sources.gaussian)
+    check_statistics(sources.gaussian, known, model)
+    return known, f"the statistics {sources.gaussian}"
+
+
+def find_gaussian(model: Model, name: str, images: ImageData, rows: Tensor) -> tuple[Gaussian, str]:
+    """The Gaussian of the data, and what it is of, in words: that of the box for a model's own data there; else one
+    fitted to the rows."""
     if assets.folder(name) and model.notes.get("data") == name:
         return load_gaussian(name), f"all {gaussian_provenance(name)['count']:,} training images of {name}"
     return Gaussian.fit(rows, rank=largest_rank(rows)), images.source

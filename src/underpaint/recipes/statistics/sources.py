@@ -6,13 +6,13 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ...bounds import MOST_ITEMS, integer, shown
 from ...data.contents import contents_mark
 from ...data.sources import open_source
 from ...data.stream import Chunk, Source, check_range, digest
+from ...metrics.features import FeatureSet
 from ...metrics.spaces import find_features, width
 from ...models.fingerprint import fingerprint
 from ...models.model import Model
@@ -57,21 +57,35 @@ def open_data(
         raise ValueError(f"A dtype ({shown(dtype)}) is of a model; give --samples or --latents, too.")
     if samples is None and case not in (None, Conditioning()):
         raise ValueError(f"A class, prompt or guidance ({case}) is for samples of a model; give --samples, too.")
-    if features is not None:
-        if encoder is not None:
-            raise ValueError("Features are of pictures and not of latents; give --features or --latents.")
-        if samples is not None:
-            model = load_on(place, device, dtype)
-            return seen(own_samples(model, samples, case=case), features, model, there)
-        return seen(_files(place, size, mode, split, column, labels), features, device=there)
+    if features is not None and encoder is not None:
+        raise ValueError("Features are of pictures and not of latents; give --features or --latents.")
     if samples is not None:
-        return own_samples(load_on(place, device, dtype), samples, case=case)
+        _check_samples(size, mode, split, column, encoder)
+        model = load_on(place, device, dtype)
+        space = None if features is None else find_features(features, model.image_shape, there)
+        source = own_samples(model, samples, case=case)
+        return source if space is None else seen(source, space, model)
+    if features is not None:
+        source = _files(place, size, mode, split, column, labels)
+        return seen(source, find_features(features, source.shape, there))
+    if encoder is not None and (size is not None or mode is not None):
+        raise ValueError(f"Pictures are brought to the size and mode of {encoder}; leave out --size and --mode.")
     if encoder is None:
         return _files(place, size, mode, split, column, labels)
     model = load_on(encoder, device, dtype)
     channels, height, width = model.image_shape
     fitting = {1: "L", 3: "RGB"}.get(channels)
     return latents(_files(place, (height, width), fitting, split, column, labels), model)
+
+
+def _check_samples(
+    size: tuple[int, int] | None, mode: str | None, split: str, column: str | None, encoder: str | None
+) -> None:
+    """Refuse options that are of pictures and tables where samples of a model are asked for."""
+    odd = {"--size": size, "--mode": mode, "--split": split != "train", "--column": column, "--latents": encoder}
+    named = [name for name, value in odd.items() if value]
+    if named:
+        raise ValueError(f"Samples of a model are its own states; leave out {', '.join(named)}, or --samples.")
 
 
 def _files(
@@ -96,9 +110,8 @@ def latents(source: Source, model: Model) -> Source:
     return replace(encoded, identity=digest(encoded.identity, fingerprint(model)))
 
 
-def seen(source: Source, features: str, model: Model | None = None, device: torch.device | None = None) -> Source:
+def seen(source: Source, space: FeatureSet, model: Model | None = None) -> Source:
     """The features of pictures in a space of `find_features`; the source holds these, or rows of the model."""
-    space = find_features(features, source.shape if model is None else model.image_shape, device)
 
     def encode(values: Tensor) -> Tensor:
         if model is None:
