@@ -19,6 +19,7 @@ from underpaint.figures.folder import write_result
 from underpaint.files import (
     check_targets,
     clear_debris,
+    read_tensor_metadata,
     read_tensors,
     replacing,
     replacing_in,
@@ -187,6 +188,9 @@ def test_targets_are_tried_before_the_work(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_what_is_written_is_what_was_given(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "none.safetensors", {}, {"a": [1]})  # as parts of numbers alone
+    assert read_tensors(tmp_path / "none.safetensors") == {}
+    assert read_tensor_metadata(tmp_path / "none.safetensors") == {"a": [1]}
     write_tensors(tmp_path / "a.safetensors", {"noise": NOISE, "again": NOISE}, {"a": [1]})
     assert torch.equal(read_tensors(tmp_path / "a.safetensors")["again"], NOISE)
     write_result({"a": 1.5}, {}, tmp_path / "r")
