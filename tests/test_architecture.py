@@ -16,6 +16,7 @@ FLOORS = {
     "moved": 0,
     "bounds": 0,
     "damage": 0,
+    "devices": 0,
     "noise": 0,
     "prediction": 0,
     "schedules": 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 
@@ -17,6 +18,12 @@ _MEANINGS = {
     "NotImplementedError": "is packed in a way that is not known here",
     "MemoryError": "does not fit into the memory",
 }
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether an error, also one of torch's, says that the memory is full."""
+    full = isinstance(error, RuntimeError) and re.search("allocate memory|out of memory", str(error))
+    return isinstance(error, MemoryError) or bool(full)
 
 
 def reason(error: Any) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from underpaint.cli import app
+from underpaint.devices import find_dtype
 from underpaint.models.load import load_model
 from underpaint.models.model import Model
 from underpaint.recipes.sample import SampleRequest, generate
@@ -131,4 +132,4 @@ def test_what_there_is_none_of_is_one_sentence(command: str, tmp_path: Path, mon
 
 def test_help_names_every_dtype() -> None:
     for name in DTYPES:
-        assert asking.dtype_named(name) == getattr(torch, name)
+        assert find_dtype(name) == getattr(torch, name)

@@ -22,10 +22,10 @@ from underpaint.recipes.shared.request import (
     as_condition,
     cases,
     find_denoiser,
-    find_device,
     in_turn,
     load_theory,
     only,
+    own_device,
     prepare,
 )
 from underpaint.sampling.trajectory import initial_noise
@@ -204,8 +204,8 @@ def test_preparing():
 def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", lambda *_, **__: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert find_device("cuda") == torch.device("cuda")
+    assert own_device("cuda") == torch.device("cuda")
     monkeypatch.setenv("LOCAL_RANK", "3")
-    assert find_device("cuda") == torch.device("cuda:1")
-    assert find_device("cuda:0") == torch.device("cuda:0")
-    assert find_device("cpu") == torch.device("cpu")
+    assert own_device("cuda") == torch.device("cuda:1")
+    assert own_device("cuda:0") == torch.device("cuda:0")
+    assert own_device("cpu") == torch.device("cpu")

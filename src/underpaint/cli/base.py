@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 
 from ..bounds import MOST_ITEMS, SEEDS, shown
+from ..damage import out_of_memory
 from ..version import __version__
 from .progress import progress_on
 
@@ -179,8 +180,7 @@ def main() -> None:
 
 def sentence(error: Exception) -> str | None:
     """What a user is told of an error, in one line of printable text; None for an error that is ours."""
-    full = isinstance(error, RuntimeError) and re.search("allocate memory|out of memory", str(error))
-    if isinstance(error, MemoryError) or full:
+    if out_of_memory(error):
         return "There is not enough memory for this; ask for fewer images, seeds or steps at a time."
     text = str(error)
     if hasattr(error, "raised_by"):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..devices import Device, find_device
 from ..files import read_json, read_tensors, write_tensors, write_text
 from ..theory.moments import Moments, check_rows
 from .frechet import FrechetScore, Statistics, frechet_score
@@ -112,11 +113,12 @@ def load_classifier(folder: str | Path = FASHION) -> SmallClassifier:
     return network.eval()
 
 
-def load_features(folder: str | Path = FASHION, device: torch.device | None = None) -> FeatureSet:
+def load_features(folder: str | Path = FASHION, device: Device | None = None) -> FeatureSet:
     """The feature space of the classifier in a folder, named by its config; raises as `load_classifier` does."""
-    network, config = load_classifier(folder).to(device), _config(folder)
+    there = find_device(device)
+    network, config = load_classifier(folder).to(there), _config(folder)
     shape = tuple(config.get("shape", (network.channels, 28, 28)))
-    return FeatureSet(config["name"], network.features, shape, device=device)
+    return FeatureSet(config["name"], network.features, shape, device=there)
 
 
 def load_statistics(split: str = "test", folder: str | Path = FASHION) -> Statistics:

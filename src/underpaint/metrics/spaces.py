@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..devices import Device, find_device
 from ..extras import code_of, library, user_function
 from ..files import read_json
 from ..pickles import read_state_dict
@@ -25,7 +26,7 @@ _INCEPTION_URL = (
 )
 
 
-def find_features(name: str, shape: tuple[int, ...], device: torch.device | None = None) -> FeatureSet:
+def find_features(name: str, shape: tuple[int, ...], device: Device | None = None) -> FeatureSet:
     """The feature space of a name, for images of a shape (C, H, W), grey or RGB.
 
     Args:
@@ -41,6 +42,7 @@ def find_features(name: str, shape: tuple[int, ...], device: torch.device | None
             of another shape.
         ImportError: a package is missing; it says which extra brings it.
     """
+    device = find_device(device)
     if name in _NETWORKS:
         title, make = _NETWORKS[name]
         if len(shape) != 3 or shape[0] not in (1, 3):

@@ -13,6 +13,7 @@ import torch
 
 from .. import assets
 from ..bounds import a
+from ..devices import Device, Dtype, find_device, find_dtype
 from ..extras import names_function
 from ..files import read_json, read_tensor_metadata, read_tensor_names
 from .model import Model
@@ -48,8 +49,8 @@ def load_model(
     *,
     revision: str | None = None,
     variant: str | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
+    device: Device | None = None,
+    dtype: Dtype | None = None,
     name: str | None = None,
     size: Size | None = None,
     scheduler: Any = None,
@@ -69,8 +70,8 @@ def load_model(
         revision: branch, tag or commit on the hub.
         variant: of the weights in a folder or on the hub, such as "fp16"; by default the plain ones, or a folder's only
             variant.
-        device: by default the CPU, or where an object already is.
-        dtype: by default float32, or what an object already has.
+        device: as torch has it or by its name; by default the CPU, or where an object already is.
+        dtype: likewise, such as torch.float16 or "float16"; by default float32, or what an object already has.
         name: for reports; by default what the source is called.
         size: edge of the images in pixels, or (height, width); by default what the network was made for.
         scheduler: a scheduler of diffusers, to say what a bare UNet2DModel was trained on.
@@ -87,15 +88,16 @@ def load_model(
         >>> model.shape, model.prediction, model.classes
         ((1, 28, 28), 'v', 10)
     """
+    there, kind = find_device(device), find_dtype(dtype)  # before anything is read
     if isinstance(source, Model):
         _check_no_call(source.name, call)
-        model = source.to(device, dtype)
+        model = source.to(there, kind)
     elif isinstance(source, str) and names_function(source):
-        model = load_function(source).to(device, dtype)
+        model = load_function(source).to(there, kind)
     elif isinstance(source, str | Path):
-        model = _load_files(source, revision, variant, dtype or torch.float32, size, call).to(device)
+        model = _load_files(source, revision, variant, kind or torch.float32, size, call).to(there)
     else:
-        model = _adapt(source, size, scheduler, call).to(device, dtype)
+        model = _adapt(source, size, scheduler, call).to(there, kind)
     return replace(model, name=name) if name else model
 
 

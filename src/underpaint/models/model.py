@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from ..bounds import shown
+from ..devices import Device, Dtype, find_device, find_dtype
 from ..noise import NoiseLevel, Schedule
 from ..prediction import Prediction, to_denoised
 from ..sampling.use import CLASSES, NONE, PROMPTS, TENSORS, Knowing, Use
 from ..schedules import Truncated
 from ..theory.denoiser import Denoiser, check_states, check_weight, lead
-from .network import evaluating, hash_weights
+from .network import bring, evaluating, hash_weights
 from .pictures import from_pictures, picture_shape, to_pictures
 
 #: What a user may ask of a model by name: a class label, or a prompt.
@@ -314,14 +315,21 @@ class Model:
                 self._prompts[prompt] = moved(self.embed(prompt), self.device, self.dtype)
         return self._prompts[prompt]
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Model:
-        """Move the weights (in place, as torch modules do) and return the model for that device and dtype."""
-        if device is None and dtype is None:
+    def to(self, device: Device | None = None, dtype: Dtype | None = None) -> Model:
+        """Move the weights (in place, as torch modules do) and return the model for that device and dtype, each as
+        torch has it or by its name.
+
+        Raises:
+            ValueError: there is no such device, another dtype than `DTYPES`, or the weights cannot be brought there,
+            as quantized ones cannot be to another dtype.
+        """
+        there, kind = find_device(device), find_dtype(dtype)
+        if there is None and kind is None:
             return self
         for part in (self.network, self.embed, self.autoencoder):
             if isinstance(part, torch.nn.Module):
-                part.to(device=device, dtype=dtype)
-        return replace(self, device=torch.device(device or self.device), dtype=dtype or self.dtype, _prompts={})
+                bring(part, self.name, there, kind)
+        return replace(self, device=there or self.device, dtype=kind or self.dtype, _prompts={})
 
     def images(self, rows: Tensor) -> Tensor:
         """Rows [..., D] as images [..., C, H, W] in [0, 1], clipped for display; latents are decoded in batches. States

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..damage import out_of_memory
+
 #: Numbers of each tensor that a hash of weights looks at: any training moves nearly all of them.
 _LOOKED_AT = 4096
 
@@ -67,6 +69,25 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def bring(module: nn.Module, name: str, device: torch.device | None, dtype: torch.dtype | None) -> None:
+    """Move the weights of a part of the model of a name to a device and a dtype.
+
+    Raises:
+        ValueError: its library does not let them go there, as those of quantized weights do not.
+    """
+    try:
+        module.to(device=device, dtype=dtype)
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        where = " on ".join(str(place).removeprefix("torch.") for place in (dtype, device) if place is not None)
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise ValueError(
+            f"The weights of {name} cannot be had as {where}: {type(module).__name__} says {said!r}. Leave dtype and "
+            "device out, and have its own library load it so."
+        ) from error
 
 
 @contextmanager

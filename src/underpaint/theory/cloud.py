@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..devices import Device, Dtype, find_device, find_dtype
 from ..noise import NoiseLevel
 from .denoiser import check_levels, check_states
 from .moments import check_rows
@@ -145,9 +146,11 @@ class PointCloud:
     def _dtype(self) -> torch.dtype:
         return torch.float64 if self.points.dtype == torch.float64 else torch.float32
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> PointCloud:
-        points = self.points if dtype is None else as_rows(self.points, dtype)
-        return PointCloud(points.to(device), self.chunk, self.tolerance, self.basis, self.error)
+    def to(self, device: Device | None = None, dtype: Dtype | None = None) -> PointCloud:
+        """On a device and in a dtype, each as torch has it or by its name."""
+        wanted = find_dtype(dtype)
+        points = self.points if wanted is None else as_rows(self.points, wanted)
+        return PointCloud(points.to(find_device(device)), self.chunk, self.tolerance, self.basis, self.error)
 
     def __call__(self, x: Tensor, level: NoiseLevel) -> Tensor:
         return self.denoise(x, level)

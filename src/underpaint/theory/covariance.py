@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from ..devices import Device, Dtype, find_device, find_dtype
 from .blocks import mirror, on_all_cores, slices, triangle
 from .cosine import CosineBasis
 from .pieces import Pieces
@@ -108,12 +109,14 @@ class Covariance:
         return f"Covariance(dimension {self.dimension}, rank {self.rank}, total variance {total:.3g})"
 
     @staticmethod
-    def isotropic(dimension: int, variance: float, dtype: torch.dtype = torch.float32) -> Covariance:
+    def isotropic(dimension: int, variance: float, dtype: Dtype = torch.float32) -> Covariance:
         """``variance`` times the identity; no basis at all."""
-        return Covariance(torch.empty(0, dtype=torch.float64), torch.empty(dimension, 0, dtype=dtype), variance)
+        return Covariance(
+            torch.empty(0, dtype=torch.float64), torch.empty(dimension, 0, dtype=find_dtype(dtype)), variance
+        )
 
     @staticmethod
-    def stationary(blocks: Tensor, size: tuple[int, int], dtype: torch.dtype = torch.float32) -> Covariance:
+    def stationary(blocks: Tensor, size: tuple[int, int], dtype: Dtype = torch.float32) -> Covariance:
         """Diagonal in the 2-D DCT: a C x C covariance of the channels at each frequency, blocks [H W, C, C].
 
         The nearest such matrix to any other keeps its blocks; images whose statistics do not depend on the place are
@@ -122,11 +125,11 @@ class Covariance:
         values, vectors = torch.linalg.eigh(blocks.detach().to("cpu", torch.float64))
         values, order = values.clamp(min=0).flatten().sort(descending=True, stable=True)
         # the basis is a matrix in all that is asked of it, but not to the type checker
-        return Covariance(values, cast(Tensor, CosineBasis(vectors.to(dtype), order, size)))
+        return Covariance(values, cast(Tensor, CosineBasis(vectors.to(find_dtype(dtype)), order, size)))
 
     @staticmethod
     def of(
-        matrix: Tensor, rank: int | None = None, dtype: torch.dtype = torch.float32, most: int | None = None
+        matrix: Tensor, rank: int | None = None, dtype: Dtype = torch.float32, most: int | None = None
     ) -> Covariance:
         """Eigendecompose a symmetric positive semi-definite [D, D] matrix in float64 on the CPU.
 
@@ -137,20 +140,21 @@ class Covariance:
         Raises:
             ValueError: as `eigensystem`.
         """
+        there = find_dtype(dtype)  # before the work
         values, vectors = eigensystem(matrix)
         kept = min(len(values), len(values) if most is None else most)
         full = Covariance(values.flip(0)[:kept], vectors.flip(1)[:, :kept].contiguous())
-        return (full if rank is None else full.truncate(rank)).to(dtype=dtype)
+        return (full if rank is None else full.truncate(rank)).to(dtype=there)
 
     @staticmethod
-    def of_rows(rows: Tensor, mean: Tensor, rank: int | None = None, dtype: torch.dtype = torch.float32) -> Covariance:
+    def of_rows(rows: Tensor, mean: Tensor, rank: int | None = None, dtype: Dtype = torch.float32) -> Covariance:
         """The unbiased covariance of rows [N, D] about their mean [D], by the eigenvalues of their N x N products.
 
         It has N - 1 directions, fewer where rows repeat each other, and no variance outside them; or ``rank`` of these,
         and the mean variance of the others elsewhere. X^T X and X X^T have the same eigenvalues but for zeros, and if
         X X^T v = l v, then X^T v is an eigenvector of X^T X. Work: O(N^2 D), which is less than O(D^3) for N < D.
         """
-        count, dimension = rows.shape
+        there, (count, dimension) = find_dtype(dtype), rows.shape
         mean = mean.double()
         products = torch.empty(count, count, dtype=torch.float64)
 
@@ -168,7 +172,7 @@ class Covariance:
         basis = torch.linalg.qr(torch.cat(columns)).Q
         rest = dimension - kept
         residual = float(values[kept:held].sum()) / rest if rest else 0.0
-        return Covariance(values[:kept], basis.to(dtype), residual)
+        return Covariance(values[:kept], basis.to(there), residual)
 
     @property
     def dimension(self) -> int:
@@ -222,8 +226,9 @@ class Covariance:
         dropped = self.spectrum[rank:]
         return Covariance(self.eigenvalues[:rank], self.basis[:, :rank].contiguous(), float(dropped.mean()))
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Covariance:
-        basis = self.basis.to(device=device, dtype=dtype)
+    def to(self, device: Device | None = None, dtype: Dtype | None = None) -> Covariance:
+        """The basis on a device and in a dtype, each as torch has it or by its name."""
+        basis = self.basis.to(device=find_device(device), dtype=find_dtype(dtype))
         return self if basis is self.basis else replace(self, basis=basis)  # which would look at all of it again
 
     def matrix(self) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..bounds import a, integer, number
+from ..devices import Device, Dtype, find_device, find_dtype
 from ..noise import NoiseLevel
 from . import modes
 from .covariance import Covariance
@@ -54,7 +55,7 @@ class Gaussian:
 
     @staticmethod
     def fit(
-        data: Tensor | Moments | Iterable[Tensor], rank: int | None = None, dtype: torch.dtype = torch.float32
+        data: Tensor | Moments | Iterable[Tensor], rank: int | None = None, dtype: Dtype = torch.float32
     ) -> Gaussian:
         """Fit mean and covariance to rows [N, D], batches of rows, or moments.
 
@@ -63,13 +64,14 @@ class Gaussian:
         taken and eigendecomposed in float64, once: O(D^3), or O(N^2 D) for no more rows than dimensions. The basis is
         kept in ``dtype``.
         """
+        kept = find_dtype(dtype) or torch.float32
         if isinstance(data, Tensor) and 2 <= len(check_rows(data)) <= data.shape[1]:
             rows = data.detach().cpu()
             mean = rows.double().mean(0)
-            return Gaussian(mean.to(dtype), Covariance.of_rows(rows, mean, rank, dtype))
+            return Gaussian(mean.to(kept), Covariance.of_rows(rows, mean, rank, kept))
         moments = data if isinstance(data, Moments) else Moments.of(data)
-        covariance = Covariance.of(moments.covariance, rank, dtype, most=moments.count - 1)
-        return Gaussian(moments.mean.to(dtype), covariance)
+        covariance = Covariance.of(moments.covariance, rank, kept, most=moments.count - 1)
+        return Gaussian(moments.mean.to(kept), covariance)
 
     @staticmethod
     def isotropic(mean: Tensor, variance: float) -> Gaussian:
@@ -92,8 +94,10 @@ class Gaussian:
         """Orthonormal directions [D, R]."""
         return self.covariance.basis
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Gaussian:
-        mean, covariance = self.mean.to(device=device, dtype=dtype), self.covariance.to(device, dtype)
+    def to(self, device: Device | None = None, dtype: Dtype | None = None) -> Gaussian:
+        """On a device and in a dtype, each as torch has it or by its name."""
+        there, kept = find_device(device), find_dtype(dtype)
+        mean, covariance = self.mean.to(device=there, dtype=kept), self.covariance.to(there, kept)
         return self if mean is self.mean and covariance is self.covariance else Gaussian(mean, covariance)
 
     def shrunk(self, count: int) -> Gaussian:

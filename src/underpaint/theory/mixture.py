@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ..devices import Device, Dtype
 from ..noise import NoiseLevel
 from . import modes
 from .denoiser import check_states
@@ -80,7 +81,7 @@ class Mixture:
         return f"Mixture({len(self.components)} Gaussians, dimension {len(self.mean)}, rank {ranks})"
 
     @staticmethod
-    def fit(data: Tensor, labels: Tensor, rank: int | None = None, dtype: torch.dtype = torch.float32) -> Mixture:
+    def fit(data: Tensor, labels: Tensor, rank: int | None = None, dtype: Dtype = torch.float32) -> Mixture:
         """One Gaussian for each value of labels [N], weighted by its share of the rows [N, D].
 
         Labels are classes, or the clusters of k-means. With ``rank`` a component keeps its leading directions, and the
@@ -115,7 +116,8 @@ class Mixture:
         """Variance of each component outside the span of its directions, [K] float64."""
         return torch.tensor([component.covariance.residual for component in self.components], dtype=torch.float64)
 
-    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Mixture:
+    def to(self, device: Device | None = None, dtype: Dtype | None = None) -> Mixture:
+        """On a device and in a dtype, each as torch has it or by its name."""
         return Mixture(self.weights, tuple(component.to(device, dtype) for component in self.components))
 
     def __call__(self, x: Tensor, level: NoiseLevel) -> Tensor:

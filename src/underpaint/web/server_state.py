@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from .. import assets
 from ..data.named import known_classes
 from ..data.store import load_gaussian
+from ..devices import find_dtype
 from ..models.checking.check import Check
 from ..models.model import Model
 from ..models.pipelines.hub import is_hub_id
@@ -25,7 +26,7 @@ from ..recipes.explorer.nearest_images import TrainingImages, load_training_imag
 from ..recipes.explorer.plans import plan_from_data
 from ..recipes.explorer.steady import moved_by_other_noise, steadiest
 from ..recipes.shared.check import check_case
-from ..recipes.shared.request import Conditioning, Request, Sampler, dtype_named, find_device, load_on, prepare
+from ..recipes.shared.request import Conditioning, Request, Sampler, load_on, own_device, prepare
 from ..sampling.fitted import Calibration, read_calibration
 from .checks import MAX_SEEDS, MAX_STEPS, Values, condition, integer, number
 from .tour import MODEL
@@ -67,7 +68,7 @@ class ServerState:
         dtype: str | None = None,
         calibrations: tuple[str, ...] = (),
     ) -> None:
-        find_device(device), dtype_named(dtype)  # what there is none of is found before the page is served
+        own_device(device), find_dtype(dtype)  # what there is none of is found before the page is served
         self._where = device, dtype
         for files, what in ((statistics, "statistics"), (calibrations, "calibrated plans")):
             if len(files) > len(folders):

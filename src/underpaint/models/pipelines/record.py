@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...bounds import a
+from ...devices import Device, Dtype, find_device, find_dtype
 from ...noise import NoiseLevel
 from ...sampling.response import NormalDraws
 from ...sampling.solvers import ddim_step
@@ -147,8 +148,8 @@ def record(
     pipe: Any,
     *args: Any,
     every: int = 1,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str = "cpu",
+    dtype: Dtype | None = None,
+    device: Device = "cpu",
     **kwargs: Any,
 ) -> Recording:
     """Run ``pipe(*args, **kwargs)`` and record it; the pipeline computes, and returns, what it would without us.
@@ -163,7 +164,7 @@ def record(
     Args:
         pipe: a pipeline of diffusers with a ``scheduler``.
         every: keep each ``every``-th state (the first and the last always).
-        dtype: of what is kept, such as torch.float16; by default that of the states.
+        dtype: of what is kept, such as torch.float16 or "float16"; by default that of the states.
         device: where it is kept.
 
     Memory: with K = ceil(N/every) steps kept, (2K + 1) B D numbers, (4K + 1) B D with guidance, B D for each draw of
@@ -204,7 +205,7 @@ def record(
         raise ValueError(
             f"The scheduler of {a(type(pipe).__name__)}, {type(scheduler).__name__}, has no step to record."
         )
-    tape = _Tape(Call.of(pipe, args, kwargs), every, dtype, torch.device(device))
+    tape = _Tape(Call.of(pipe, args, kwargs), every, find_dtype(dtype), find_device(device))
     with encoding_alone(pipe), _watching(pipe, tape):
         output = pipe(*args, **kwargs)
     return tape.recording(output)
@@ -263,7 +264,7 @@ def _recorded(own: type, tape: _Tape) -> type:
 class _Tape:
     """What was heard and kept so far."""
 
-    def __init__(self, call: Call, every: int, dtype: torch.dtype | None, device: torch.device) -> None:
+    def __init__(self, call: Call, every: int, dtype: torch.dtype | None, device: torch.device | None) -> None:
         self.call, self.scheduler = call, call.pipe.scheduler
         self.every, self.dtype, self.device = every, dtype, device
         self.shape: tuple[int, ...] = ()

@@ -23,6 +23,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from ...bounds import a
+from ...devices import find_device
 from ...noise import NoiseLevel
 from ...sampling.exponential import Ending, gaussian_ancestral, gaussian_exponential
 from ...sampling.fitted import Calibration, Plan, read_calibration, write_calibration
@@ -237,10 +238,12 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             others: what pipelines hand on for other schedulers; None or without effect, or it is refused.
 
         Raises:
-            ValueError: the layout cannot be given this, or the calibration has no plan of so many calls.
+            ValueError: the layout cannot be given this, there is no such device, or the calibration has no plan of so
+                many calls.
         """
         self._plan, self._landed = None, False
         refuse(others)
+        device = find_device(device)
         sigmas = None if sigmas is None else without_end(sigmas)
         if self.calibration is not None and sigmas is None and timesteps is None and num_inference_steps is not None:
             self._follow(self.calibration.plan(num_inference_steps), device, {} if mu is None else {"mu": mu})

@@ -27,7 +27,7 @@ from ...sampling.linear import read_rules
 from ...sampling.use import use_of
 from ..shared.model_and_data import find_quality_measures
 from ..shared.processes import Processes, join_processes
-from ..shared.request import Conditioning, Request, cases, describe, find_device, prepare
+from ..shared.request import Conditioning, Request, cases, describe, own_device, prepare
 from ..shared.results import listed, picture, quantity
 from .cells import LEARNED, OURS, Cell, Keep, Settings, Workbench
 from .frechet import Skipped, frechet_of, judged_seeds, seen, skipping, skips
@@ -150,7 +150,7 @@ def prepare_bench(
     plans = None if calibration is None else read_calibration(calibration)
     features, test, _ = find_quality_measures(assets.folder(str(sampler.model.notes.get("data"))))
     if space is not None:
-        features, test = find_features(space, sampler.model.image_shape, find_device(request.device)), None
+        features, test = find_features(space, sampler.model.image_shape, own_device(request.device)), None
     # the test split is of all the data: no measure of some classes or prompts
     judged = read_reference(reference) if reference is not None else test if listed == (Conditioning(),) else None
     asked = space, None if reference is None else str(reference)

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from ... import assets
-from ...bounds import check_seeds, shown
+from ...bounds import check_seeds
 from ...data.datasets import load_data
 from ...data.labels import join_by_name
 from ...data.named import known_classes
 from ...data.store import gaussian_provenance, load_gaussian
+from ...devices import find_device
 from ...models.load import load_model
 from ...models.model import Condition, Model
 from ...noise import NoiseLevel
@@ -28,8 +29,6 @@ from ...sampling.use import Knowing, joined, use_of
 from ...theory.denoiser import Denoiser, check_weight, guide
 from ...theory.gaussian import Gaussian, guided_gaussian
 from ...version import __version__
-
-DTYPES = {name: getattr(torch, name) for name in ("float32", "float16", "bfloat16", "float64")}
 
 
 @dataclass(frozen=True)
@@ -265,30 +264,16 @@ def describe(sampler: Sampler, case: Conditioning, seeds: Sequence[int]) -> dict
     }
 
 
-def find_device(name: str | None) -> torch.device | None:
+def own_device(name: str | None) -> torch.device | None:
     """The device of a name; of several GPUs, each process of torchrun has its own. ValueError if there is none."""
-    if name is None:
-        return None
-    try:
-        device = torch.device(name)
-        if device.type == "cuda" and device.index is None and "LOCAL_RANK" in os.environ:
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % max(1, torch.cuda.device_count()))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        why = "" if "xpected" in str(error) else f" ({str(error).splitlines()[0]})"
-        raise ValueError(f"There is no device {shown(name)} here{why}; give cpu, cuda or cuda:1.") from None
-    return device
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{int(os.environ['LOCAL_RANK']) % max(1, torch.cuda.device_count())}"
+    return find_device(name)
 
 
 def load_on(place: str | Path | Model, device: str | None, dtype: str | None) -> Model:
     """A model on a device and in a dtype of these names; ValueError where there is none, before it is loaded."""
-    return load_model(place, device=find_device(device), dtype=dtype_named(dtype))
-
-
-def dtype_named(name: str | None) -> torch.dtype | None:
-    if name is not None and name not in DTYPES:
-        raise ValueError(f"Unknown dtype {shown(name)}; choose one of {', '.join(DTYPES)}.")
-    return None if name is None else DTYPES[name]
+    return load_model(place, device=own_device(device), dtype=dtype)
 
 
 def load_theory(request: Request, model: Model) -> Theory:

@@ -17,7 +17,7 @@ from ...metrics.spaces import find_features, width
 from ...models.fingerprint import fingerprint
 from ...models.model import Model
 from ..shared.own_samples import SOLVER, STEPS, own_states, told
-from ..shared.request import Conditioning, find_denoiser, find_device, load_on
+from ..shared.request import Conditioning, find_denoiser, load_on, own_device
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -52,7 +52,7 @@ def open_data(
     or, with ``samples``, so many samples of the model ``place`` in a ``case``; or, with ``features``, those of the
     pictures in this space (of `find_features`). Networks run on ``device``, and
     the model in ``dtype``."""
-    there = find_device(device)
+    there = own_device(device)
     if dtype is not None and samples is None and encoder is None:
         raise ValueError(f"A dtype ({shown(dtype)}) is of a model; give --samples or --latents, too.")
     if samples is None and case not in (None, Conditioning()):
