@@ -80,6 +80,11 @@ def a(noun: str) -> str:
     return f"{'an' if re.match(r'[AEIOaeio]|ndarray|[FHLMNRSX][A-Z]', noun) else 'a'} {noun}"
 
 
+def A(noun: str) -> str:
+    """The same at the beginning of a sentence: A list, An int."""
+    return f"{a(noun)[:1].upper()}{a(noun)[1:]}"
+
+
 def shown(value: Any, most: int = 60) -> str:
     """A value as an error message shows it: as Python writes it, cut where it is long."""
     try:

@@ -18,6 +18,7 @@ from torch.testing import assert_close
 import underpaint as up
 from underpaint.models.schedulers.levels import initial_scale, model_output, told_levels
 from underpaint.models.schedulers.spectrum import spectrum
+from underpaint.recipes.spectrum import find_scheduler
 from underpaint.theory import modes
 
 logging.set_verbosity_error()
@@ -176,5 +177,46 @@ def test_eigenvalues_are_variances(eigenvalues: tuple[float, ...]) -> None:
 @pytest.mark.parametrize(("name", "steps"), [("UnCLIPScheduler", 1), ("PNDMScheduler", 1), ("PNDMScheduler", 2)])
 def test_steps_that_a_scheduler_cannot_lay_are_refused_by_name(name: str, steps: int) -> None:
     """One divides by 0 there, the other cannot broadcast."""
-    with pytest.raises(ValueError, match=f"An? {name} cannot lay {steps} steps: "):
+    with pytest.raises(ValueError, match=f"An? {name} cannot lay {steps} steps?; ask for another number"):
         spectrum(getattr(diffusers, name)(), steps)
+
+
+@pytest.mark.parametrize("name", ["DPMSolverMultistepInverse", "DDIMInverse"])
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_what_goes_to_noise_is_refused_in_any_number_of_steps(name: str, steps: int) -> None:
+    """One level does not tell which way it goes."""
+    with pytest.raises(ValueError, match=f"A {name}Scheduler goes from data to noise"):
+        spectrum(make(name), steps)
+
+
+def schedulers() -> list[str]:
+    """Every class of the installed diffusers that lays timesteps, but those whose own library is not installed."""
+    kinds = {name: getattr(diffusers, name) for name in dir(diffusers) if name.endswith("Scheduler")}
+    usable = {name: kind for name, kind in kinds.items() if isinstance(kind, type) and not is_missing(kind)}
+    return sorted(name for name, kind in usable.items() if hasattr(kind, "set_timesteps"))
+
+
+def is_missing(kind: type) -> bool:
+    return type(kind).__name__ == "DummyObject"
+
+
+@pytest.mark.parametrize("name", schedulers())
+def test_few_steps_of_any_scheduler_are_finite_or_refused_by_its_name(name: str) -> None:
+    for steps in (1, 2, 3):
+        try:
+            scheduler, _ = find_scheduler(name, {})
+            found, said = spectrum(scheduler, steps, [1.0]), ""
+        except ValueError as error:
+            found, said = None, str(error)
+        if found is None:
+            assert name in said
+            continue
+        ready = copy.deepcopy(scheduler)
+        ready.set_timesteps(steps)
+        assert found.calls == len(ready.timesteps)
+        assert all(bool(torch.isfinite(value).all()) for value in (found.variance, found.initial, found.mean))
+        assert 0 <= float(found.variance) < 1e3
+        more = copy.deepcopy(scheduler)
+        more.set_timesteps(20)
+        level = told_levels(more)
+        assert level.ratio[-1] < level.ratio[0], "it goes to noise, and was not refused"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..bounds import number, shown
+from ..bounds import A, number, shown
 from ..data.store import load_gaussian
 from ..files import read_json
 from ..models.schedulers.configs import left_off
@@ -140,7 +140,7 @@ def find_scheduler(
     open_ended = any(p.kind is p.VAR_KEYWORD for p in known.values())  # of a package that is not installed
     if settings.keys() - known.keys() and not open_ended:
         wrong = ", ".join(sorted(settings.keys() - known.keys()))
-        raise ValueError(f"A {kind.__name__} has no setting {wrong}; known are {', '.join([*known][1:])}.")
+        raise ValueError(f"{A(kind.__name__)} has no setting {wrong}; known are {', '.join([*known][1:])}.")
     defaults = {key: p.default for key, p in known.items()}
     asked = {**{key: value for key, value in given.items() if key in known}, **settings}
     off = {key: False for key in ("clip_sample", "thresholding") if key in known}
@@ -148,7 +148,7 @@ def find_scheduler(
         return kind(**{**asked, **off}), left_off({**defaults, **asked})
     except (TypeError, NotImplementedError, AttributeError, KeyError, RuntimeError) as error:
         reason = re.split(r"\n|, but expected", str(error))[0].rstrip(".:") or type(error).__name__
-        raise ValueError(f"A {kind.__name__} cannot be made of these settings: {reason}.") from None
+        raise ValueError(f"{A(kind.__name__)} cannot be made of these settings: {reason}.") from None
 
 
 def _scheduler_class(name: str) -> Any:

@@ -47,10 +47,11 @@ class Response:
         return f"Response({len(self.initial)} coordinates, {len(self.drawn)} draws)"
 
 
-def respond(run: Run, count: int) -> Response:
+def respond(run: Run, count: int, name: str = "sampler") -> Response:
     """The response of a sampler along ``count`` coordinates, which it treats alike but for their denoisers.
 
-    It is run twice: on three rows to count its draws J, and on J + 3. Work and memory: O(J count) a step.
+    It is run twice: on three rows to count its draws J, and on J + 3. Work and memory: O(J count) a step. It is called
+    by its ``name`` where it is refused.
 
     Raises:
         ValueError: it is not linear, as with clipping; gives NaN or infinite values; draws noise of another shape than
@@ -70,13 +71,13 @@ def respond(run: Run, count: int) -> Response:
     rows, together = final[:-1], final[-1]
     if not bool(torch.isfinite(final).all()):
         raise ValueError(
-            "This sampler gives NaN or infinite values with these settings; try another number of steps, another order "
+            f"This {name} gives NaN or infinite values with these settings; try another number of steps, another order "
             "or type of its solver, or less noise."
         )
     parts = inputs[:, -1:] * rows
     if bool(((together - parts.sum(0)).abs() > _ROUNDING * parts.square().sum(0).sqrt() + 1e-12).any()):
         raise ValueError(
-            "This sampler is not linear in its states, so its response has no closed form; leave off what clips or "
+            f"This {name} is not linear in its states, so its response has no closed form; leave off what clips or "
             "thresholds them."
         )
     return Response(rows[0], rows[1], rows[2:])

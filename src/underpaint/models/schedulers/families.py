@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ...bounds import a
+from ...bounds import A, a
 from ...noise import NoiseLevel
 from ...prediction import Prediction
 
@@ -66,7 +66,7 @@ def family_of(scheduler: Any) -> Family:
     marks."""
     for name in names_of(scheduler):
         if name in NO_LEVELS:
-            raise ValueError(f"A {name}Scheduler has no noise levels here: {NO_LEVELS[name]}.")
+            raise ValueError(f"{A(name)}Scheduler has no noise levels here: {NO_LEVELS[name]}.")
         for family in _FAMILIES:
             if name in family.classes.split():
                 if not _has(scheduler, family):

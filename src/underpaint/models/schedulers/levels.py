@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ...bounds import a
+from ...bounds import A, a
 from ...noise import NoiseLevel
 from ...prediction import Prediction, to_denoised
 from .configs import prediction_in
@@ -156,7 +156,7 @@ def _ready(scheduler: Any) -> tuple[Family, NoiseLevel]:
     try:
         levels = family.levels(scheduler)
     except ValueError as error:
-        raise error if name in str(error) else ValueError(f"A {name} has no levels on this grid: {error}") from None
+        raise error if name in str(error) else ValueError(f"{A(name)} has no levels on this grid: {error}") from None
     if not set(names_of(scheduler)) & set(family.classes.split()):
         _remembered(scheduler, lambda: _proven(scheduler, levels))
     return family, levels

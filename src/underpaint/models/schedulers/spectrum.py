@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...bounds import MOST_STEPS, a, integer, shown
+from ...bounds import MOST_STEPS, A, a, integer, shown
 from ...noise import NoiseLevel
 from ...sampling.response import Response, respond
 from ...theory import modes
@@ -23,6 +23,8 @@ from .levels import initial_scale, model_output, told_levels
 
 #: Variances of the data, unless others are asked for: from beyond the smallest of natural images to the largest.
 EIGENVALUES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+#: Steps that any scheduler can lay, whose levels tell which way it goes.
+_TELLING = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,17 +106,17 @@ def spectrum(
     ready = copy.deepcopy(scheduler)
     if steps is not None:
         _lay(ready, integer(steps, "number of steps", 1, MOST_STEPS))
-    levels = told_levels(ready)
-    if len(levels) > 1 and not levels.ratio[-1] < levels.ratio[0]:
-        raise ValueError(f"A {type(scheduler).__name__} goes from data to noise; what it samples is no data.")
+    levels, name = told_levels(ready), type(scheduler).__name__
+    if not _falls(ready, levels):
+        raise ValueError(f"{A(name)} goes from data to noise; what it samples is no data.")
 
     def run(noise: Tensor, mean: Tensor) -> Tensor:
         return _walk(copy.deepcopy(ready), levels, noise, mean, variances, options)
 
-    found: Response = respond(run, len(variances))
+    found: Response = respond(run, len(variances), name)
     count = len(ready.timesteps)
     return Spectrum(
-        type(scheduler).__name__,
+        name,
         count if steps is None else steps,
         count,
         len(found.drawn),
@@ -130,8 +132,25 @@ def _lay(scheduler: Any, steps: int) -> None:
     try:
         scheduler.set_timesteps(steps)
     except (ValueError, ArithmeticError, IndexError, RuntimeError) as error:
-        name, reason = type(scheduler).__name__, str(error).strip().rstrip(".")
-        raise ValueError(f"{a(name)[:1].upper()}{a(name)[1:]} cannot lay {steps} steps: {reason}.") from None
+        what, reason = A(type(scheduler).__name__), str(error).strip().rstrip(".")
+        count = "1 step" if steps == 1 else f"{steps} steps"
+        raise ValueError(
+            f"{what} cannot lay {count}; ask for another number. Its set_timesteps raises {type(error).__name__}: "
+            f"{reason}."
+        ) from None
+
+
+def _falls(scheduler: Any, levels: NoiseLevel) -> bool:
+    """Whether a scheduler goes from noise to data. One level does not tell: so those of more steps are looked at, if it
+    can lay them."""
+    if len(levels) == 1:
+        more = copy.deepcopy(scheduler)
+        try:
+            more.set_timesteps(_TELLING)
+            levels = told_levels(more)
+        except (ValueError, ArithmeticError, IndexError, RuntimeError):
+            return True
+    return len(levels) == 1 or bool(levels.ratio[-1] < levels.ratio[0])
 
 
 def _check_options(scheduler: Any, options: Mapping[str, Any]) -> None:
