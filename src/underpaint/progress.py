@@ -13,6 +13,12 @@ def silent(what: str, total: int) -> Callable[[], None]:
     return lambda: None
 
 
+def numbered(progress: Progress, place: int, of: int) -> Progress:
+    """Progress whose stretches say at which place of how many sections they are: what is left of sections that differ
+    cannot be told from those that are done."""
+    return lambda what, total: progress(f"section {place} of {of}, {what}", total)
+
+
 class Whole:
     """A stretch of at most ``total`` parts, in sections that may end early or have been done before."""
 

@@ -155,14 +155,23 @@ def test_a_report_says_how_many_calls_it_makes(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(UNet2DModel, "forward", counted)
 
+    def tell(words: str) -> None:
+        said.append(words)
+        rows[0] = 0  # what was called before is the check of the model
+
+    stretches = list[str]()
+
     def progress(what: str, total: int) -> Callable[[], None]:
-        said.append(what)
-        if what.startswith("report"):
-            rows[0] = 0  # what was called before is the check of the model
+        stretches.append(what)
         return lambda: None
 
-    build.report(settings, progress)
-    assert f"report, about {rows[0]:,} calls of the network for one image; sections" in said
+    build.report(settings, progress, tell=tell)
+    assert said == [f"The report takes about {rows[0]:,} calls of the network for one image."]
+    sections = [int(what.split()[1]) for what in stretches if what.startswith("section")]
+    assert sections == sorted(sections)  # one line says where the report is, and no other guesses at what is left
+    assert set(sections) >= {1, 5, 6, 8, 9}
+    assert {what.split()[3] for what in stretches if what.startswith("section")} <= {"11,", "12,"}
+    assert not any("sections" in what for what in stretches)
 
 
 class Interrupted(Denoiser):

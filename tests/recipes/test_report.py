@@ -19,12 +19,14 @@ from underpaint.analysis.summary import Summary
 from underpaint.cli import app
 from underpaint.figures import report_page
 from underpaint.figures.report import REPORT_FIGURES, half_words
-from underpaint.figures.report_page import write_report
+from underpaint.figures.report_page import explains, summary, write_report
 from underpaint.keeping import make_only
 from underpaint.noise import DDPM
 from underpaint.progress import silent
 from underpaint.recipes.report import build, claims
-from underpaint.recipes.report.build import Report, left_out, report
+from underpaint.recipes.report.build import Report, left_out, report, words_on_calls
+from underpaint.recipes.report.claims import nothing
+from underpaint.recipes.report.network_against_theory import measure_frechet
 from underpaint.recipes.report.regimes import calls_of_regimes, regimes_of
 from underpaint.recipes.report.settings import Settings
 from underpaint.recipes.report.trajectories import compare_cases, spread_components
@@ -347,12 +349,38 @@ def test_a_failed_write_leaves_the_old_report(small: Report, tmp_path: Path, mon
     assert [path.name for path in tmp_path.iterdir()] == ["r"]
 
 
+def test_few_own_samples_explain_nothing_and_the_page_says_so(small: Report):
+    """A share below 0 is no number to read: of fewer samples than they have numbers, the page says what would help."""
+    few = dataclasses.replace(small.subject, rows=small.subject.rows[:100], own=True, fitted=True)
+    shares = {name: torch.full_like(part, -0.057) for name, part in small.agreement.shares.items()}
+    part = dataclasses.replace(small.agreement, shares=shares)
+    numbers = summary(dataclasses.replace(small, subject=few, agreement=part))["numbers"]
+    assert (
+        "the Gaussian explains nothing of the denoised image at σ/α ≥ 10 (it is fitted to 100 images of 784" in numbers
+    )
+    assert "which are too few; a larger --samples may explain more)" in numbers
+    assert "%" not in numbers.partition("Gaussian")[2]
+    assert "too few" not in summary(small)["numbers"]
+    assert [explains(share) for share in (0.9214, 0.0004, -0.0004)] == ["explains 92.1 %", *["explains nothing"] * 2]
+    assert nothing(torch.tensor([-0.2, 0.1])) != "" == nothing(torch.tensor([0.2]))
+
+
+def test_frechet_distances_can_be_left_out(small: Report):
+    subject, settings = small.subject, Settings(seeds=tuple(range(8)), steps=12, samples=0)
+    assert measure_frechet(subject, 0, False, silent) is None
+    assert "Fréchet" not in words_on_calls(settings, subject, 1)
+    asked = words_on_calls(dataclasses.replace(settings, samples=30), subject, 1)
+    assert "3,240 of them for Fréchet distances of 30 samples each (--frechet changes that number)" in asked
+    parts = {"frechet": None, "decided": None, "conditions": None, "regimes": None, "hybrid": small.hybrid}
+    assert left_out(settings, subject, parts)["Fréchet distances"] == "none were asked for"
+
+
 def test_settings_are_checked():
     for options, words in (
         ({"seeds": (1, 2)}, "at least 8 seeds"),
         ({"seeds": (1,) * 9}, "differ"),
         ({"steps": 5}, "at least 12 steps"),
-        ({"samples": 1}, "at least 2 samples"),
+        ({"samples": 1}, "at least 2 samples, or 0"),
         ({"solver": "x"}, "Unknown solver"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -85,6 +85,13 @@ def report(
     folder: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for index.html, figures/ and results.json.")
     ] = Path("report"),
+    frechet: Annotated[
+        int | None,
+        typer.Option(
+            "--frechet",
+            help="Number of samples for each Fréchet distance; 0 leaves these out. Default: 300, or 5,000 with --full.",
+        ),
+    ] = None,
     full: FullOption = False,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
@@ -108,9 +115,10 @@ def report(
 
     asked = ((*(prompts or ()), *(classes or ())), tuple(guidance or (1.0,)), negative)
     sources = Sources(model, data, split, column, labelled, gaussian, device, dtype, samples)
-    settings = Settings(sources, chosen, steps, solver, 5000 if full else 300, full, *asked, regimes)
+    judged = frechet if frechet is not None else 5000 if full else 300
+    settings = Settings(sources, chosen, steps, solver, judged, full, *asked, regimes)
     with kept_in(folder / "parts"), progress_bars(quiet) as progress:
-        computed = compute(settings, progress, folder / "parts")
+        computed = compute(settings, progress, folder / "parts", tell(quiet))
         from ..figures.report_page import write_report
 
         results = write_report(computed, folder, progress)

@@ -112,12 +112,13 @@ def _final(report: Report) -> str:
 def _deviation(report: Report) -> str:
     part = report.agreement
     names = ", ".join(f"{name} {float(explained[-1]):.2f}" for name, explained in part.explained.items())
+    below = " (below 0: further from it than the data mean is)" * any(bool(v[-1] < 0) for v in part.explained.values())
     return (
         "Top: distance of each analytic trajectory from the network's, from the same start (band: 5 to 95 % of seeds). "
         "Bottom left: how much of the network's denoised image each explains, on the network's own states. At the "
         "highest noise the three curves are nearly one; as far as the exact score stays below 1 there, that is "
         "the network's own error. They part where the data are no longer like a Gaussian. At the last level: "
-        f"{names}. A network that had memorised its data would follow the exact score. "
+        f"{names}{below}. A network that had memorised its data would follow the exact score. "
         "Bottom right: the same for the score. At high noise it is near 1 for any denoiser, so "
         "that nothing is concluded from it."
     )

@@ -104,12 +104,29 @@ def _numbers(report: Report) -> str:
     words = [f"two principal components hold {two:.4g} % of the variance of a trajectory"]
     part, high = report.agreement, report.agreement.level.ratio[:-1] >= HIGH_NOISE
     if bool(high.any()):
-        share = 100 * float(pooled(part.shares["Gaussian"], part.signal, high).mean())
-        share = round(share, 1) + 0.0  # not -0
-        words.append(f"the Gaussian explains {share:g} % of the denoised image at σ/α ≥ {HIGH_NOISE:g}")
+        share = float(pooled(part.shares["Gaussian"], part.signal, high).mean())
+        words.append(f"the Gaussian {explains(share)} of the denoised image at σ/α ≥ {HIGH_NOISE:g}{_few(report)}")
     emerged = float((report.emergence.measured_half / report.emergence.predicted_half).nanmedian())
     words.append(f"features appear at {emerged:.2g} times the predicted σ/α (median)")
     return f"{_sentence('; '.join(words))}."
+
+
+def explains(share: float) -> str:
+    """Of a share of the variance about the data mean: "explains 92.1 %"; where it is below 0, the mean is nearer."""
+    percent = round(100 * share, 1)
+    return f"explains {percent:g} %" if percent > 0 else "explains nothing"
+
+
+def _few(report: Report) -> str:
+    """Where the Gaussian was fitted to fewer images than they have numbers: that these are too few."""
+    subject = report.subject
+    count, numbers = subject.rows.shape
+    if not subject.fitted or count > numbers:
+        return ""
+    more = "a larger --samples" if subject.own else "more data, or --gaussian,"
+    return (
+        f" (it is fitted to {count:,} images of {numbers:,} numbers each, which are too few; {more} may explain more)"
+    )
 
 
 def _sentence(words: str) -> str:

@@ -101,6 +101,12 @@ class Comparison:
         release = max(self.setup["releases"], key=lambda name: float(found[name].mean), default="")
         others = [name for name in ("Gaussian", "mixture", "exact", release) if name in found and name != best]
         told = listed([f"{name} {float(found[name].mean):.3f}" for name in others])
+        if float(found[best].mean) <= 0:
+            return (
+                "No denoiser explains anything of the network's denoised images on its own trajectories: the data mean "
+                f"is nearer to them than {best} ({float(found[best].mean):.3f}; 0 is the data mean, 1 is all) and all "
+                f"others are ({told})."
+            )
         return (
             f"Of the network's denoised images on its own trajectories, the denoiser called {best} explains most: "
             f"{float(found[best].mean):.3f} ± {float(found[best].reach):.3f} of the variance about the data mean, on "

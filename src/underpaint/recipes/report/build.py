@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
@@ -18,7 +18,7 @@ from ...models.checking.check import Check
 from ...models.checking.measures import Finding
 from ...models.fingerprint import digest, fingerprint
 from ...noise import NoiseLevel
-from ...progress import Progress, Whole, silent
+from ...progress import Progress, numbered, silent
 from ...sampling.solvers import find_solver
 from ...sampling.trajectory import Trajectory
 from ..shared.check import check_case
@@ -55,6 +55,8 @@ from .trajectories import (
     mode_curves,
 )
 
+#: The network's trajectories, and the ten that `_sections` gives.
+_SECTIONS = 11
 #: What the sections that are kept are made of.
 _KEPT = (
     Agreement,
@@ -107,13 +109,19 @@ class Report:
     plain: Report | None = field(default=None, metadata=PICTURE, repr=False)
 
 
-def report(settings: Settings, progress: Progress = silent, parts: Path | None = None) -> Report:
+def report(
+    settings: Settings,
+    progress: Progress = silent,
+    parts: Path | None = None,
+    tell: Callable[[str], None] = lambda words: None,
+) -> Report:
     """Sample, measure, compare: everything behind `underpaint report`.
 
     Args:
         settings: what to run.
         progress: told of each stretch.
         parts: folder in which each section is kept as it is found; asked again, the report goes on from them.
+        tell: told in a sentence how many calls of the network it takes, before it begins.
 
     Raises:
         ValueError: as `load_model_and_data`, or settings that leave too little to measure.
@@ -129,18 +137,14 @@ def report(settings: Settings, progress: Progress = silent, parts: Path | None =
     checked = keep("check", partial(check_case, model, listed[0], progress))
     level = subject.model.schedule.grid(settings.steps)
     solver = find_solver(settings.solver)
-    calls = calls_of_report(settings, subject, len(listed))
-    whole = Whole(progress, f"report, about {calls:,} calls of the network for one image; sections", 11)
-    trajectory = keep(
-        "trajectory", partial(subject.sample, subject.denoise, settings.seeds, level, solver, "network", progress)
-    )
-    sections: dict[str, Any] = {}
-    whole.advance()
-    for name, found in _sections(subject, listed, trajectory, settings, keep, progress):
-        sections[name] = found
-        whole.advance()
+    tell(words_on_calls(settings, subject, len(listed)))
     also = checked.sound and asks_for_nothing(subject)
-    plain = _plain(subject, settings, keep, progress, sections["regimes"]) if also else {}
+    at = partial(numbered, progress, of=_SECTIONS + also)
+    trajectory = keep(
+        "trajectory", partial(subject.sample, subject.denoise, settings.seeds, level, solver, "network", at(1))
+    )
+    sections: dict[str, Any] = dict(_sections(subject, listed, trajectory, settings, keep, at))
+    plain = _plain(subject, settings, keep, at(_SECTIONS + 1), sections["regimes"]) if also else {}
     setup = describe(settings, subject, trajectory, time.monotonic() - began)
     found = Report(
         setup=setup,
@@ -169,21 +173,21 @@ def _sections(
     trajectory: Trajectory,
     settings: Settings,
     keep: Keep,
-    progress: Progress,
+    at: Callable[[int], Progress],
 ) -> Iterator[tuple[str, Any]]:
-    """Each section by its name; those that take long are kept."""
-    given = (subject, trajectory, settings, progress)
+    """Each section by its name; those that take long are kept, and say by their number how far the report is."""
+    given = (subject, trajectory, settings)
     yield "geometry", measure_geometry(trajectory)
     yield "modes", mode_curves(subject, trajectory)
     yield "emergence", measure_emergence(subject, trajectory)
-    yield "agreement", keep("agreement", partial(measure_agreement, *given))
-    yield "hybrid", keep("hybrid", partial(measure_hybrid, *given))
-    yield "frechet", measure_frechet(subject, settings.samples, settings.respent, progress, keep)
-    yield "perturbation", keep("perturbation", partial(measure_perturbation, *given))
-    yield "conditions", keep("conditions", partial(compare_cases, subject, listed, settings, progress))
-    yield "decided", keep("decided", partial(measure_decided, subject, progress=progress))
+    yield "agreement", keep("agreement", partial(measure_agreement, *given, at(5)))
+    yield "hybrid", keep("hybrid", partial(measure_hybrid, *given, at(6)))
+    yield "frechet", measure_frechet(subject, settings.samples, settings.respent, at(7), keep)
+    yield "perturbation", keep("perturbation", partial(measure_perturbation, *given, at(8)))
+    yield "conditions", keep("conditions", partial(compare_cases, subject, listed, settings, at(9)))
+    yield "decided", keep("decided", partial(measure_decided, subject, progress=at(10)))
     shown = shows_regimes(settings, subject)
-    yield "regimes", keep("regimes", partial(regimes_of, *given)) if shown else None
+    yield "regimes", keep("regimes", partial(regimes_of, *given, at(11))) if shown else None
 
 
 def asks_for_nothing(subject: ModelAndData) -> bool:
@@ -224,12 +228,29 @@ def calls_of_report(settings: Settings, subject: ModelAndData, conditions: int) 
     return subject.calls * (run + compared * min(seeds, COMPARED) * settings.steps) + plain
 
 
+def words_on_calls(settings: Settings, subject: ModelAndData, conditions: int) -> str:
+    """How many calls a report takes, and how many of these are for Fréchet distances."""
+    calls, judging = (
+        calls_of_report(settings, subject, conditions),
+        calls_of_frechet(subject, settings.samples, settings.respent),
+    )
+    words = f"The report takes about {calls:,} calls of the network for one image"
+    if not judging:
+        return f"{words}."
+    return (
+        f"{words}, {judging:,} of them for Fréchet distances of {settings.samples:,} samples each (--frechet changes "
+        "that number)."
+    )
+
+
 def left_out(settings: Settings, subject: ModelAndData, sections: dict[str, Any]) -> dict[str, str]:
     """Why a section is not there, by its title; and a claim, where no measured level is in its range."""
     why = {}
     if sections["frechet"] is None:
         why["Fréchet distances"] = (
-            "the box has no features for these data; `underpaint bench --features` measures them in others"
+            "none were asked for"
+            if not settings.samples
+            else "the box has no features for these data; `underpaint bench --features` measures them in others"
             if subject.features is None
             else "of one condition; images of it are not meant to be like all of the data"
         )

@@ -199,14 +199,15 @@ def _agreement(part: Any) -> list[Claim]:
     measured = [
         (
             "At high noise the data's exact score is that of their Gaussian.",
-            f"explained variance of the exact denoiser about the mean, pooled over σ/α ≥ {HIGH_NOISE:g}",
+            f"explained variance of the exact denoiser about the mean, pooled over σ/α ≥ {HIGH_NOISE:g}"
+            f"{nothing(ideal)}",
             ideal,
             Bound("at least 0.9", low=0.9),
         ),
         (
             "At high noise a trained network is its data's Gaussian denoiser.",
             f"explained variance of the network's x̂_0 about the mean, pooled over σ/α ≥ {HIGH_NOISE:g} "
-            f"(the exact score explains {float(best.mean()):.3f})",
+            f"(the exact score explains {float(best.mean()):.3f}){nothing(learned)}",
             learned,
             Bound("at least 0.9", low=0.9),
         ),
@@ -244,6 +245,11 @@ def _trained(part: Any) -> list[Claim]:
             Bound("at least 0.05", low=0.05),
         ),
     ]
+
+
+def nothing(shares: Tensor) -> str:
+    """What a mean of explained variances below 0 means, in words; nothing of others."""
+    return "; below 0 it explains nothing: the data mean is nearer" if float(shares.mean()) < 0 else ""
 
 
 def pooled(shares: Tensor, signal: Tensor, chosen: Tensor) -> Tensor:

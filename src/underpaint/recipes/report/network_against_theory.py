@@ -186,10 +186,10 @@ def measure_frechet(
     steps: int = _STEPS,
     batch: int = 100,
 ) -> Frechet | None:
-    """Fréchet distance to the test split for several skips; None where the box has no features for these data, or for
-    one condition, which is not meant to give all of them. The features of each set of samples are kept."""
+    """Fréchet distance to the test split for several skips; None of no samples, where the box has no features for these
+    data, or for one condition, which is not meant to give all of them. The features of each set of samples are kept."""
     features, gaussian, network, of = subject.features, subject.gaussian, subject.denoise, subject.frechet
-    if features is None or not _judged(subject):
+    if features is None or not count or not _judged(subject):
         return None
     schedule = subject.model.schedule
     level = schedule.grid(steps)

@@ -13,8 +13,8 @@ from ..shared.model_and_data import Sources
 
 @dataclass(frozen=True)
 class Settings:
-    """What to run: ``samples`` for each Fréchet distance, whether the *re-spent* accounting is measured too, and
-    whether the three ``regimes`` along the noise are, for which images are held out of the data.
+    """What to run: ``samples`` for each Fréchet distance (0 leaves these out), whether the *re-spent* accounting is
+    measured too, and whether the three ``regimes`` along the noise are, for which images are held out of the data.
 
     Of several conditions (prompts, classes) and guidance weights, the report is about the first of each; all of them
     are compared in a section of their own.
@@ -39,8 +39,8 @@ class Settings:
         check_seeds(self.seeds)
         if self.steps < 12:
             raise ValueError(f"The report needs at least 12 steps to follow a trajectory, got {self.steps}.")
-        if self.samples < 2:
-            raise ValueError(f"A Fréchet distance needs at least 2 samples, got {self.samples}.")
+        if self.samples == 1:
+            raise ValueError("A Fréchet distance needs at least 2 samples, or 0 to leave it out; got 1.")
         check_steps(self.steps)
-        integer(self.samples, "number of samples", 2, MOST_ITEMS)
+        integer(self.samples, "number of samples for Fréchet distances", 0, MOST_ITEMS)
         find_solver(self.solver)

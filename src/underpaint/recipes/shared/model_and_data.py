@@ -62,6 +62,7 @@ class ModelAndData:
         about: what each denoiser was made from, in words.
         held: rows that mixture and exact score do not know, where some were asked for.
         own: the data are samples of the model itself, which say nothing of those that it was trained on.
+        fitted: the Gaussian is that of ``rows`` and of no others.
     """
 
     model: Model
@@ -77,6 +78,7 @@ class ModelAndData:
     case: Conditioning = field(default_factory=Conditioning)
     held: HeldOut | None = None
     own: bool = False
+    fitted: bool = False
 
     @property
     def denoise(self) -> Denoiser:
@@ -231,16 +233,14 @@ def load_model_and_data(
         ValueError: the model, data or statistics cannot be loaded, do not fit each other, the model does not say what
         it was trained on, or does not take the case's condition.
     """
-    advance = progress("loading model and data", 4)
+    advance = progress("loading the model", 1)
     loaded, case = model or sources.load(), case or Conditioning()
     find_denoiser(loaded, case)
     given = _given_statistics(sources, loaded)
     advance()
     images, rows, held = _own(sources, loaded, case, first, progress) or _data(sources, loaded, held_out, progress)
-    advance()
     name = "" if sources.samples else str(sources.data or loaded.notes["data"])
     known, fitted = given or find_gaussian(loaded, name, images, rows)
-    advance()
     labels = with_labels(images) if images.labels is not None else cluster(rows, components)
     kind = "classes" if images.labels is not None else "k-means clusters"
     smallest = int(labels.unique(return_counts=True)[1].min())
@@ -253,7 +253,6 @@ def load_model_and_data(
         "exact": f"exact score of {images.source}",
     }
     mixture = Mixture.fit(rows, labels, rank)
-    advance()
     features, reference, reader = find_quality_measures(assets.folder(name))
     return ModelAndData(
         loaded,
@@ -269,6 +268,7 @@ def load_model_and_data(
         case,
         held,
         sources.samples is not None,
+        fitted == images.source,
     )
 
 
