@@ -197,7 +197,14 @@ def test_models_lists_the_box():
     assert entry["images"] == "28 x 28 x 1"
     assert 1_000_000 < entry["parameters"] < 3_000_000
     assert entry["prediction"] == "v_prediction"
-    assert "fashion-mnist" in runner.invoke(app, ["models"]).output
+    said = runner.invoke(app, ["models"]).output
+    assert "fashion-mnist" in said
+    (scenes,) = [entry for entry in json.loads(result.output) if entry["name"] == "emoji-scenes"]
+    reader = json.loads((Path(scenes["folder"]) / "classifier" / "config.json").read_text())
+    assert scenes["objects"] == reader["objects"]
+    assert f"objects           {', '.join(reader['objects'])}\n" in said
+    assert f"such as           {scenes['prompts'][0]}; " in said
+    assert "objects" not in entry
 
 
 def test_sample_writes_a_grid_and_says_how(tmp_path: Path):

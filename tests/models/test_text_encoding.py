@@ -1,8 +1,9 @@
-"""Prompts are encoded by one thread at a time, whoever asks."""
+"""Prompts are encoded by one thread at a time, whoever asks; words that a model does not know are told."""
 
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +14,8 @@ import tiny
 from underpaint.models.load import load_model
 from underpaint.models.pipelines.latent import Prompts
 from underpaint.models.pipelines.record import record
-from underpaint.models.pipelines.text_encoding import encoding_alone
+from underpaint.models.pipelines.text_encoding import encoding_alone, unknown_words
+from underpaint.sampling.trajectory import initial_noise
 
 
 class Busy:
@@ -86,3 +88,52 @@ def test_a_pipeline_is_left_as_it_was() -> None:
     with pytest.raises(ZeroDivisionError), encoding_alone(pipe):
         _ = 1 / 0
     assert vars(pipe) == before
+
+
+@pytest.mark.parametrize("tokenizer", [tiny.clip_tokenizer, tiny.t5_tokenizer])
+def test_words_that_a_tokenizer_cuts_are_found_by_what_it_does(tokenizer: Callable[[], Any]) -> None:
+    """Cut into single letters, it is unknown; so is any that is cut where a tokenizer has all examples whole."""
+    cut = tokenizer()
+    assert unknown_words((cut,), "a red apple on zebra, Zebra and a") == ("zebra", "Zebra", "and")
+    assert unknown_words((cut,), "bears on 10 xx") == ("xx",)  # in pieces of several letters; a number is no word
+    assert unknown_words((cut,), "bears on red", examples=["a red apple on blue"]) == ("bears",)
+    assert unknown_words((cut,), "bears on red", examples=["a red apple on zebra"]) == ()
+    assert unknown_words((cut,), "苹果 Übung") == ("Übung",)  # of letters that may be words nothing is said
+    assert unknown_words((), "zebra") == ()
+
+
+def test_a_word_is_known_where_one_of_several_encoders_has_it() -> None:
+    class Whole:
+        unk_token_id = 0
+
+        def tokenize(self, word: str) -> list[str]:
+            return [word]
+
+        def convert_tokens_to_ids(self, tokens: list[str]) -> list[int]:
+            return [1 + ("zebra", "red").index(token) if token in ("zebra", "red") else 0 for token in tokens]
+
+    assert unknown_words((Whole(),), "red zebra fox") == ("fox",)
+    assert unknown_words((Whole(), tiny.clip_tokenizer()), "red zebra fox apple") == ("fox",)
+
+
+@pytest.mark.parametrize("load", ["adapted", "replayed", "two encoders"])
+def test_a_prompt_with_unknown_words_is_warned_of_once(load: str) -> None:
+    pipe = tiny.tiny_sdxl() if load == "two encoders" else tiny.tiny_stable_diffusion()
+    pipe.set_progress_bar_config(disable=True)
+    model = load_model(pipe, prompt="a bear") if load == "replayed" else load_model(pipe)
+    level = model.schedule.grid(2)[0]
+    x = initial_noise((0,), model.dimension, level)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        for prompt in ("a zebra on a fox", "a zebra on a fox", "a bear on a red sky"):
+            model.conditional(prompt)(x, level)
+    (said,) = [str(one.message) for one in seen if "does not know" in str(one.message)]
+    assert "does not know the words 'zebra', 'fox': its tokenizer has them only in pieces" in said
+    assert model.doubt("") == ""
+
+
+def test_the_model_in_the_box_knows_its_own_prompts_and_no_others() -> None:
+    model = load_model("emoji-scenes")
+    assert [model.doubt(prompt) for prompt in model.notes["prompts"]] == [""] * len(model.notes["prompts"])
+    assert "does not know the word 'elephant': " in (said := model.doubt(f"{model.notes['prompts'][0]}, elephant"))
+    assert said.endswith(f"Prompts that it knows are such as {model.notes['prompts'][0]!r}.")

@@ -27,7 +27,7 @@ import torch
 from contrast import contrast
 from matplotlib.figure import Figure
 from PIL import Image
-from tiny import tiny_ddpm
+from tiny import tiny_ddpm, tiny_stable_diffusion
 from typer.testing import CliRunner
 
 import underpaint.web.server_state
@@ -114,6 +114,20 @@ def test_a_network_that_is_no_denoiser_is_told_in_words(
         "tiny is no denoiser of its stated schedule, and numbers about it describe no diffusion model"
     )
     assert server_state.doubts("fashion-mnist", silent) == []
+
+
+def test_words_that_a_model_does_not_know_are_told_on_every_tab(tmp_path: Path) -> None:
+    tiny_stable_diffusion(tmp_path / "painter")
+    state = ServerState((str(tmp_path / "painter"),))
+    asked = VALUES | {"model": "painter", "steps": 4, "prompt": "a zebra", "other end": "a red fox"}
+    told = "painter does not know the word {!r}: its tokenizer has it only in pieces"
+    with pytest.warns(UserWarning, match="does not know the word"):
+        words = ask("Morph", state, asked, silent).view["words"]
+    assert [line.startswith(told.format(word)) for line, word in zip(words, ("zebra", "fox"), strict=False)] == [
+        True
+    ] * 2
+    known = ask("Morph", state, asked | {"prompt": "a bear", "other end": "red"}, silent).view["words"]
+    assert not any("does not know" in line for line in known)
 
 
 def pictures(view: Any) -> torch.Tensor:

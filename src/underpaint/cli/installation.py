@@ -23,7 +23,9 @@ def models(as_json: JsonOption = False) -> None:
     for entry in found:
         out.print(entry["name"], style="bold")
         for key, value in entry.items():
-            if key != "name":
+            if key == "prompts":
+                out.print(f"  {'such as':<18}{'; '.join(value[:3]) or 'any'}", highlight=False, soft_wrap=True)
+            elif key != "name":
                 out.print(f"  {key:<18}{words(value)}", highlight=False, soft_wrap=True)
     out.print("To sample from one: underpaint sample --model NAME", highlight=False, soft_wrap=True)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +22,7 @@ from ..schedules import Truncated
 from ..theory.denoiser import Denoiser, check_states, check_weight, lead
 from .network import bring, evaluating, hash_weights
 from .pictures import from_pictures, picture_shape, to_pictures
+from .pipelines.text_encoding import unknown_words
 
 #: What a user may ask of a model by name: a class label, or a prompt.
 Condition = int | str
@@ -305,15 +307,32 @@ class Model:
         return repeated(told, rows)
 
     def _embedded(self, prompt: str) -> Any:
-        """What the network takes for a prompt; encoded once, since a sampling run asks for it at every step."""
+        """What the network takes for a prompt; encoded once, since a sampling run asks for it at every step, with a
+        warning of words that it does not know."""
         if self.embed is None:
             raise ValueError(f"{self.name} takes no prompts, got {prompt!r}.")
         if prompt not in self._prompts:
             if len(self._prompts) >= 256:
                 self._prompts.clear()
+            if doubt := self.doubt(prompt):
+                warnings.warn(doubt, stacklevel=2)
             with torch.no_grad():
                 self._prompts[prompt] = moved(self.embed(prompt), self.device, self.dtype)
         return self._prompts[prompt]
+
+    def doubt(self, prompt: str) -> str:
+        """A sentence on the words of a prompt that the model's tokenizer has not, so that its network has not learnt
+        what they mean; nothing where it has all."""
+        examples = self.notes.get("prompts") or ()
+        words = unknown_words(getattr(self.embed, "tokenizers", ()), prompt, examples)
+        if not words:
+            return ""
+        named, them, mean = ("word", "it", "it means") if len(words) == 1 else ("words", "them", "they mean")
+        such = f" Prompts that it knows are such as {examples[0]!r}." if examples else ""
+        return (
+            f"{self.name} does not know the {named} {', '.join(map(repr, words))}: its tokenizer has {them} only in "
+            f"pieces, so the network has not learnt what {mean}.{such}"
+        )
 
     def to(self, device: Device | None = None, dtype: Dtype | None = None) -> Model:
         """Move the weights (in place, as torch modules do) and return the model for that device and dtype, each as

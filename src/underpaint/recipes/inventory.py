@@ -11,8 +11,8 @@ from ..files import read_json, read_tensor_metadata
 
 
 def inventory() -> list[dict[str, Any]]:
-    """One entry a model: name, image shape, conditions it takes, parameters, prediction type, data, what its card
-    measured, size on disk."""
+    """One entry a model: name, image shape, conditions it takes (of prompts also the objects that it knows, and some
+    prompts), parameters, prediction type, data, what its card measured, size on disk."""
     return [_entry(name, folder) for name in assets.names() if (folder := assets.folder(name))]
 
 
@@ -24,7 +24,7 @@ def _entry(name: str, folder: Path) -> dict[str, Any]:
     return {
         "name": name,
         "images": " x ".join(map(str, _image_shape(folder, notes, described))),
-        "conditions": "prompts" if (folder / "text_encoder").is_dir() else f"classes 0 to {notes['null_class'] - 1}",
+        **_conditions(folder, notes),
         "parameters": described["parameters"] if described else sum(map(_parameters, parts)),
         "prediction": "x0" if described else _scheduler(folder)["prediction_type"],
         "data": notes["data"],
@@ -32,6 +32,16 @@ def _entry(name: str, folder: Path) -> dict[str, Any]:
         "megabytes": round(sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6, 1),
         "folder": str(folder),
     }
+
+
+def _conditions(folder: Path, notes: dict[str, Any]) -> dict[str, Any]:
+    """What a model is asked for: classes; or prompts, of which objects, by the reader of its pictures, and some of
+    them."""
+    if not (folder / "text_encoder").is_dir():
+        return {"conditions": f"classes 0 to {notes['null_class'] - 1}"}
+    reader = folder / "classifier" / "config.json"
+    objects = read_json(reader).get("objects", []) if reader.is_file() else []
+    return {"conditions": "prompts", "objects": objects, "prompts": notes.get("prompts", [])}
 
 
 def _scheduler(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..model import Model
 from ..networks.diffusers import Adapter, Size, batch_of, pair
 from ..schedulers.configs import left_off, read_scheduler, scheduler_config, time_unit
-from .text_encoding import alone
+from .text_encoding import alone, tokenizers_of
 
 
 class LatentAutoencoder(torch.nn.Module):
@@ -72,6 +72,8 @@ class Prompts(torch.nn.Module):
         super().__init__()
         self.encoders = torch.nn.ModuleList(encoder for encoder in encoders if encoder is not None)
         self.encode = alone(encode)
+        #: what cuts prompts into tokens; told by the pipeline
+        self.tokenizers: tuple[Any, ...] = ()
 
     def forward(self, prompt: str) -> Mapping[str, Any]:
         return self.encode(prompt)
@@ -106,6 +108,8 @@ def latent_model(
     if height % (factor * patch) or width % (factor * patch):
         raise ValueError(f"Images of this model have edges that are multiples of {factor * patch}, got {size}.")
     shape = (channels, height // factor, width // factor)
+    if isinstance(parts.get("embed"), Prompts):
+        parts["embed"].tokenizers = tokenizers_of(pipe)
     scheduler = scheduler_config(pipe.scheduler)
     schedule, prediction = read_scheduler(scheduler, tokens=shape[1] * shape[2] // patch**2)
     return Model(

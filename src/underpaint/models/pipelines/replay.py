@@ -28,6 +28,7 @@ from ..schedulers.levels import prediction_of, runs_to_data, scheduler_denoised,
 from .decoding import Call, decoded
 from .held_call import Session
 from .outputs import Outputs
+from .text_encoding import tokenizers_of
 
 #: Sessions that are kept, one for each number of rows and condition.
 _KEPT = 16
@@ -71,7 +72,7 @@ def replayed_model(pipe: Any, size: Any = None, **given: Any) -> Model:
         shape=shape,
         name=type(pipe).__name__,
         held=prompt if takes else None,
-        embed=_code if takes else None,
+        embed=Coded(tokenizers_of(pipe)) if takes else None,
         distilled=takes,
         autoencoder=Outputs(pipe, replay.shape, replay.show),
         batch=batch_of(_PIXELS * replay.dimension) if replay.wide else 1,
@@ -306,6 +307,16 @@ class Replay(torch.nn.Module):
             size = len(states) if self.wide else 1
             call = self._session(size, None, None).call
         return decoded(replace(call, doubled=self.doubled), states.flatten(1), self.shape, size)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """What a replayed network is told of a prompt: the prompt itself, as numbers. ``tokenizers`` are the pipeline's."""
+
+    tokenizers: tuple[Any, ...]
+
+    def __call__(self, prompt: str) -> Mapping[str, Tensor]:
+        return _code(prompt)
 
 
 def _code(prompt: str) -> Mapping[str, Tensor]:

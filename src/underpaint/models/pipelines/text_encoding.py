@@ -1,4 +1,4 @@
-"""Prompts are encoded by one thread at a time.
+"""Prompts are encoded by one thread at a time, and words that a tokenizer does not have are found.
 
 A fast tokenizer of transformers keeps its padding as state. Threads that share one get, now and then and without an
 error, a prompt that is padded as another thread asked (seen with transformers 5.23 and tokenizers 0.23.3).
@@ -7,8 +7,9 @@ error, a prompt that is padded as another thread asked (seen with transformers 5
 from __future__ import annotations
 
 import functools
+import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,6 +28,45 @@ def alone(encode: Callable[..., Any]) -> Callable[..., Any]:
             return encode(*args, **kwargs)
 
     return guarded
+
+
+def tokenizers_of(pipe: Any) -> tuple[Any, ...]:
+    """The parts of a pipeline that cut prompts into tokens."""
+    return tuple(part for part in vars(pipe).values() if hasattr(part, "tokenize") and hasattr(part, "unk_token_id"))
+
+
+@alone
+def unknown_words(tokenizers: Sequence[Any], prompt: str, examples: Sequence[str] = ()) -> tuple[str, ...]:
+    """Words of a prompt that each of the tokenizers cuts into single letters, or has only as its token for what is
+    unknown: the network has not learnt what they mean. A tokenizer that has all words of the ``examples``, prompts that
+    the network was trained on, in one piece each has every word of its training so; then any word in pieces is unknown.
+
+    Words are of several letters, of scripts with capital and small ones: in others a letter may be a word.
+    """
+    if not tokenizers:
+        return ()
+    spoken = [word for example in examples for word in _words(example)]
+    whole = [bool(spoken) and all(len(_pieces(cut, word)) == 1 for word in spoken) for cut in tokenizers]
+
+    def lacks(cut: Any, word: str, one: bool) -> bool:
+        pieces = _pieces(cut, word)
+        return len(pieces) != 1 and (one or all(len(piece) < 2 for piece in pieces))
+
+    return tuple(word for word in _words(prompt) if all(map(lacks, tokenizers, [word] * len(tokenizers), whole)))
+
+
+def _words(text: str) -> list[str]:
+    """Each word once, in its order."""
+    return [word for word in dict.fromkeys(re.findall(r"[^\W\d_]{2,}", text)) if word.lower() != word.upper()]
+
+
+def _pieces(tokenizer: Any, word: str) -> list[str]:
+    """The letters of each token of a word, without marks of where a word begins or ends; none of what is unknown."""
+    tokens = tokenizer.tokenize(word)
+    if tokenizer.unk_token_id in tokenizer.convert_tokens_to_ids(tokens):  # the token may be called as what was cut off
+        return []
+    letters = (re.sub(r"</w>$|^##|\W", "", token.replace("Ġ", "")) for token in tokens)
+    return [piece for piece in letters if piece]
 
 
 @contextmanager

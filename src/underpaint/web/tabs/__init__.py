@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from ...progress import Progress
-from ..checks import Read, Values
+from ..checks import Read, Values, condition
 from ..server_state import ServerState
 from ..show import Answer
 from .fewer_calls import solvers_tab, teleport_tab
@@ -32,4 +33,15 @@ TABS: dict[str, Tab] = {
 def ask(tab: str, server_state: ServerState, values: Values, progress: Progress) -> Answer:
     """A tab's answer, which knows the settings of the controls that it depends on: those that were read for it."""
     read = Read(values)
-    return TABS[tab](server_state, read, progress).made_from(read)
+    answer = TABS[tab](server_state, read, progress).made_from(read)
+    doubts = _doubts(server_state, answer.settings)
+    return replace(answer, view=answer.view | {"words": [*doubts, *answer.view["words"]]}) if doubts else answer
+
+
+def _doubts(server_state: ServerState, settings: Values) -> list[str]:
+    """A sentence for each prompt that an answer was made from with words that the model does not know."""
+    model = server_state.model(settings["model"]) if "model" in settings else None
+    if model is None or model.embed is None:
+        return []
+    prompts = [condition(settings.get(name), model) for name in ("prompt", "toward", "other end")]
+    return [doubt for prompt in dict.fromkeys(prompts) if isinstance(prompt, str) and (doubt := model.doubt(prompt))]
