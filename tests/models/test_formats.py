@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging as std_logging
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+import transformers
 from diffusers.utils import logging
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from underpaint.models.load import load_model
 from underpaint.models.model import Model
-from underpaint.models.pipelines.parts import find_variant
+from underpaint.models.pipelines.parts import find_variant, load_part, no_notices
 
 logging.set_verbosity_error()
 pytestmark = pytest.mark.filterwarnings("ignore:__array")
@@ -183,3 +186,40 @@ def test_quantised_weights_name_the_library_that_they_need(plain: Path, tmp_path
     )
     with pytest.raises(ValueError, match=r"needs a library that is not installed.*bitsandbytes"):
         load_model(folder)
+
+
+@pytest.mark.skipif(find_spec("torchvision") is not None, reason="transformers says it where there is no torchvision")
+def test_nothing_is_said_of_torchvision_which_is_not_needed(tmp_path: Path) -> None:
+    """Where we import an image processor; all else that transformers says is heard."""
+    said = list[str]()
+
+    class Heard(std_logging.Handler):
+        def emit(self, record: std_logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    speaker, heard = std_logging.getLogger("transformers.utils.import_utils"), Heard()
+    speaker.addHandler(heard)
+    level = speaker.level
+    speaker.setLevel(std_logging.WARNING)
+    try:
+        forget_processor()
+        processor = transformers.CLIPImageProcessor
+        if not any("torchvision" in line for line in said):
+            pytest.skip("this transformers does not say it")
+        processor().save_pretrained(tmp_path)
+        said.clear()
+        forget_processor()
+        assert isinstance(load_part(tmp_path, "transformers", "CLIPImageProcessor", torch.float32), processor)
+        with no_notices():
+            speaker.warning("something else")
+        speaker.warning("torchvision, of another")
+        assert said == ["something else", "torchvision, of another"]
+    finally:
+        speaker.removeHandler(heard)
+        speaker.setLevel(level)
+
+
+def forget_processor() -> None:
+    """That the class was asked for, and that it was said."""
+    vars(transformers).pop("CLIPImageProcessor", None)
+    std_logging.Logger.warning_once.cache_clear()  # type: ignore[attr-defined]

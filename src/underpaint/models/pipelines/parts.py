@@ -7,6 +7,7 @@ folder names are looked up in diffusers and transformers alone.
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,7 +48,7 @@ def load_pipeline(folder: Path, dtype: torch.dtype, whole: bool = False, variant
     index = read_json(folder / "model_index.json")
     if any(isinstance(part, list) and part[:1] == ["transformers"] for part in index.values()):
         check_text()  # without it, diffusers has a stand-in for the pipeline, which asks for nothing
-    with _no_notices():
+    with no_notices():
         kind = getattr(diffusers, index["_class_name"], None)
     if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
         raise ValueError(
@@ -70,20 +71,20 @@ def load_pipeline(folder: Path, dtype: torch.dtype, whole: bool = False, variant
     return kind(**parts)
 
 
-@contextmanager
-def _no_notices() -> Iterator[None]:
-    """Without what transformers says of image processors, which are not used, when pipelines are imported."""
-    if find_spec("transformers") is None:
-        yield
-        return
-    from transformers.utils import logging
+def _of_something_else(record: logging.LogRecord) -> bool:
+    return "torchvision" not in record.getMessage()
 
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+
+@contextmanager
+def no_notices() -> Iterator[None]:
+    """Without what transformers says of torchvision where it imports image processors, also for pipelines of diffusers
+    that name some: they work without it. All else that it says goes on, and levels and handlers stay as they are."""
+    speaker = logging.getLogger("transformers.utils.import_utils")
+    speaker.addFilter(_of_something_else)
     try:
         yield
     finally:
-        logging.set_verbosity(level)
+        speaker.removeFilter(_of_something_else)
 
 
 def load_part(folder: Path, library: str, kind: str, dtype: torch.dtype, variant: str | None = None) -> Any:
@@ -94,7 +95,8 @@ def load_part(folder: Path, library: str, kind: str, dtype: torch.dtype, variant
         ValueError: the class is not one of diffusers or transformers, or its files are missing, pickled, truncated or
         do not fit it.
     """
-    cls = _find_class(folder, library, kind)
+    with no_notices():
+        cls = _find_class(folder, library, kind)
     if not folder.is_dir():
         raise ValueError(f"There is no folder {folder}; expected the files of {kind}.")
     network = issubclass(cls, torch.nn.Module)
@@ -228,12 +230,12 @@ def _no_bars(library: str) -> Iterator[None]:
     if library != "transformers":
         yield
         return
-    from transformers.utils import logging
+    from transformers.utils import logging as theirs
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    shown = theirs.is_progress_bar_enabled()
+    theirs.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+            theirs.enable_progress_bar()  # type: ignore[no-untyped-call]
