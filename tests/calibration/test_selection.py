@@ -9,6 +9,7 @@ import torch
 from mixtures import gaussian_of, mixture
 from torch import Tensor
 
+from underpaint.calibration.few_seeds import FewSeeds
 from underpaint.calibration.selection import PlanSelector
 from underpaint.calibration.solution import FineSolution, solve_finely
 from underpaint.noise import DDPM
@@ -60,3 +61,26 @@ def test_a_plan_gives_way_to_what_is_surely_nearer(
     assert found.errors["held_out"] == pytest.approx(sum(fitted) / 16)
     assert found.errors["plain"] == pytest.approx(sum(plain) / 16)
     assert (found.errors["ratio_low"] > 1) != stays
+
+
+@pytest.mark.parametrize(
+    ("fitted", "plain", "stays"),
+    [
+        ((*[0.001] * 3, 0.3), (0.004,) * 4, True),  # one seed of four on the border between two images
+        ((0.005,) * 4, (0.004,) * 4, False),
+        ((0.003,) * 4, (0.004,) * 4, True),
+    ],
+)
+def test_plans_from_few_seeds_give_way_by_the_same_rule(
+    fitted: tuple[float, ...], plain: tuple[float, ...], stays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("_SEEDS", range(2_000_000, 2_000_008)), ("_EFFORT", 5), ("_REFINING", 10)):
+        monkeypatch.setattr(f"underpaint.calibration.few_seeds.{name}", value)
+    data = mixture()
+    gaussian = gaussian_of(data)
+    fine, held = (solve_finely(data, gaussian, DDPM(), seeds, 40) for seeds in (range(2), range(50, 54)))
+    judge = Told(data, gaussian, DDPM(), fine, held, 0.0, {}, fitted, plain)
+    _, found = FewSeeds(judge, data, 5, 5).find(5, None)
+    assert (found.coefficients is not None) == stays
+    assert found.errors["held_out"] == pytest.approx(sum(fitted) / 4)
+    assert found.errors["plain"] == pytest.approx(sum(plain) / 4)

@@ -22,7 +22,7 @@ from .fit import Fit, Run, plan_of
 from .levels import shortest_path, step_losses
 from .refine import refine
 from .search import guesses, search
-from .selection import PlanSelector, interval
+from .selection import PlanSelector, compared, gives_way
 from .solution import FineSolution, solve_finely
 
 #: Seeds of the prior that plans are fitted to, and that they are judged on; apart from those of the network.
@@ -64,7 +64,7 @@ class FewSeeds:
     def find(self, count: int, fewer: Path | None) -> tuple[Path, Plan]:
         """The prior's path, from which that of more calls may begin, and the plan that is nearest on held-out seeds:
         the prior's own; its levels, with coefficients of both; levels searched on both; or the plain solver that is
-        the best on the prior."""
+        the best on the prior, where that is surely nearer."""
         gaussian, shortest = self.judge.gaussian, shortest_path(self._losses, count)
         alone = Fit(self.prior, gaussian, self._known)
         found = search(alone, guesses(alone.fine.level, gaussian, count, fewer, shortest), _EFFORT)
@@ -83,9 +83,7 @@ class FewSeeds:
         best, mine = min(tried, key=lambda one: float(one[1].mean()))
         keep(plain := known.best_plain(shortest))
         theirs = tried[-1][1]
-        low, high = interval(mine, theirs)
-        errors = {"held_out": float(mine.mean()), "plain": float(theirs.mean()), "ratio_low": low, "ratio_high": high}
-        return found.path, replace(best if mine.mean() <= theirs.mean() else plain, errors=errors)
+        return found.path, replace(plain if gives_way(mine, theirs) else best, errors=compared(mine, theirs))
 
     def _pooled(self, often: int) -> Fit:
         """A fit to the prior's seeds and the network's, each of which counts so often; it is called on them once."""

@@ -110,17 +110,16 @@ class PlanSelector:
         plain = self._finalists(self.grids(path), float(own[:_TRIED].mean()))
         errors = [self.errors(other, self.unseen) for other in plain]
         best = min(range(len(plain)), key=lambda i: float(errors[i].mean()))
-        if interval(own, errors[best])[0] > 1:
+        if gives_way(own, errors[best]):
 
             def overall(i: int) -> float:
                 return float(torch.cat([errors[i], self.errors(plain[i], self.fitted)]).mean())
 
             best = min(range(len(plain)), key=overall)
             plan = plan if own.mean() <= errors[best].mean() else plain[best]
-        mine, theirs = float(own.mean()), float(errors[best].mean())
-        low, high = interval(own, errors[best])
-        found = {"fit": fit, "held_out": mine, "plain": theirs, "ratio_low": low, "ratio_high": high}
-        return replace(plan, errors=found | ({} if mine < _CLEAR * theirs else self._rival(plain)))
+        found = {"fit": fit} | compared(own, errors[best])
+        clear = found["held_out"] < _CLEAR * found["plain"]
+        return replace(plan, errors=found | ({} if clear else self._rival(plain)))
 
     def best_plain(self, path: tuple[int, ...]) -> Plan:
         """The best plain solver on a few held-out seeds, at as many calls as a path has levels."""
@@ -166,6 +165,17 @@ class PlanSelector:
         grids = [span(self.schedule, len(path), rho) for rho in (math.inf, *_RHO)]
         grids += [level[torch.tensor(path)], NoiseLevel.join(level[0], spaced) if infinite else spaced]
         return [NoiseLevel.join(grid, NoiseLevel.clean()) for grid in grids]
+
+
+def gives_way(mine: Tensor, theirs: Tensor) -> bool:
+    """Whether a plan of these errors [B] gives way to a plain solver of those: that is surely nearer."""
+    return interval(mine, theirs)[0] > 1
+
+
+def compared(mine: Tensor, theirs: Tensor) -> dict[str, float]:
+    """The errors [B] of what was fitted beside those of a plain solver, as a `Plan` holds them."""
+    low, high = interval(mine, theirs)
+    return {"held_out": float(mine.mean()), "plain": float(theirs.mean()), "ratio_low": low, "ratio_high": high}
 
 
 def interval(mine: Tensor, theirs: Tensor) -> tuple[float, float]:
