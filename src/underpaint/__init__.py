@@ -37,6 +37,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
     from .models.wrap import wrap as wrap
     from .noise import DDPM as DDPM, EDM as EDM, Flow as Flow, NoiseLevel as NoiseLevel, Schedule as Schedule
     from .prediction import from_denoised as from_denoised, to_denoised as to_denoised
+    from .recipes.accelerate import accelerate_pipeline as accelerate_pipeline
     from .sampling.auto import SkipChoice as SkipChoice, choose_skip as choose_skip
     from .sampling.exponential import (
         gaussian_ancestral as gaussian_ancestral,
@@ -107,6 +108,7 @@ _PUBLIC = {
     "models.wrap": ("wrap",),
     "noise": ("DDPM", "EDM", "Flow", "NoiseLevel", "Schedule"),
     "prediction": ("from_denoised", "to_denoised"),
+    "recipes.accelerate": ("accelerate_pipeline",),
     "sampling.auto": ("SkipChoice", "choose_skip"),
     "sampling.exponential": ("gaussian_ancestral", "gaussian_exponential"),
     "sampling.fitted": ("Calibration", "read_calibration", "write_calibration"),

@@ -326,6 +326,17 @@ def test_a_fine_solution_has_as_many_steps_as_it_needs() -> None:
     assert fine_enough(gaussian, gaussian, EDM(), range(4), 5).steps == 64
 
 
+def test_many_calls_are_judged_by_a_reference_that_is_fine_enough_for_them() -> None:
+    """Its error, which no plan is credited below, is less than a tenth of that of the best plain solver; that of the
+    steps which serve few calls is not."""
+    data, gaussian, seeds = mixture(), gaussian_of(mixture(), torch.float64), (range(4), range(50, 54))
+    how = {"effort": 0, "refined": False}
+    few, many = (calibrate(data, gaussian, DDPM(), (calls,), *seeds, **how) for calls in (4, 28))
+    assert many.about["fine"] > few.about["fine"]
+    plain = many.plan(28).errors["plain"]
+    assert many.about["reference_error"] < 0.1 * plain < few.about["reference_error"]
+
+
 def test_plain_solvers_have_grids_of_many_kinds() -> None:
     """Even ones, of Karras22, the path itself and the path made smooth; each of the calls of the path, to sigma = 0."""
     for schedule in (DDPM(), EDM()):

@@ -20,7 +20,7 @@ from diffusers import schedulers as peers
 from diffusers.utils import logging
 from torch import Tensor
 
-from underpaint.models.pipelines.teleport import _Jump
+from underpaint.models.pipelines.teleport import Jump
 from underpaint.models.schedulers.configs import read_scheduler, read_settings, scheduler_config, time_unit
 from underpaint.models.schedulers.gaussian_exponential import GaussianExponentialScheduler
 from underpaint.models.schedulers.levels import _walked, prediction_of, scheduler_levels, told_levels
@@ -221,7 +221,7 @@ def test_steps_without_noise_lead_data_of_one_point_along_the_levels_also_after_
             told, _ = told_levels(scheduler), prediction_of(scheduler)
         except (ValueError, AttributeError):  # refused, or not built
             continue
-        _Jump(cut := copy.deepcopy(scheduler), gaussian, 3).aim()
+        Jump(cut := copy.deepcopy(scheduler), gaussian, 3).aim()
         assert torch.equal(told_levels(cut).ratio, told.ratio[3 * scheduler.order :]), options
         for each in (scheduler, cut):
             levels = scheduler_levels(each)

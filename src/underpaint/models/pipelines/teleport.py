@@ -110,11 +110,11 @@ def teleport_pipeline(
     if not (isinstance(reach, int | float) and reach >= 0):
         raise ValueError(f"skip is a number of steps, a ratio sigma/alpha or 'auto', got {skip!r}.")
     scheduler = copy.deepcopy(pipe.scheduler)
-    jump = _Jump(scheduler, gaussian, reach)
-    scheduler.__class__ = _jumping(type(scheduler), jump)
+    jump = Jump(scheduler, gaussian, reach)
+    scheduler.__class__ = jumping_scheduler(type(scheduler), jump)
     teleported = copy.copy(pipe)
     teleported.scheduler = scheduler
-    teleported.__class__ = _teleported(type(pipe), jump)
+    teleported.__class__ = jumping_pipeline(type(pipe), jump)
     teleported.skip_choice, teleported.steps_saved = choice, None
     return teleported
 
@@ -145,7 +145,7 @@ def _choose(pipe: Any, gaussian: Gaussian, condition: Condition | None, guidance
     return choose_skip(denoise, gaussian.to(model.device), model.schedule.grid(_STEPS), **given)
 
 
-class _Jump:
+class Jump:
     """What a teleported scheduler, by way of its class, has to do in each run.
 
     Attributes:
@@ -157,10 +157,14 @@ class _Jump:
         calls: of networks while the jump was pending.
         saved: steps that this run does not make.
         guided: whether the networks were shown each state more than once.
+        doubt: what a call warns of then, if of anything.
+        noise_only: whether a call that starts from an image is refused, or made without a jump.
     """
 
     here: NoiseLevel
     there: NoiseLevel
+    doubt: str | None = GUIDED
+    noise_only = True
 
     def __init__(self, scheduler: Any, gaussian: Gaussian, skip: float) -> None:
         self.scheduler, self.gaussian, self.skip = scheduler, gaussian, skip
@@ -200,7 +204,7 @@ class _Jump:
         """The arguments of a network with the state among them where the jump lands: the first that is a state, or a
         list of states; else the first that may begin with one."""
         given: dict[Any, Any] = {**dict(enumerate(args)), **kwargs}
-        for find in (_whole, _before):
+        for find in (whole_state, _before):
             for name, value in given.items():
                 parts = value if type(value) is list else [value]
                 places = [find(part, self.gaussian.dimension) for part in parts]
@@ -240,7 +244,8 @@ class _Jump:
         rows = rows_of(sample.detach(), self.gaussian)
         self._check_noise(rows)
         if not self.late and not (self.shown and all(_same(shown, rows) for shown in self.shown)):
-            raise _NotShown
+            self.late = True
+            raise Anew
         self.guided = sum(map(len, self.shown)) > len(rows)
 
     def _check_noise(self, rows: Tensor) -> None:
@@ -255,11 +260,12 @@ class _Jump:
             )
 
 
-class _NotShown(Exception):
-    """The networks were not shown the state that is stepped."""
+class Anew(Exception):
+    """A call has to begin anew, in another way: the networks were not shown the state that is stepped, or something
+    else that only they can tell."""
 
 
-def _whole(given: Any, dimension: int) -> Any:
+def whole_state(given: Any, dimension: int) -> Any:
     """All of an argument that may be one state of so many numbers, or rows of such; None if it may not."""
     if not isinstance(given, Tensor) or not given.is_floating_point() or given.ndim < 2 or not len(given):
         return None
@@ -284,7 +290,7 @@ def _same(shown: Tensor, rows: Tensor) -> bool:
     return bool((shown - repeated).abs().max() <= 0.02 * rows.abs().max())
 
 
-def _jumping(own: type, jump: _Jump) -> type:
+def jumping_scheduler(own: type, jump: Jump) -> type:
     """A subclass of a scheduler's class in which the jump's own scheduler lays a shorter grid, and its first step
     begins where the jump lands."""
     plain = _plain(own)
@@ -311,7 +317,12 @@ def _jumping(own: type, jump: _Jump) -> type:
             return plain.step(self, *args, **kwargs)
         given = signature.bind(self, *args, **kwargs)
         if begins_late(self, given.arguments["timestep"]):
-            raise ValueError("Teleport starts from noise; this pipeline starts from an image, in the middle of a grid.")
+            if jump.noise_only or jump.late or jump.shown:
+                raise ValueError(
+                    "Teleport starts from noise; this pipeline starts from an image, in the middle of a grid."
+                )
+            jump.pending = False
+            return plain.step(self, *args, **kwargs)
         jump.check(given.arguments["sample"])
         landed = given.arguments["sample"] = jump(given.arguments["sample"])
         jump.pending = False
@@ -322,8 +333,8 @@ def _jumping(own: type, jump: _Jump) -> type:
 
     names: dict[str, Any] = {"set_timesteps": set_timesteps, "step": step, BEGIN: begin}
     for name in ("add_noise", "scale_noise"):
-        if hasattr(plain, name):
-            names[name] = _mixing(getattr(plain, name), jump)
+        if hasattr(jump.scheduler, name):
+            names[name] = _mixing(getattr(plain, name, _handed_on(name)), jump)
     whole: Any = getattr(plain, "init_noise_sigma", None)
     if isinstance(whole, property):  # it may ask the levels that are left, for which the noise is not drawn
         cut = jump.scheduler
@@ -333,22 +344,33 @@ def _jumping(own: type, jump: _Jump) -> type:
     return disguised(plain, names)
 
 
-def _mixing(plain: Any, jump: _Jump) -> Any:
+def _handed_on(name: str) -> Any:
+    """A method that a scheduler of ours has of its layout."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(self.layout, name)(*args, **kwargs)
+
+    return call
+
+
+def _mixing(plain: Any, jump: Jump) -> Any:
     """A scheduler's way to put an image and noise together: done before the first step, it makes the start, which is
     refused before the pipeline meets with a grid that is too short for it."""
 
     @functools.wraps(plain)
     def mix(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self is jump.scheduler and jump.pending:
+        if self is jump.scheduler and jump.pending and (jump.noise_only or jump.late):
             raise ValueError(
                 "Teleport starts from noise; this pipeline starts from an image to which its scheduler added noise."
             )
+        if self is jump.scheduler:
+            jump.pending = False
         return plain(self, *args, **kwargs)
 
     return mix
 
 
-def _teleported(own: type, jump: _Jump) -> type:
+def jumping_pipeline(own: type, jump: Jump) -> type:
     """A subclass of a pipeline's class whose networks see, before the first step, where the jump lands."""
     plain = _plain(own)
 
@@ -362,15 +384,15 @@ def _teleported(own: type, jump: _Jump) -> type:
         finally:
             jump.running = jump.pending = False
         self.steps_saved = jump.saved
-        if jump.guided:
-            warnings.warn(GUIDED, stacklevel=2)
+        if jump.guided and jump.doubt:
+            warnings.warn(jump.doubt, stacklevel=2)
         return result
 
     return disguised(plain, {"__call__": call})
 
 
-def _call(plain: Any, pipe: Any, jump: _Jump, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The pipeline's own call, made anew with the same random numbers if its networks do not show their state."""
+def _call(plain: Any, pipe: Any, jump: Jump, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The pipeline's own call, made anew with the same random numbers if its networks say that it has to be."""
 
     def see(module: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> Any:
         if jump.pending and not jump.late:
@@ -379,13 +401,17 @@ def _call(plain: Any, pipe: Any, jump: _Jump, args: tuple[Any, ...], kwargs: dic
         return module(*given, **named)
 
     draws = _Draws([*args, *kwargs.values()])
-    with interposed(pipe, see):
+
+    def begin() -> Any:
         try:
             return plain.__call__(pipe, *args, **kwargs)
-        except _NotShown:
-            jump.late = True
+        except Anew:  # each reason is one for once
+            jump.pending = False
             draws.rewind()
-        return plain.__call__(pipe, *args, **kwargs)
+        return begin()
+
+    with interposed(pipe, see):
+        return begin()
 
 
 class _Draws:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,8 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
     coefficients take the place of ``order`` and ``corrector``. The pipeline has to call ``scale_model_input`` first, as
     Stable Diffusion does: there the state jumps along the Gaussian's flow to where the first call is made. It warns
     where shape or half precision of the states are not those that the calibration was fitted for; guidance, prompts and
-    weights a scheduler does not see.
+    weights a scheduler does not see. `accelerate_pipeline` makes a pipeline that follows plans whatever it calls, and
+    plans from the data.
 
     With ``eta`` its steps are those of `gaussian_ancestral`, with noise from the pipeline's own ``generator``. The
     ``eta`` that a pipeline hands on, such as Stable Diffusion's, is the same, where it is not 0.
@@ -82,8 +83,10 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
     """
 
     order = 1
-    #: The plan of the calibration that is being followed, and whether the network has seen where it begins.
-    _plan: Plan | None = None
+    #: Where the calibration has no plan of so many calls: makes one with it, or None; see `accelerate_pipeline`.
+    planner: Callable[[int, Calibration | None], Calibration | None] | None = None
+    #: The plan that is being followed, and whether the network has seen where it begins.
+    plan: Plan | None = None
     _landed = False
     #: Where the last step led (the index of its level, and the state), the solver at work, and what it is fed with.
     _ahead: tuple[int, Tensor] | None
@@ -241,13 +244,15 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             ValueError: the layout cannot be given this, there is no such device, or the calibration has no plan of so
                 many calls.
         """
-        self._plan, self._landed = None, False
+        self.plan, self._landed = None, False
         refuse(others)
         device = find_device(device)
         sigmas = None if sigmas is None else without_end(sigmas)
-        if self.calibration is not None and sigmas is None and timesteps is None and num_inference_steps is not None:
-            self._follow(self.calibration.plan(num_inference_steps), device, {} if mu is None else {"mu": mu})
-            return
+        if sigmas is None and timesteps is None and num_inference_steps is not None:
+            plan = self._plan_of(num_inference_steps)
+            if plan is not None:
+                self._follow(plan, device, {} if mu is None else {"mu": mu})
+                return
         layout, given = self.layout, {"timesteps": timesteps, "mu": mu}
         if sigmas is not None:
             num_inference_steps = len(sigmas)
@@ -264,9 +269,17 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             self._tell(layout.sigmas[:-1], device)
         self._forget()
 
+    def _plan_of(self, calls: int) -> Plan | None:
+        """The plan of so many calls, which is made where there is none and somebody makes it; None without plans."""
+        known = self.calibration
+        if self.planner is not None and (known is None or calls not in [plan.calls for plan in known.plans]):
+            known = self.planner(calls, known)
+            self.calibration = known or self.calibration
+        return None if known is None else known.plan(calls)
+
     def _follow(self, plan: Plan, device: str | torch.device | None, given: Mapping[str, Any]) -> None:
         """Lay a plan's levels. Those of a flow are its sigma itself, and are not shifted again."""
-        self._plan, level = plan, plan.level[int(plan.jumps) : -1]
+        self.plan, level = plan, plan.level[int(plan.jumps) : -1]
         self.layout.set_timesteps(plan.calls, device=device, **given)
         share = (level.sigma / (level.alpha + level.sigma)).float().to(device)
         if is_flow(self.layout):
@@ -287,7 +300,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
 
     def _jumps(self, timestep: float | Tensor | None) -> bool:
         """Whether the step at this time, or the next if none is told, is the first of a plan with a jump."""
-        if self._plan is None or not self._plan.jumps:
+        if self.plan is None or not self.plan.jumps:
             return False
         return self._ahead is None if timestep is None else step_index(self, timestep) == 0
 
@@ -297,9 +310,9 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
 
     def _jumped(self, sample: Tensor) -> Tensor:
         """States as they are drawn, carried by the Gaussian's flow to the first level of the plan."""
-        assert self._plan is not None
+        assert self.plan is not None
         self.gaussian = self.gaussian.to(sample.device)
-        here, there = self._plan.level[0], scheduler_levels(self.layout)[0]
+        here, there = self.plan.level[0], scheduler_levels(self.layout)[0]
         drawn = rows_of(sample, self.gaussian) * (float(here.sigma) / float(self.init_noise_sigma))
         return self.gaussian.flow(drawn, here, there).to(sample.dtype).view_as(sample)
 
@@ -372,8 +385,8 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         if strength != self._strength or not self._continues(index, sample):
             self._strength = strength
             self._start(index, state)
-            if self._plan and index == 0 and self.calibration is not None:
-                self.calibration.warn(_use_seen(model_output, sample), self._plan.calls)
+            if self.plan and index == 0 and self.calibration is not None:
+                self.calibration.warn(_use_seen(model_output, sample), self.plan.calls)
         self._output = model_output[:, : sample.shape[1]].flatten(1).to(state)
         assert self._solution is not None
         rows, denoised = next(self._solution)
@@ -390,7 +403,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         if not self._landed:
             raise ValueError(
                 "A calibrated scheduler moves the first state in scale_model_input, which this pipeline did not call; "
-                "leave the calibration out, and use teleport_pipeline."
+                "make the pipeline by accelerate_pipeline, which moves it where the network sees it."
             )
         return self._jumped(sample)
 
@@ -408,10 +421,10 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
 
     def _solver(self, index: int) -> Solver:
         """That of the plan from its beginning; its coefficients do not serve from the middle."""
-        if self._plan:
+        if self.plan:
             _refuse_noise(self._strength)
-        if self._plan and index == 0:
-            return self._plan.after_jump(self.gaussian)
+        if self.plan and index == 0:
+            return self.plan.after_jump(self.gaussian)
         order, above = self.config["integrator_order"], self.config["integrator_above"]
         how = self.config["corrector"], self.config["ending"]
         if self._strength:
@@ -419,7 +432,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
                 self.gaussian, self._strength, self._draw, 2 if order is None else order, *how, above=above
             )
         if order is None:
-            order = 1 if len(self.timesteps) < _MANY else 2
+            order = usual_order(len(self.timesteps))
         return gaussian_exponential(self.gaussian, order, *how, above=above or 0.0)
 
     def _draw(self, rows: Tensor) -> Tensor:
@@ -439,6 +452,11 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
     def _forget(self) -> None:
         """Let go of the run's tensors."""
         self._ahead = self._solution = self._output = self._generator = None
+
+
+def usual_order(calls: int) -> int:
+    """The order for so many calls, unless one is told."""
+    return 1 if calls < _MANY else 2
 
 
 def _use_seen(output: Tensor, sample: Tensor) -> Use:

@@ -1,0 +1,253 @@
+"""Pipelines with plans of the statistics: what a call gives is what our own loop gives, and what it follows is said."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from analytic import data
+from tiny_calls import CALLS, denoiser, noise, pipeline, run, statistics
+from torch import Tensor
+from torch.testing import assert_close
+
+import underpaint as up
+from underpaint.calibration.calibrate import calibrate
+from underpaint.data.store import save_gaussian
+from underpaint.models.pipelines.planned import _alone
+from underpaint.models.pipelines.record import record
+from underpaint.models.schedulers.configs import read_scheduler, scheduler_config
+from underpaint.models.schedulers.levels import scheduler_levels
+from underpaint.sampling.fitted import LOOK_BACK, TERMS, Plan, write_calibration
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array")
+CALLED = 5
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fit to the data takes less."""
+    for name, value in (("_FINE", 20), ("_SEEDS", (4, 4)), ("_EFFORT", 5)):
+        monkeypatch.setattr(f"underpaint.recipes.accelerate.{name}", value)
+
+
+def two_kinds(gaussian: up.Gaussian) -> up.Mixture:
+    return up.Mixture(torch.ones(2), (gaussian, up.Gaussian(-gaussian.mean, gaussian.covariance)))
+
+
+def by_hand(kind: str) -> up.Calibration:
+    """A plan with a jump and coefficients of its own, at levels of the pipeline's schedule."""
+    schedule, _ = read_scheduler(scheduler_config(pipeline(kind).scheduler))
+    drawn = torch.randn(CALLED, LOOK_BACK, TERMS, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    return up.Calibration((Plan(schedule.grid(CALLED + 1), 0.03 * drawn),), {})
+
+
+def own_loop(kind: str, plan: Plan) -> Tensor:
+    solver, level = up.Calibration((plan,), {}).solver(statistics(kind), plan.calls)
+    x = level.sigma[0].float() * noise(kind)[0].flatten(1)
+    return up.sample(denoiser(kind), x, level, solver).final[: len(x)]
+
+
+def recorded(pipe: Any, kind: str, calls: int = CALLED) -> Any:
+    return run(lambda **given: record(pipe, **given), kind, num_inference_steps=calls)
+
+
+@pytest.mark.parametrize("kind", ["ddpm", "ddim", "dit", "sd", "sd3"])
+def test_a_plan_begins_with_its_jump_whatever_a_pipeline_calls(kind: str, tmp_path: Path) -> None:
+    """DDPM, DDIM and SD3 do not call `scale_model_input`, where a scheduler alone makes the jump."""
+    plans = by_hand(kind)
+    write_calibration(tmp_path / "plans.json", plans)
+    pipe = pipeline(kind)
+    before = type(pipe), pipe.scheduler
+    quick = up.accelerate_pipeline(pipe, statistics(kind), tmp_path / "plans.json")
+    found, wanted = recorded(quick, kind), own_loop(kind, plans.plans[0])
+    assert found.trajectory.nfe == CALLED
+    assert quick.scheduler.plan.jumps
+    assert_close(found.trajectory.final, wanted, rtol=0, atol=2e-4 * float(wanted.abs().max()))
+    assert (type(pipe), pipe.scheduler) == before
+
+
+def test_a_plan_of_the_data_is_made_once_and_kept() -> None:
+    told, gaussian = list[str](), statistics("ddim")
+    quick = up.accelerate_pipeline(pipeline("ddim"), gaussian, mixture=two_kinds(gaussian), tell=told.append)
+    found = recorded(quick, "ddim")
+    assert told[0] == "A plan for 5 calls is made from a mixture of 2 Gaussians of the data, once."
+    assert "and no call of the network" in told[1]
+    wanted = calibrate(
+        two_kinds(gaussian), gaussian, read_scheduler(quick.scheduler.config)[0], (5,), range(4), fine=20, effort=5
+    ).plan(5)
+    plan = quick.scheduler.plan
+    assert plan.jumps
+    assert_close(plan.level.ratio, wanted.level.ratio)
+    assert_close(plan.coefficients, wanted.coefficients)
+    assert_close(
+        found.trajectory.final, own_loop("ddim", plan), rtol=0, atol=2e-4 * float(found.trajectory.x.abs().max())
+    )
+    again = recorded(quick, "ddim")
+    assert len(told) == 2
+    assert torch.equal(found.trajectory.final, again.trajectory.final)
+    run(quick, "ddim", num_inference_steps=4)
+    assert len(told) == 4
+    assert [plan.calls for plan in quick.scheduler.calibration.plans] == [5, 4]
+    assert quick.scheduler.calibration.about["for"]["conditions"] == ["no condition"]
+
+
+def test_a_network_that_is_given_more_follows_levels_of_the_spectrum(tmp_path: Path) -> None:
+    """Plans from all the data were at three times the distance there, with guidance; see the guide."""
+    told, gaussian = list[str](), statistics("sd")
+    quick = up.accelerate_pipeline(pipeline("sd"), gaussian, mixture=two_kinds(gaussian), tell=told.append)
+    found = recorded(quick, "sd")
+    assert told[0].startswith("The network is given more than a state and a time")
+    assert told[1].startswith("Levels for 5 calls are from the spectrum of the data")
+    schedule, _ = read_scheduler(quick.scheduler.config)
+    level = up.spectral_levels(gaussian, schedule, CALLED, up.euler)
+    assert_close(scheduler_levels(quick.scheduler).ratio[:-1], level.ratio[:-1], rtol=1e-4, atol=0)
+    solver = up.gaussian_exponential(gaussian, 1, True, "denoised")
+    wanted = up.sample(denoiser("sd"), noise("sd")[0].flatten(1), level, solver).final
+    assert_close(found.trajectory.final, wanted, rtol=0, atol=2e-4 * float(wanted.abs().max()))
+    quick.scheduler.save_pretrained(tmp_path)
+    kept = up.GaussianExponentialScheduler.from_pretrained(tmp_path)
+    kept.set_timesteps(CALLED)
+    assert_close(scheduler_levels(kept).ratio, scheduler_levels(quick.scheduler).ratio)
+
+
+def test_plans_of_the_data_can_be_asked_for_whatever_the_network_is_given() -> None:
+    gaussian = statistics("sd")
+    quick = up.accelerate_pipeline(
+        pipeline("sd"), gaussian, "data", mixture=two_kinds(gaussian), tell=lambda words: None
+    )
+    found, plan = recorded(quick, "sd"), quick.scheduler.plan
+    assert plan.jumps
+    wanted = own_loop("sd", plan)
+    assert_close(found.trajectory.final, wanted, rtol=0, atol=2e-4 * float(wanted.abs().max()))
+
+
+def test_without_a_mixture_or_with_many_calls_levels_are_of_the_spectrum() -> None:
+    gaussian = statistics("ddim")
+    plain = up.accelerate_pipeline(pipeline("ddim"), gaussian, tell=lambda words: None)
+    known = up.accelerate_pipeline(pipeline("ddim"), gaussian, mixture=two_kinds(gaussian), tell=lambda words: None)
+    for pipe, calls, solver in ((plain, 3, "exponential-1c"), (known, 11, "exponential-2c")):
+        run(pipe, "ddim", num_inference_steps=calls)
+        assert (pipe.scheduler.plan.solver, pipe.scheduler.plan.calls) == (solver, calls)
+    run(plain, "ddim", num_inference_steps=1)
+    assert plain.scheduler.plan is None
+
+
+def test_none_is_the_scheduler_without_plans() -> None:
+    gaussian = statistics("ddim")
+    quick = up.accelerate_pipeline(pipeline("ddim"), gaussian, "none", mixture=two_kinds(gaussian))
+    found = run(quick, "ddim").images
+    pipe = pipeline("ddim")
+    pipe.scheduler = up.GaussianExponentialScheduler.from_config(pipe.scheduler.config, gaussian=gaussian)
+    assert (found == run(pipe, "ddim").images).all()
+    assert quick.scheduler.plan is None
+
+
+def test_a_plan_from_the_classes_of_a_file_is_nearer_than_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a network that knows the data, in DDPM's pipeline, beside the scheduler without it and DPM-Solver++."""
+    for name, value in (("_FINE", 40), ("_SEEDS", (16, 16)), ("_EFFORT", 40)):
+        monkeypatch.setattr(f"underpaint.recipes.accelerate.{name}", value)
+    rows, labels = data()
+    parts = {k: (int((labels == k).sum()), up.Gaussian.fit(rows[labels == k])) for k in (0, 1)}
+    place, gaussian = tmp_path / "stats.safetensors", up.Gaussian.fit(rows)
+    save_gaussian(place, gaussian, parts)
+    pipe = diffusers.DDPMPipeline(Knowing(up.Mixture.fit(rows, labels)), diffusers.DDPMScheduler(clip_sample=False))
+    pipe.set_progress_bar_config(disable=True)
+    solver, level = up.gaussian_exponential(gaussian, 3, True), up.DDPM().grid(200)
+    x = torch.randn(16, 1, 6, 6, generator=torch.Generator().manual_seed(1)).flatten(1)
+    exact = up.sample(pipe.unet.denoise, x, level, solver).final
+
+    def error(one: Any) -> float:
+        generator = torch.Generator().manual_seed(1)
+        found = record(one, batch_size=16, generator=generator, num_inference_steps=5, output_type="np")
+        return float((found.trajectory.final - exact).square().mean().sqrt())
+
+    made, levels, none = (
+        error(up.accelerate_pipeline(pipe, place, plans, tell=lambda words: None))
+        for plans in ("auto", "levels", "none")
+    )
+    pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config)
+    assert made < 0.5 * min(none, error(pipe))
+    assert levels < none
+
+
+class Knowing(torch.nn.Module):
+    """A network that predicts the noise as a denoiser sees it."""
+
+    def __init__(self, denoise: up.Denoiser) -> None:
+        super().__init__()
+        self.denoise, self.schedule = denoise, up.DDPM()
+        self.config = diffusers.configuration_utils.FrozenDict(sample_size=6, in_channels=1)
+        self.dtype, self.device = torch.float32, torch.device("cpu")
+
+    def forward(self, x: Tensor, t: Tensor) -> Any:
+        flat, level = x.flatten(1), self.schedule(torch.as_tensor(t).double())
+        eps = up.from_denoised(self.denoise(flat, level), flat, level, "eps").to(x).view_as(x)
+        return diffusers.models.unets.unet_2d.UNet2DOutput(sample=eps)
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+def test_a_call_that_starts_from_an_image_has_no_jump(strength: float) -> None:
+    """It gives what a pipeline gives whose scheduler has the calibration."""
+    plans, pipe = by_hand("sd"), pipeline("sd")
+    parts = {k: v for k, v in pipe.components.items() if k != "image_encoder"}
+    from_image = diffusers.StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+    from_image.set_progress_bar_config(disable=True)
+    given = {k: v for k, v in CALLS["sd"].items() if k not in ("height", "width")}
+    given |= {"image": torch.zeros(1, 3, 16, 16), "strength": strength, "num_inference_steps": CALLED}
+
+    def images(one: Any) -> Any:
+        return one(**given, output_type="np", generator=torch.Generator().manual_seed(1)).images
+
+    quick = up.accelerate_pipeline(from_image, statistics("sd"), plans)
+    found = images(quick)
+    own = copy.copy(from_image)
+    own.scheduler = up.GaussianExponentialScheduler.from_config(
+        pipe.scheduler.config, gaussian=statistics("sd"), calibration=plans
+    )
+    own.scheduler._landed = True
+    own.scheduler.scale_model_input = lambda sample, timestep=None: sample
+    own.scheduler._underpaint_begin = lambda sample, timestep: sample
+    assert_close(torch.as_tensor(found), torch.as_tensor(images(own)), rtol=0, atol=1e-5)
+
+
+STATE, TIME = torch.zeros(2, 3, 4, 4), torch.tensor(7)
+
+
+@pytest.mark.parametrize(
+    ("given", "alone"),
+    [
+        ([STATE, TIME], True),
+        ([STATE, 7], True),
+        ([STATE, torch.full((2,), 7.0), None, False, {}, "text"], True),
+        ([STATE], True),
+        ([STATE, TIME, torch.tensor([1, 2])], False),  # a class
+        ([STATE, TIME, 7.5], False),  # a guidance
+        ([STATE, TIME, torch.zeros(2, 5, 8)], False),  # a prompt
+        ([STATE, TIME, {"time_ids": torch.zeros(2, 6)}], False),
+        ([STATE, torch.tensor([1, 2])], False),  # whatever that is
+        ([torch.zeros(2, 6, 4, 4), TIME], False),  # an image beside the state
+    ],
+)
+def test_what_a_network_is_given_beside_state_and_time(given: list[Any], alone: bool) -> None:
+    assert _alone(given, 48) is alone
+
+
+def test_what_cannot_be_is_refused() -> None:
+    gaussian = statistics("ddim")
+    with pytest.raises(ValueError, match=r"There are no classes in the statistics .*; give a mixture, too"):
+        up.accelerate_pipeline(pipeline("ddim"), gaussian, "data")
+    other = up.Mixture(torch.ones(1), (up.Gaussian.isotropic(torch.zeros(3), 1.0),))
+    with pytest.raises(ValueError, match="The mixture is of 3 numbers and the Gaussian of 192"):
+        up.accelerate_pipeline(pipeline("ddim"), gaussian, mixture=other)
+    with pytest.raises(ValueError, match="plans are auto, data, levels, none, a Calibration or a file of one, got 3"):
+        up.accelerate_pipeline(pipeline("ddim"), gaussian, 3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="There is no file all"):
+        up.accelerate_pipeline(pipeline("ddim"), gaussian, "all")
+    made = {"gaussian": {"dimension": 12, "variance": 1.0, "largest": 1.0}}
+    plans = up.Calibration(by_hand("ddim").plans, made)
+    with pytest.raises(ValueError, match="made with a Gaussian of dimension 12"):
+        up.accelerate_pipeline(pipeline("ddim"), gaussian, plans)
