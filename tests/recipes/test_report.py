@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import analytic
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -326,6 +327,14 @@ def test_own_samples_stand_for_data_that_are_not_at_hand(tmp_path: Path, monkeyp
     for wrong, why in (({"samples": 19}, "20 to"), ({"samples": 40, "data": "a"}, "not both")):
         with pytest.raises(ValueError, match=why):
             Sources("known_network:model", **wrong)
+
+
+def test_data_that_do_not_vary_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "known_network.py").write_text(NETWORK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    np.save(tmp_path / "flat.npy", np.full((8, 8, 8), 100, dtype=np.uint8))
+    with pytest.raises(ValueError, match=r"the rank-0 Gaussian of 8 images of flat.npy has none; give data that vary"):
+        report(Settings(Sources("known_network:model", data=str(tmp_path / "flat.npy"))))
 
 
 def test_without_a_feature_space_the_rest_is_still_there(small: Report, tmp_path: Path):

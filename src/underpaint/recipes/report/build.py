@@ -133,6 +133,7 @@ def report(
     own = max(settings.seeds) + 1  # the first seed of samples that stand for data
     held = IMAGES if settings.regimes else 0
     subject = load_model_and_data(settings.sources, 10, listed[0], progress, held, model, own)
+    check_components(subject)
     keep = make_only if parts is None else Parts(parts, _identity(settings, subject), _KEPT)
     checked = keep("check", partial(check_case, model, listed[0], progress))
     level = subject.model.schedule.grid(settings.steps)
@@ -158,6 +159,15 @@ def report(
         **sections,
     )
     return replace(found, plain=beside(found, plain)) if plain else found
+
+
+def check_components(subject: ModelAndData) -> None:
+    """Refuse data that do not vary."""
+    if not len(subject.gaussian.eigenvalues):
+        raise ValueError(
+            f"A report follows principal components of the data, and the {subject.about['Gaussian']} has none; give "
+            "data that vary, or other statistics (--gaussian)."
+        )
 
 
 def beside(found: Report, plain: Mapping[str, Any]) -> Report:
