@@ -238,8 +238,8 @@ def test_regimes_are_shown_where_they_are_asked_for(monkeypatch: pytest.MonkeyPa
     """On the report's own run, of images that are held out for them; kept like other sections; their calls counted."""
     what, held = analytic.subject(), []
 
-    def load(*given: Any) -> Any:
-        held.append(given[4])
+    def load(*given: Any, held_out: int, **options: Any) -> Any:
+        held.append(held_out)
         return what
 
     monkeypatch.setattr(build, "load_model_and_data", load)

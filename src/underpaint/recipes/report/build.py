@@ -132,7 +132,9 @@ def report(
     listed = cases(asked, model)
     own = max(settings.seeds) + 1  # the first seed of samples that stand for data
     held = IMAGES if settings.regimes else 0
-    subject = load_model_and_data(settings.sources, 10, listed[0], progress, held, model, own)
+    subject = load_model_and_data(
+        settings.sources, case=listed[0], progress=progress, held_out=held, model=model, first=own
+    )
     check_components(subject)
     keep = make_only if parts is None else Parts(parts, _identity(settings, subject), _KEPT)
     checked = keep("check", partial(check_case, model, listed[0], progress))
