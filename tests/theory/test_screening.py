@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given, strategies as st
 from torch import Tensor
 from torch.testing import assert_close
 
 from underpaint.noise import EDM, Flow, NoiseLevel
 from underpaint.theory import screening
 from underpaint.theory.local import LocalCloud
-from underpaint.theory.screening import Screen, alike
+from underpaint.theory.screening import Screen, alike, screened_means
 
 SHAPE = (1, 12, 12)
 
@@ -34,9 +36,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     shares: list[float] = []
     plain = screening._Group.kept
 
-    def kept(group: screening._Group, shadows: Tensor) -> Tensor | None:
-        found = plain(group, shadows)
-        shares.append(1.0 if found is None else len(found) / len(shadows))
+    def kept(group: screening._Group, block: screening._Block) -> Tensor | None:
+        found = plain(group, block)
+        shares.append(1.0 if found is None else len(found) / len(block.patches))
         return found
 
     monkeypatch.setattr(screening._Group, "kept", kept)
@@ -63,6 +65,7 @@ def test_at_low_noise_few_patches_are_read(normal, read: list[float]) -> None:
     local = LocalCloud.patches(points, SHAPE, 5, error=1e-3)
     local(fresh + 0.05 * normal(4, 144, seed=2).float(), EDM()(0.05))
     assert sum(read) / len(read) < 0.5
+    assert read[0] < 0.5  # from the first block on
     read.clear()
     local(fresh + 30 * normal(4, 144, seed=2).float(), EDM()(30.0))
     assert min(read) == 1.0
@@ -73,11 +76,51 @@ def test_every_patch_below_its_bound(normal) -> None:
     for size, count in ((4, 30), (30, 50), (300, 400)):
         screen = Screen.of(normal(count, size).cumsum(1))
         z, p = normal(20, size, seed=1), normal(40, size, seed=2).cumsum(1)
-        bound = screen.shadows(z) @ screen.shadows(p).T
         slack = screen.loss * z.norm(dim=1, keepdim=True) * p.norm(dim=1)
-        assert bool((bound >= z @ p.T - slack).all())
         lead = screen.basis[:, :1].double()
-        assert_close(screen.shadows(lead.T) @ screen.shadows(lead.T).T, torch.ones(1, 1), rtol=0, atol=1e-5)
+        bounds = [a @ b.T for a, b in zip(screen.shadows(z), screen.shadows(p), strict=True)]
+        for bound, one in zip(bounds, screen.shadows(lead.T), strict=True):
+            assert bool((bound >= z @ p.T - slack).all())
+            assert_close(one @ one.T, torch.ones(1, 1), rtol=0, atol=1e-5)
+        assert bool((bounds[0] >= bounds[1] - slack).all())  # fine bounds are nearer
+        assert float((bounds[0] - bounds[1]).max()) > 0
+
+
+@given(
+    seed=st.integers(0, 999),
+    sigma=st.sampled_from([1e-3, 0.02, 0.1, 0.5, 2.0, 100.0]),
+    kind=st.sampled_from(["flat", "few", "far", "opposite"]),
+    double=st.booleans(),
+)
+def test_no_weight_is_lost_whatever_the_patches(normal, seed: int, sigma: float, kind: str, double: bool) -> None:
+    """Of patches held many times, in clusters, of one direction with one that is 100 times as long, and with their
+    opposites; of queries that are noised patches, half way between two, and far from all: what is left out weighs less
+    than e^-margin of all in sum, so that means move by less than that times the largest distance, but for rounding."""
+    patches = normal(900, 12, seed=seed) * torch.logspace(0, -2, 12)
+    if kind == "flat":
+        patches[::2] = -1
+    elif kind == "few":
+        patches = patches[:6].repeat(150, 1) + 1e-3 * normal(900, 12, seed=seed + 1)
+    elif kind == "far":
+        patches[:, 1:] = 0
+        patches[7] *= 100
+    else:
+        patches[450:] = -patches[:450]
+    queries = patches[::60] + sigma * normal(15, 12, seed=seed + 2)
+    queries[5:8], queries[8:10] = (patches[10:13] + patches[20:23]) / 2, 30 * queries[8:10]
+    values = torch.cat([patches[:, :2], torch.ones_like(patches[:, :1])], 1)
+    exact = (-torch.cdist(queries, patches).square() / (2 * sigma**2)).softmax(1) @ values
+    dtype = torch.float64 if double or sigma < 1 else torch.float32
+    scaled, longest, count = (queries / sigma**2).to(dtype), float(patches.norm(dim=1).max()), len(patches)
+    blocks = [
+        (part.to(dtype), known.to(dtype)) for part, known in zip(patches.split(100), values.split(100), strict=True)
+    ]
+    screen = Screen.of(patches[::7].to(dtype))
+    for margin in (math.log(count / 1e-2), math.log(count / 1e-6)):
+        found = screened_means(scaled, 1 / sigma**2, blocks, 4, screen, longest, margin).double()
+        moved = 2 * longest * (count * math.exp(-margin) + (1e-10 if dtype == torch.float64 else 1e-3))
+        assert float((found - exact)[:, :2].norm(dim=1).max()) <= moved
+        assert_close(found[:, 2], torch.ones(15, dtype=torch.float64), rtol=1e-5, atol=0)
 
 
 def test_images_near_zero_are_taken_again(normal, monkeypatch: pytest.MonkeyPatch) -> None:

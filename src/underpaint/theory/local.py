@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import islice
 
 import torch
 from torch import Tensor
@@ -29,8 +28,8 @@ from .windows import Views, cheapest, check_edge, gathered, mask_views, patch_vi
 #: The share of all weights that may be left out, in errors asked for: then images of a fifth of the largest entry on
 #: average are certain to be within it.
 _LEFT_OUT = 1 / 6
-#: Screens that are kept, and blocks of windows that one is made of.
-_MOST_SCREENS, _SAMPLED = 1024, 8
+#: Screens that are kept, and windows, about, that one is made of.
+_MOST_SCREENS, _SAMPLED = 1024, 16_384
 
 
 @dataclass(frozen=True, eq=False)
@@ -224,18 +223,19 @@ class LocalCloud:
     def _share(self, x: Tensor, scale: float, square: float, views: Views) -> Tensor:
         """Of places that share their windows."""
         places, size = views.windows.shape
-        cpu = x.device.type == "cpu"
-        block = max(1, min(2048 if cpu else 16_384, self.budget // size))
+        cpu, count = x.device.type == "cpu", places * len(self.points)
+        screened = self.error is not None and count >= 4 * 2048
+        block = max(1, min((4096 if screened else 2048) if cpu else 16_384, self.budget // size))
         together = max(1, min(64 if cpu else 4096, self.budget // block))
-        count, means = places * len(self.points), []
+        means = []
         for rows in x.split(max(1, self.budget // (places * size))):
             queries = scale * rows.double()[:, views.windows].flatten(0, 1)
             dtype = self._dtype(scale * rows.double(), square, size)
             asked, blocks = queries.to(dtype), self._blocks(views, dtype, block)
-            if self.error is None or count < 4 * block:
+            if self.error is None or not screened:
                 mean = patch_means(asked, square, blocks, together)
             else:
-                screen, longest = self._screen(views, block), self._largest * size**0.5
+                screen, longest = self._screen(views), self._largest * size**0.5
                 margin = math.log(count / (_LEFT_OUT * self.error))
                 mean = screened_means(asked, square, blocks, together, screen, longest, margin)
             means.append(mean.view(len(rows), places, -1))
@@ -249,13 +249,16 @@ class LocalCloud:
             found = as_rows(part[:, windows].flatten(0, 1), dtype), as_rows(part[:, centres].flatten(0, 1), dtype)
             yield from zip(*(values.split(block) for values in found), strict=True)
 
-    def _screen(self, views: Views, block: int) -> Screen:
-        """Made once for the views; of the last levels, where they depend on them."""
+    def _screen(self, views: Views) -> Screen:
+        """Made once for the views, of images spread over all; of the last levels, where views depend on them."""
         if views not in self._screens:
             while len(self._screens) >= _MOST_SCREENS:
                 self._screens.pop(next(iter(self._screens)))
-            sample = islice(self._blocks(views, torch.float32, block), _SAMPLED)
-            self._screens[views] = Screen.of(torch.cat([patches for patches, _ in sample]))
+            places, size = views.windows.shape
+            asked = max(1, min(_SAMPLED, 8 * self.budget // size))
+            windows = views.windows[:: -(-places // asked)].to(self.points.device)
+            images = self.points[:: -(-len(self.points) * len(windows) // asked)]
+            self._screens[views] = Screen.of(as_rows(images[:, windows].flatten(0, 1)))
         return self._screens[views]
 
     def _dtype(self, scaled: Tensor, square: float, size: int) -> torch.dtype:

@@ -13,6 +13,10 @@ from .softmax import SoftmaxMean
 
 #: No more leading coordinates of a patch than these bound its log-weight, and no more than these are known in all.
 _MOST, _KNOWN = 24, 256
+#: Patches are bounded again, more finely, where more than one in so many are left by coarse bounds.
+_REFINED = 16
+#: So many patches are weighed before all others, where they are small.
+_ASKED = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +33,16 @@ class Screen:
         centre: [S], from which patches are seen.
         basis: leading directions, [S, K], orthonormal but for rounding.
         edges: of the bands, R first.
+        coarse: edges of the coarse bands.
+        some: patches of all kinds, centred, [n, S] float32, which tell at once about what weights there are.
         loss: by how much, at most, log-weights and bounds in float32 are off as shares of |z| |p|.
     """
 
     centre: Tensor
     basis: Tensor
     edges: tuple[int, ...]
+    coarse: tuple[int, ...]
+    some: Tensor
     loss: float
 
     @property
@@ -44,7 +52,7 @@ class Screen:
 
     @staticmethod
     def of(patches: Tensor) -> Screen:
-        """The principal directions of patches [n, S], float32 or float64."""
+        """The principal directions of patches [n, S], float32 or float64, which are some of those to be screened."""
         centre = patches.double().mean(0)
         rows, size = patches.double() - centre, patches.shape[1]
         known, rank = min(_KNOWN, size), max(1, min(_MOST, size // 3))
@@ -52,53 +60,104 @@ class Screen:
         product = basis.double().T @ basis.double()
         product.diagonal().sub_(1)
         loss = 3 * float(product.norm()) + 32 * torch.finfo(torch.float32).eps
-        edges = {round(rank * 2 ** (k / 2)) for k in range(2 * size.bit_length())}
-        within = tuple(sorted(edge for edge in edges if edge < known))
-        return Screen(centre, basis.to(patches.device), (*within, known), loss)
+        edges, few = {round(rank * 2 ** (k / 2)) for k in range(2 * size.bit_length())}, max(1, rank // 4)
+        fine, coarse = (
+            (*sorted(edge for edge in all_edges if edge < known), known)
+            for all_edges in (edges, {few << k for k in range(size.bit_length())})
+        )
+        chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[: _asked(size)]
+        return Screen(centre, basis.to(patches.device), fine, coarse, rows[chosen.to(rows.device)].float(), loss)
 
-    def shadows(self, rows: Tensor) -> Tensor:
-        """Leading coordinates and lengths in all bands, [n, W] float32, of centred rows [n, S]."""
+    def shadows(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Leading coordinates and lengths in all bands, [n, W] float32, of centred rows [n, S]: coarse and fine."""
         rows = rows.to(self.basis)
-        known = rows @ self.basis
-        parts = [known[:, : self.edges[0]]]
-        parts += [known[:, a:b].norm(dim=1, keepdim=True) for a, b in pairwise(self.edges)]
+        known, outside = rows @ self.basis, []
         if known.shape[1] < rows.shape[1]:
-            parts.append(torch.addmm(rows, known, self.basis.T, alpha=-1).norm(dim=1, keepdim=True))
-        return torch.cat(parts, 1)
+            outside = [torch.addmm(rows, known, self.basis.T, alpha=-1).norm(dim=1, keepdim=True)]
+        return _banded(known, self.coarse, outside), _banded(known, self.edges, outside)
+
+
+def _asked(size: int) -> int:
+    """How many patches of a size: they take no more room than the basis, or little."""
+    return min(_ASKED, max(_KNOWN, 2**17 // size))
+
+
+def _banded(known: Tensor, edges: tuple[int, ...], outside: list[Tensor]) -> Tensor:
+    bands = [known[:, a:b].norm(dim=1, keepdim=True) for a, b in pairwise(edges)]
+    return torch.cat([known[:, : edges[0]], *bands, *outside], 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Centred patches [n, S], half their squared lengths times (alpha/sigma)^2 [n], values [n, C], and coarse and fine
+    shadows, then minus the half lengths, then ones, [n, W + 2]."""
+
+    patches: Tensor
+    half_norms: Tensor
+    values: Tensor
+    coarse: Tensor
+    fine: Tensor
+
+    @staticmethod
+    def of(patches: Tensor, values: Tensor, square: float, screen: Screen) -> _Block:
+        rows = patches - screen.centre.to(patches)
+        half_norms = square / 2 * rows.square().sum(1)
+        ends = torch.stack([-half_norms, torch.ones_like(half_norms)], 1).float()
+        coarse, fine = (torch.cat([shadows, ends], 1) for shadows in screen.shadows(rows))
+        return _Block(rows, half_norms, values, coarse, fine)
 
 
 @dataclass(eq=False)
 class _Group:
     """Queries [g, S] that look at the same blocks of patches, and what they have found.
 
-    A block is screened after the first; where most of one could not be left out, blocks are read whole for a while, and
-    for twice as long after every such failure, so that screening costs next to nothing where it does not serve.
+    Where most of a block could not be left out, the next blocks are read whole, and twice as many after every such
+    failure, so that screening costs next to nothing where it does not serve.
 
     Attributes:
-        shadows: of the queries, then ones, then minus the log-weight that a patch has to reach, [g, W + 2].
+        coarse: shadows of the queries, then ones, then minus the log-weight that a patch has to reach, [g, W + 2].
+        fine: the same of finer bounds.
         matter: log-weights so far below the sum matter, [g].
+        reached: a log-weight that some patch has, [g] float64.
     """
 
     queries: Tensor
-    shadows: Tensor
+    coarse: Tensor
+    fine: Tensor
     matter: Tensor
+    reached: Tensor
     sums: SoftmaxMean = field(default_factory=SoftmaxMean)
-    _wait: int = 1
+    _wait: int = 0
     _pause: int = 0
 
     @torch.no_grad()
-    def kept(self, shadows: Tensor) -> Tensor | None:
-        """Which patches of shadows [n, W + 2] may reach what matters to any query; None for all of them."""
+    def kept(self, block: _Block) -> Tensor | None:
+        """Which patches may reach what matters to any query; None for all of them."""
         if self._wait:
             self._wait -= 1
             return None
-        self.shadows[:, -1] = self.matter - self.sums.log_sum
-        kept = (~((self.shadows @ shadows.T).amax(0) < 0)).nonzero().squeeze(1)  # what is not a number is kept
-        if 2 * len(kept) > len(shadows):
-            self._wait = self._pause = 2 * self._pause + 1
-            return None
-        self._pause = 0
-        return kept
+        if isinstance(self.sums.top, Tensor):
+            self.reached = torch.maximum(self.reached, self.sums.log_sum)
+        self.coarse[:, -1] = self.fine[:, -1] = self.matter - self.reached
+        kept = _within_reach(block.coarse, self.coarse)
+        if _REFINED * len(kept) > len(block.coarse):
+            kept = kept[_within_reach(block.fine.index_select(0, kept), self.fine)]
+        few = 2 * len(kept) <= len(block.coarse)
+        self._wait = self._pause = 0 if few else 2 * self._pause + 1
+        return kept if 5 * len(kept) <= 4 * len(block.coarse) else None
+
+    def add(self, block: _Block) -> None:
+        kept = self.kept(block)
+        few = (block.patches, block.half_norms, block.values)
+        if kept is not None:
+            few = (few[0].index_select(0, kept), few[1].index_select(0, kept), few[2].index_select(0, kept))
+        if len(few[0]):
+            self.sums.add(torch.addmm(-few[1], self.queries, few[0].T), few[2])
+
+
+def _within_reach(patches: Tensor, queries: Tensor) -> Tensor:
+    """Which of patches [n, W] may reach what matters to any of queries [g, W]; what is not a number is kept."""
+    return (~((patches @ queries.T).amax(1) < 0)).nonzero().squeeze(1)
 
 
 def patch_means(scaled: Tensor, square: float, blocks: Iterable[tuple[Tensor, Tensor]], together: int) -> Tensor:
@@ -130,19 +189,18 @@ def screened_means(
     rounding = screen.loss * (scaled.detach().norm(dim=1) + square * longest) * (longest + screen.reach)
     centred = scaled - square * screen.centre.to(scaled)
     shadows = screen.shadows(centred.detach())
-    order = alike(shadows)
-    ones, matter = torch.ones_like(shadows[:, :1]), (margin + rounding).double()
-    shadows = torch.cat([shadows, ones, ones], 1)
-    groups = [_Group(centred[part], shadows[part], matter[part]) for part in order.split(together)]
+    order = alike(shadows[1])
+    matter, ends = (margin + rounding).double(), torch.ones_like(shadows[1][:, :2])
+    coarse, fine = (torch.cat([found, ends], 1) for found in shadows)
+    some, groups = screen.some, []
+    heaviest = square / 2 * some.square().sum(1)
+    for part in order.split(together):
+        reached = torch.addmm(-heaviest, centred[part].detach().to(some), some.T).amax(1).double() - rounding[part]
+        groups.append(_Group(centred[part], coarse[part], fine[part], matter[part], reached))
     for patches, values in blocks:
-        rows = patches - screen.centre.to(patches)
-        half_norms = square / 2 * rows.square().sum(1)
-        bounds = torch.cat([screen.shadows(rows), -half_norms.unsqueeze(1).float(), ones.new_ones(len(rows), 1)], 1)
+        block = _Block.of(patches, values, square, screen)
         for group in groups:
-            kept = group.kept(bounds)
-            few = (rows, half_norms, values) if kept is None else tuple(v[kept] for v in (rows, half_norms, values))
-            if len(few[0]):
-                group.sums.add(torch.addmm(-few[1], group.queries, few[0].T), few[2])
+            group.add(block)
     means = torch.cat([group.sums.mean for group in groups])
     return torch.empty_like(means).index_copy(0, order, means)
 
