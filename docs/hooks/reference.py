@@ -99,9 +99,15 @@ def _models() -> Iterator[str]:
     """The models in the box, a column each."""
     found = inventory()
     yield f"| | {' | '.join(entry['name'] for entry in found)} |\n|---|{'---|' * len(found)}"
-    for key in [key for key in found[0] if key not in ("name", "folder")]:
-        values = [f"{entry[key]:,}" if isinstance(entry[key], int) else str(entry[key]) for entry in found]
-        yield f"| {key} | {' | '.join(values)} |"
+    keys = dict.fromkeys(key for entry in found for key in entry if key not in ("name", "folder"))
+    for key in keys:
+        yield f"| {key} | {' | '.join(_of_model(entry.get(key, '')) for entry in found)} |"
+
+
+def _of_model(value: Any) -> str:
+    if isinstance(value, list):
+        return "; ".join(value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def in_lines(command: str) -> str:
