@@ -13,7 +13,7 @@ from .shadows import Shadow, Shadows, bounded, multiplies_halves, principal_basi
 from .softmax import SoftmaxMean
 
 #: What it takes to find out what could be left out, in numbers read.
-_ATTEMPT = 1.5e6
+_ATTEMPT = 1e6
 
 
 @dataclass(frozen=True, eq=False)
