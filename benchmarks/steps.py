@@ -4,8 +4,8 @@
 
 The yardstick of each row is one step of DPM-Solver++ 2M (this library's) and the two products with the basis that a
 step of the Gaussian exponential integrator consists of, in the same run, with a denoiser that answers at once. Times
-are the least of some; on one thread, of the processor. `memory` is the peak beside the basis while a grid is solved and
-only its end is kept, in states [B, D].
+are the least of some; on one thread, of the processor. `memory` is the peak beside the Gaussian while a grid is solved
+and only its end is kept, in states [B, D].
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def measure(dimension: int, basis: str, rows: int, device: str, repeats: int) ->
     ]
     shown = []
     for solver, one in zip(known.values(), took, strict=True):
-        with Peak(x, answer, stored, gaussian.mean) as peak:
+        with Peak(x, answer, stored, gaussian.mean, covariance.eigenvalues) as peak:
             run(solver)
         states = peak.most / (x.numel() * x.element_size())
         shown.append(f"{1e3 * one:.3g} ms, {one / (took[0] + two):.2f}, {states:.1f}")

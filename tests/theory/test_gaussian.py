@@ -530,6 +530,11 @@ def test_a_full_basis_of_many_variances_is_combined_in_pieces(
     own = covariance.combine(function, parts, own=True)
     assert own.data_ptr() == given
     assert_close(own, expected, rtol=0, atol=error)
+    monkeypatch.setattr("underpaint.theory.covariance._BLOCK", 300)
+    asked.clear()
+    simple = covariance.combine(function, [kept, parts[1]], simple=True)  # of all variances, in blocks
+    assert asked == [300, 300, 200]
+    assert_close(simple, expected, rtol=0, atol=error)
     rising = Covariance(covariance.eigenvalues.flip(0), covariance.basis)  # in no order: each is asked for itself
     assert_close(rising.combine(function, [kept, parts[1]]), gains[0].flip(0) * kept + gains[1].flip(0) * parts[1])
 

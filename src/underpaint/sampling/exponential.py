@@ -198,7 +198,7 @@ def local_mean(denoised: Tensor, state: Tensor, covariance: Covariance, level: N
         weight = variances * (alpha / sigma**2)
         return torch.stack([1 + weight * alpha, -weight])
 
-    return covariance.combine(factors, [denoised, state], own)
+    return covariance.combine(factors, [denoised, state], own, simple=True)
 
 
 def advance(
@@ -224,7 +224,7 @@ def advance(
         weights = _weights(variances, times, _time(here), _time(there), 1 + eta**2, rule)
         return torch.cat([ratio.unsqueeze(0), weights.mul_(float(there.alpha))])
 
-    return covariance.combine(factors, [state, *(q for _, q in nodes)], own)
+    return covariance.combine(factors, [state, *(q for _, q in nodes)], own, simple=len(nodes) == 1)
 
 
 def corrected(

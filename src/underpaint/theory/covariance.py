@@ -7,7 +7,7 @@ function to rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, cast
@@ -26,6 +26,8 @@ SpectralFunction = Callable[[Tensor], Tensor]
 
 #: Of more variances than these, gains are made piece by piece.
 _MANY = 4096
+#: Variances of which a simple function is asked at once: what it makes stays in the processor's cache.
+_BLOCK = 1 << 14
 
 
 def _summed(gains: Tensor, parts: Sequence[Tensor]) -> Tensor:
@@ -247,8 +249,9 @@ class Covariance:
     @cached_property
     def stored(self) -> Tensor:
         """The variances along the basis, and the one outside it where there is an outside: [M] float64."""
-        rest = torch.full((0 if self.full else 1,), self.residual, dtype=torch.float64)
-        return torch.cat([self.eigenvalues, rest])
+        if self.full:
+            return self.eigenvalues
+        return torch.cat([self.eigenvalues, torch.tensor([self.residual], dtype=torch.float64)])
 
     def gains(self, function: SpectralFunction, like: Tensor) -> Tensor:
         """g(variance) of each coordinate of ``like`` [..., K], in its dtype and on its device: [..., K].
@@ -262,20 +265,23 @@ class Covariance:
         inside, outside = gains[..., : self.rank], gains[..., self.rank :]
         return torch.cat([inside, outside.expand(*outside.shape[:-1], like.shape[-1] - self.rank)], -1)
 
-    def combine(self, function: SpectralFunction, parts: Sequence[Tensor], own: bool = False) -> Tensor:
+    def combine(
+        self, function: SpectralFunction, parts: Sequence[Tensor], own: bool = False, simple: bool = False
+    ) -> Tensor:
         """sum_j g_j(Sigma) part_j of J parts in coordinates [B, K]; ``function`` maps variances [M] to gains [J, M],
         and is analytic in them.
 
         One pass over each part: outside the basis a gain is one number; of a full basis of many variances the gains are
-        made piece by piece, from few values of the function (`Pieces`). Where the first part is the caller's ``own`` to
-        lose, the sum takes its place.
+        made piece by piece, from few values of the function (`Pieces`); or, on the CPU, of all of them, where it is as
+        ``simple`` as a quotient. Where the first part is the caller's ``own`` to lose, the sum takes its place.
         """
         if self.full:
             pieces = self._pieces_like(parts[0])
             if pieces is None:
                 return _summed(function(self.stored).to(parts[0]), parts)
             total = parts[0] if own else torch.empty_like(parts[0])
-            for place, gains in pieces.gains(function):
+            whole = simple and total.device == self.stored.device
+            for place, gains in self._all_gains(function, total) if whole else pieces.gains(function):
                 total[:, place] = _summed(gains, [part[:, place] for part in parts])
             return total
         gains = function(self.stored)
@@ -287,6 +293,12 @@ class Covariance:
         if inside is not None:
             total[:, : self.rank] = inside
         return total
+
+    def _all_gains(self, function: SpectralFunction, like: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """What maps variances [M] to gains [J, M], asked of all along the basis, a block of them at a time."""
+        for start in range(0, self.rank, _BLOCK):
+            place = slice(start, start + _BLOCK)
+            yield place, function(self.stored[place]).to(like)
 
     def _pieces_like(self, like: Tensor) -> Pieces | None:
         """The spectrum in pieces, where it is one of many variances in order."""
