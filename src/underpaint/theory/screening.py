@@ -111,8 +111,8 @@ class _Block:
 class _Group:
     """Queries [g, S] that look at the same blocks of patches, and what they have found.
 
-    Where most of a block could not be left out, the next blocks are read whole, and twice as many after every such
-    failure, so that screening costs next to nothing where it does not serve.
+    Where most of a block could not be left out, the next blocks are read whole, and at least twice as many after every
+    such failure, so that screening costs next to nothing where it does not serve.
 
     Attributes:
         coarse: shadows of the queries, then ones, then minus the log-weight that a patch has to reach, [g, W + 2].
@@ -140,11 +140,14 @@ class _Group:
             self.reached = torch.maximum(self.reached, self.sums.log_sum)
         self.coarse[:, -1] = self.fine[:, -1] = self.matter - self.reached
         kept = _within_reach(block.coarse, self.coarse)
+        if 5 * len(kept) > 4 * len(block.coarse):  # finer bounds would not help
+            self._wait = self._pause = 4 * self._pause + 3
+            return None
         if _REFINED * len(kept) > len(block.coarse):
             kept = kept[_within_reach(block.fine.index_select(0, kept), self.fine)]
         few = 2 * len(kept) <= len(block.coarse)
         self._wait = self._pause = 0 if few else 2 * self._pause + 1
-        return kept if 5 * len(kept) <= 4 * len(block.coarse) else None
+        return kept
 
     def add(self, block: _Block) -> None:
         kept = self.kept(block)
