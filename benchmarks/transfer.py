@@ -34,7 +34,7 @@ from underpaint.sampling.fitted import Calibration, read_calibration, write_cali
 from underpaint.sampling.use import differences, use_of
 
 MODEL, MARKS = "emoji-scenes", ("<!-- table of transfer -->\n", "<!-- end of the table -->\n")
-SEEN = ("a cat on a purple background", "a lemon on a blue background")
+SEEN = ("a frog on a purple background", "a gift on a blue background")
 UNSEEN = ("a fox on a green background", "a pizza and a cup of coffee on a brown background")
 SEEDS, HELD_OUT, JUDGED = range(8), range(1000, 1004), range(2000, 2016)
 CALLS, FINE, EFFORT = (5, 8), 30, 8

@@ -26,8 +26,8 @@ MODEL = "emoji-scenes"
 STEPS, GUIDANCE = 5, 3.0
 
 known = (
-    "a cat on a purple background",
-    "a lemon on a blue background",
+    "a frog on a purple background",
+    "a gift on a blue background",
     "a rocket on a grey background",
 )
 request = Request(MODEL, known, (GUIDANCE,), seeds=range(6))

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 from loop import add_options, earlier, mixed_precision, read_settings, train
-from scenes import FONT, Painter, pictures
+from scenes import FONT, NAMES, Painter, pictures
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
@@ -88,7 +88,7 @@ def main() -> None:
         pull = 0.5 * (mean.square() + variance - 1 - variance.log()).mean()
         return mse_loss(decoded.float(), images) + 0.2 * l1_loss(decoded.float(), images) + PULL * pull
 
-    note = {"size": args.size, "pull": PULL, "earlier": earlier(args.start, "autoencoder")}
+    note = {"size": args.size, "pull": PULL, "objects": len(NAMES), "earlier": earlier(args.start, "autoencoder")}
     train(autoencoder, loss, args.out, settings, note)
     autoencoder.cpu()
     print(f"held-out scenes: {signal_to_noise(autoencoder, painter):.2f} dB", flush=True)

@@ -27,7 +27,7 @@ SAVE_SECONDS = 240
 COPIES = 32
 
 #: What is kept of the record of a training.
-FACTS = ("steps", "images", "minutes", "images_per_second", "batch", "rate", "drop", "width", "seed", "pool")
+FACTS = ("steps", "images", "minutes", "images_per_second", "batch", "rate", "drop", "width", "seed", "pool", "objects")
 
 Loss = Callable[[torch.Generator], Tensor]
 

@@ -27,70 +27,31 @@ from underpaint.files import replacing
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 BITMAP = 109  # the only size the font holds
 
+#: Few, and none that another could be taken for at 48 pixels, by its outline or its colour.
 OBJECTS = {
     "red apple": "🍎",
-    "green apple": "🍏",
     "banana": "🍌",
-    "strawberry": "🍓",
-    "watermelon": "🍉",
     "pineapple": "🍍",
-    "lemon": "🍋",
     "carrot": "🥕",
     "mushroom": "🍄",
     "pizza": "🍕",
-    "hamburger": "🍔",
-    "doughnut": "🍩",
-    "birthday cake": "🎂",
-    "ice cream": "🍦",
     "cup of coffee": "☕",
     "teddy bear": "🧸",
-    "dog": "🐶",
-    "cat": "🐱",
-    "mouse": "🐭",
-    "rabbit": "🐰",
     "fox": "🦊",
-    "panda": "🐼",
-    "lion": "🦁",
-    "tiger": "🐯",
-    "pig": "🐷",
     "frog": "🐸",
-    "monkey": "🐵",
     "penguin": "🐧",
-    "chick": "🐥",
-    "owl": "🦉",
-    "turtle": "🐢",
     "octopus": "🐙",
-    "whale": "🐳",
-    "goldfish": "🐠",
     "butterfly": "🦋",
-    "ladybird": "🐞",
-    "bee": "🐝",
-    "rose": "🌹",
     "sunflower": "🌻",
-    "tulip": "🌷",
     "cactus": "🌵",
-    "palm tree": "🌴",
     "pine tree": "🌲",
-    "sun": "🌞",
-    "moon": "🌙",
     "star": "⭐",
-    "rainbow": "🌈",
     "snowman": "⛄",
-    "fire": "🔥",
     "red heart": "❤",
-    "smiling face": "😀",
     "ghost": "👻",
-    "robot": "🤖",
     "pumpkin": "🎃",
-    "red car": "🚗",
     "school bus": "🚌",
     "rocket": "🚀",
-    "sailing boat": "⛵",
-    "house": "🏠",
-    "football": "⚽",
-    "guitar": "🎸",
-    "umbrella": "☔",
-    "balloon": "🎈",
     "gift": "🎁",
 }
 NAMES = tuple(OBJECTS)
@@ -164,7 +125,7 @@ class Scene:
 
 
 def _article(word: str) -> str:
-    return "an" if (word[0] in "aeiou" and not word.startswith("u")) or word == "umbrella" else "a"
+    return "an" if word[0] in "aeiou" else "a"
 
 
 def _side(placed: Placed, alone: bool) -> str:

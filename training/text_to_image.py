@@ -196,7 +196,7 @@ def main() -> None:
             prediction = network(a * clean + s * noise, t, torch.where(dropped, empty, ids[rows]))
         return mse_loss(prediction.float(), a * noise - s * clean)
 
-    note = {"drop": args.drop, "scenes": args.scenes, "earlier": earlier(args.start)}
+    note = {"drop": args.drop, "scenes": args.scenes, "objects": len(NAMES), "earlier": earlier(args.start)}
     train(network, loss, args.out, settings, note)
     network.cpu()
     scheduler = DDIMScheduler(

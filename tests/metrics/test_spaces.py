@@ -179,7 +179,7 @@ def test_a_folder_is_a_space_of_images_of_its_shape(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"toy-5 are of images of shape \(1, 28, 28\), these are of \(3, 8, 8\)"):
         find_features(str(tmp_path), (3, 8, 8))
     reader = find_features(str(assets.folder("emoji-scenes") / "classifier"), (3, 48, 48))  # type: ignore[operator]
-    assert reader.name == "emoji-reader-64"
+    assert reader.name == "emoji-reader-24"
 
 
 def test_a_function_of_ones_own(here: Path) -> None:

@@ -51,7 +51,7 @@ def test_its_places_are_drawn_as_those_of_any_scene(scenes: ModuleType) -> None:
         "a unicorn on a blue background",
         "a fox and a fox on a blue background",
         "a fox on a mauve background",
-        "a fox, a pig, a cat and a dog on a blue background",
+        "a fox, a frog, a penguin and an octopus on a blue background",
         "a fox on a blue background, fox on the left",
         "a fox",
     ],
