@@ -46,7 +46,7 @@ PROMPTS = (
     "a pizza and a cup of coffee on a brown background",
     "a rocket on a background fading from black to purple",
     "a fox and a pine tree on green ground under a grey sky, fox on the right",
-    "an octopus, a star and a banana on a yellow background",
+    "an octopus and a butterfly on a yellow background",
     "a red heart on a pink background",
     "a snowman and a gift on white ground under a blue sky",
     "a pumpkin and a ghost on a black background, ghost at the top",
