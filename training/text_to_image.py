@@ -12,6 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from underpaint.files import read_json, read_tensors, write_tensors
+from underpaint.files import read_json, read_tensors, write_tensors, write_text
 from underpaint.noise import DDPM
 
 TOKENS = 32
@@ -58,11 +60,32 @@ def build_tokenizer(captions: list[str]) -> CLIPTokenizer:
 
 def keep_tokenizer(place: Path, captions: list[str], start: Path | None = None) -> CLIPTokenizer:
     """Built once: the order of tokens that are equally frequent differs from one building to the next, and a network
-    that is trained further knows the old one, which START has."""
+    that is trained further knows the old one, which START has. Of that, only what the captions' words need is kept."""
     if not place.is_dir():
         made = CLIPTokenizer.from_pretrained(start / "tokenizer") if start else build_tokenizer(captions)
         made.save_pretrained(place)
+        if start:
+            forget(place / "tokenizer.json", captions)
     return CLIPTokenizer.from_pretrained(place)
+
+
+def forget(file: Path, captions: list[str]) -> None:
+    """Words that the captions do not have fall into letters from now on: the network will not know what they mean.
+
+    Each token keeps its number; what goes is merges that no word of the captions takes. FILE is a tokenizer.json.
+    """
+    described = read_json(file)
+    merges = [tuple(pair.split() if isinstance(pair, str) else pair) for pair in described["model"]["merges"]]
+    rank, taken = {pair: number for number, pair in enumerate(merges)}, set()
+    for word in {word for caption in captions for word in re.findall(r"\w+", caption.lower())}:
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while known := [pair for pair in pairwise(pieces) if pair in rank]:
+            first = min(known, key=rank.__getitem__)
+            taken.add(first)
+            at = list(pairwise(pieces)).index(first)
+            pieces[at : at + 2] = ["".join(first)]
+    described["model"]["merges"] = [list(pair) for pair in merges if pair in taken]
+    write_text(file, json.dumps(described, indent=2, ensure_ascii=False) + "\n")
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:

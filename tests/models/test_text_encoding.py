@@ -137,3 +137,4 @@ def test_the_model_in_the_box_knows_its_own_prompts_and_no_others() -> None:
     assert [model.doubt(prompt) for prompt in model.notes["prompts"]] == [""] * len(model.notes["prompts"])
     assert "does not know the word 'elephant': " in (said := model.doubt(f"{model.notes['prompts'][0]}, elephant"))
     assert said.endswith(f"Prompts that it knows are such as {model.notes['prompts'][0]!r}.")
+    assert "does not know the word 'cat': " in model.doubt("a cat on a blue background")  # its earlier parts did

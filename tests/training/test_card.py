@@ -78,9 +78,11 @@ def test_the_boxed_model_tells_of_the_training_of_each_part() -> None:
 
 def test_a_text_to_image_training_goes_on_from_the_boxed_model(tmp_path: Path) -> None:
     script, box = import_module("text_to_image"), assets.folder("emoji-scenes")
-    tokenizer = script.keep_tokenizer(tmp_path / "tokenizer", [], box)
+    tokenizer = script.keep_tokenizer(tmp_path / "tokenizer", ["a red apple, a star"], box)
     boxed = CLIPTokenizer.from_pretrained(box / "tokenizer")
-    assert tokenizer("a red apple")["input_ids"] == boxed("a red apple")["input_ids"]
+    assert tokenizer("a red star, apple")["input_ids"] == boxed("a red star, apple")["input_ids"]
+    assert (len(tokenizer), len(tokenizer.tokenize("penguin"))) == (len(boxed), 7)  # what captions lack is forgotten
+    assert len(boxed.tokenize("penguin")) == 1
     network = script.build_network(tokenizer, 12, box)
     known = UNet2DConditionModel.from_pretrained(box / "unet", torch_dtype=torch.float32)
     x, words = torch.randn(1, 4, 12, 12, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 32, 128)
