@@ -6,6 +6,7 @@ import dataclasses
 import html
 import json
 import re
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import analytic
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
@@ -419,6 +422,20 @@ def test_conditions_are_compared_from_the_same_noise(small: Report):
         if plate.name in ("case-samples", "case-geometry"):
             assert plate.draw(compared) is not None
             assert "principal components" in plate.caption(compared) or "guidance" in plate.caption(compared)
+    for plate in REPORT_FIGURES:
+        if figure := plate.draw(compared):
+            assert overlapping_titles(figure) == [], plate.name
+
+
+def overlapping_titles(figure: Figure) -> list[tuple[str, str]]:
+    figure.canvas.draw()
+    names = {axes.get_title(place) for axes in figure.axes for place in ("left", "center", "right")} - {""}
+    titles = [text for text in figure.findobj(Text) if text.get_text() in names]
+    return [
+        (one.get_text(), other.get_text())
+        for one, other in combinations(titles, 2)
+        if one.get_window_extent().overlaps(other.get_window_extent())
+    ]
 
 
 def test_clusters_are_never_lonely():

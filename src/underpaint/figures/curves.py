@@ -311,12 +311,12 @@ def case_geometry(report: Report) -> Figure | None:
     part = report.conditions
     if part is None:
         return None
-    figure, axes = new_figure(10.5, 0.9 + 0.34 * len(part.cases), 4, sharey=True)
+    figure, axes = new_figure(10.5, 1.1 + 0.34 * len(part.cases), 4, sharey=True)
     measures = (
-        ("components for 99.9 %", [g.needed["x"] for g in part.geometry]),
-        ("largest share off the plane", [_peak(g.plane_residual) for g in part.geometry]),
-        ("largest share off the rotation", [_peak(g.rotation_error) for g in part.geometry]),
-        ("angle of $x_0$ and $x_T$, degrees", [g.edge_angle for g in part.geometry]),
+        ("components\nfor 99.9 %", [g.needed["x"] for g in part.geometry]),
+        ("largest share\noff the plane", [_peak(g.plane_residual) for g in part.geometry]),
+        ("largest share\noff the rotation", [_peak(g.rotation_error) for g in part.geometry]),
+        ("angle of $x_0$\nand $x_T$, degrees", [g.edge_angle for g in part.geometry]),
     )
     y = torch.arange(len(part.cases))
     for panel, (title, summaries) in zip(axes, measures, strict=True):
