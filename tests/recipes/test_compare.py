@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from typer.testing import CliRunner
 
 from underpaint.analysis import agreement
+from underpaint.analysis.summary import Summary
 from underpaint.cli import app
 from underpaint.data.datasets import ImageData
 from underpaint.figures.comparison import write_comparison
@@ -351,11 +352,24 @@ def test_the_finding_names_the_best_denoiser(whole: Comparison) -> None:
     assert f"{release} {float(found[release].mean):.3f}." in whole.finding
     (margin,) = [part for kind, part in whole.margin["trajectories"].items() if kind == f"blended less {release}"]
     assert float(margin.mean) == pytest.approx(float(found["blended"].mean - found[release].mean))
-    told = f"by {float(margin.mean):+.3f} ± {float(margin.reach):.3f} on trajectories ({release}) and by +"
-    assert f" The blend explains more than the best release {told}" in whole.finding
+    told = (
+        f"{float(margin.mean):.3f} ± {float(margin.reach):.3f} more than the best release on trajectories ({release})"
+    )
+    assert f" The blend explains {told} and 0." in whole.finding
     none = replace(whole, setup=whole.setup | {"releases": []}, margin={"noised data": {}, "trajectories": {}})
     assert release not in none.finding
     assert "The blend" not in none.finding
+
+
+def test_the_finding_does_not_say_more_where_it_is_less_or_not_known(whole: Comparison) -> None:
+    kind = next(kind for kind in whole.margin["trajectories"] if kind.startswith("blended less "))
+    less, even = Summary.of(torch.tensor([-0.21, -0.19, -0.2])), Summary.of(torch.tensor([0.3, -0.1, -0.1]))
+    changed = replace(whole, margin={"trajectories": {kind: less}, "noised data": {kind: even}})
+    release = kind.removeprefix("blended less ")
+    assert changed.finding.endswith(
+        f" The blend explains 0.200 ± {float(less.reach):.3f} less than the best release on trajectories ({release}) "
+        f"and about as much as the best release (+0.033 ± {float(even.reach):.3f}) on noised data ({release})."
+    )
 
 
 def test_everything_is_written(whole: Comparison, run: Compare, tmp_path: Path) -> None:

@@ -114,14 +114,23 @@ class Comparison:
         )
 
     def _beyond_releases(self) -> str:
-        """How much more than the best release the blend explains, a sentence after others; none where there is none."""
+        """How much more than the best release the blend explains, or less, a sentence after others; none where there
+        is none."""
         told = [
-            f"by {float(part.mean):+.3f} ± {float(part.reach):.3f} on {states} ({kind.removeprefix(_BLENDED)})"
+            f"{_beside(part, 'the best release')} on {states} ({kind.removeprefix(_BLENDED)})"
             for states in ("trajectories", "noised data")
             for kind, part in self.margin[states].items()
             if kind.startswith(_BLENDED)
         ]
-        return f" The blend explains more than the best release {listed(told)}." if told else ""
+        return f" The blend explains {listed(told)}." if told else ""
+
+
+def _beside(margin: Summary, other: str) -> str:
+    """How much more than another, or less, in words; where the interval holds 0, which of them is not known."""
+    mean, reach = float(margin.mean), float(margin.reach)
+    if not abs(mean) > reach:
+        return f"about as much as {other} ({mean:+.3f} ± {reach:.3f})"
+    return f"{abs(mean):.3f} ± {reach:.3f} {'more' if mean > 0 else 'less'} than {other}"
 
 
 def compare(settings: Settings, progress: Progress = silent) -> Comparison:
