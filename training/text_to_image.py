@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -72,13 +71,16 @@ def keep_tokenizer(place: Path, captions: list[str], start: Path | None = None) 
 def forget(file: Path, captions: list[str]) -> None:
     """Words that the captions do not have fall into letters from now on: the network will not know what they mean.
 
-    Each token keeps its number; what goes is merges that no word of the captions takes. FILE is a tokenizer.json.
+    Each token keeps its number; what goes is merges that no word of the captions takes, as the tokenizer itself cuts
+    them out. FILE is a tokenizer.json.
     """
     described = read_json(file)
     merges = [tuple(pair.split() if isinstance(pair, str) else pair) for pair in described["model"]["merges"]]
     rank, taken = {pair: number for number, pair in enumerate(merges)}, set()
-    for word in {word for caption in captions for word in re.findall(r"\w+", caption.lower())}:
-        pieces = [*word[:-1], word[-1] + "</w>"]
+    cut, end = Tokenizer.from_file(str(file)), described["model"]["end_of_word_suffix"] or ""
+    found = (cut.pre_tokenizer.pre_tokenize_str(cut.normalizer.normalize_str(caption)) for caption in captions)
+    for word in {word for words in found for word, _ in words}:
+        pieces = [*word[:-1], word[-1] + end]
         while known := [pair for pair in pairwise(pieces) if pair in rank]:
             first = min(known, key=rank.__getitem__)
             taken.add(first)

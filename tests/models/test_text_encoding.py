@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import tiny
+import tokenizers
+import transformers
 
 from underpaint.models.load import load_model
 from underpaint.models.pipelines.latent import Prompts
@@ -99,18 +101,58 @@ def test_words_that_a_tokenizer_cuts_are_found_by_what_it_does(tokenizer: Callab
     assert unknown_words((cut,), "bears on red", examples=["a red apple on blue"]) == ("bears",)
     assert unknown_words((cut,), "bears on red", examples=["a red apple on zebra"]) == ()
     assert unknown_words((cut,), "苹果 Übung") == ("Übung",)  # of letters that may be words nothing is said
+    assert unknown_words((cut,), "A bear's on red, we'll, you\u2019ve, o'zebra's") == ("we", "you", "zebra")
     assert unknown_words((), "zebra") == ()
+
+
+def test_letters_of_several_bytes_are_letters() -> None:
+    """Tokenizers of bytes call a letter by these: "к" is "Ðº"; a word in such letters is in pieces."""
+    letters = [bytes_to_unicode(letter) for letter in "абвгдежзиклмнопрст"]
+    merges = [tuple(letter) for letter in dict.fromkeys(letters)] + [(letters[4], letters[0])]
+    tokens = [*dict.fromkeys("".join(letters)), *("".join(pair) for pair in merges)]
+    tokens = ["<|startoftext|>", "<|endoftext|>", *tokens, *(letter + "</w>" for letter in letters)]
+    tokens += [byte + "</w>" for byte in dict.fromkeys("".join(letters))] + [bytes_to_unicode("да") + "</w>"]
+    merges += [(letter[0], letter[1] + "</w>") for letter in letters]
+    merges += [(letters[4], letters[0] + "</w>")]
+    cut = transformers.CLIPTokenizer(vocab={token: i for i, token in enumerate(dict.fromkeys(tokens))}, merges=merges)
+    assert cut.tokenize("кот да") == [
+        *map(bytes_to_unicode, "ко"),
+        *(bytes_to_unicode(x) + "</w>" for x in ("т", "да")),
+    ]
+    assert unknown_words((cut,), "кот да") == ("кот",)
+
+
+def bytes_to_unicode(text: str) -> str:
+    """As tokenizers write bytes."""
+    (((found, _),),) = [
+        tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
+    ]
+    return str(found)
+
+
+def test_a_tokenizer_of_bytes_lacks_no_word() -> None:
+    cut = transformers.ByT5Tokenizer()
+    assert cut.tokenize("red") == ["r", "e", "d"]
+    assert unknown_words((cut,), "a red zebra") == ()
+    assert unknown_words((cut, tiny.clip_tokenizer()), "a red zebra") == ()
 
 
 def test_a_word_is_known_where_one_of_several_encoders_has_it() -> None:
     class Whole:
         unk_token_id = 0
+        all_special_tokens = ("<unk>",)
 
         def tokenize(self, word: str) -> list[str]:
             return [word]
 
         def convert_tokens_to_ids(self, tokens: list[str]) -> list[int]:
-            return [1 + ("zebra", "red").index(token) if token in ("zebra", "red") else 0 for token in tokens]
+            return [self.get_vocab().get(token, 0) for token in tokens]
+
+        def convert_tokens_to_string(self, tokens: list[str]) -> str:
+            return " ".join(tokens)
+
+        def get_vocab(self) -> dict[str, int]:
+            return {"<unk>": 0, "zebra": 1, "red": 2}
 
     assert unknown_words((Whole(),), "red zebra fox") == ("fox",)
     assert unknown_words((Whole(), tiny.clip_tokenizer()), "red zebra fox apple") == ("fox",)

@@ -91,3 +91,31 @@ def test_a_text_to_image_training_goes_on_from_the_boxed_model(tmp_path: Path) -
         network.text_encoder(torch.tensor([[1, 2, 3]]))[0],
         CLIPTextModel.from_pretrained(box / "text_encoder")(torch.tensor([[1, 2, 3]]))[0],
     )
+
+
+@pytest.mark.parametrize("written", ["pairs", "strings"])
+def test_captions_are_cut_as_before_and_other_words_are_forgotten(tmp_path: Path, written: str) -> None:
+    """Whatever they hold: an apostrophe, digits, a hyphen, letters of two bytes, or nothing at all."""
+    script = import_module("text_to_image")
+    captions = ["", "A fox's den, don't!", "café-bar 12 a_b"]
+    script.build_tokenizer([*captions, "a penguin's pen", "it'll"]).save_pretrained(tmp_path)
+    file = tmp_path / "tokenizer.json"
+    state = json.loads(file.read_text(encoding="utf-8"))
+    model = state["model"]
+    for pair in (("'", "s</w>"), ("'", "t</w>"), ("Ã", "©</w>"), ("Ã", "¨</w>")):  # é and è as bytes
+        for token in (*pair, "".join(pair)):
+            model["vocab"].setdefault(token, len(model["vocab"]))
+        model["merges"].append(list(pair))
+    if written == "strings":
+        model["merges"] = [" ".join(pair) for pair in model["merges"]]
+    file.write_text(json.dumps(state), encoding="utf-8")
+    before = CLIPTokenizer.from_pretrained(tmp_path)
+    assert {"'s</w>", "'t</w>", "Ã©</w>"} < {*before.tokenize(" ".join(captions))}
+    script.forget(file, captions)
+    after = CLIPTokenizer.from_pretrained(tmp_path)
+    assert after.get_vocab() == before.get_vocab()
+    assert [after.tokenize(caption) for caption in captions] == [before.tokenize(caption) for caption in captions]
+    assert (before.tokenize("penguin"), after.tokenize("penguin")[:1]) == (["penguin</w>"], ["p"])
+    assert (before.tokenize("è"), after.tokenize("è")) == (["Ã¨</w>"], ["Ã", "¨</w>"])
+    script.forget(file, [])
+    assert CLIPTokenizer.from_pretrained(tmp_path).tokenize("fox") == ["f", "o", "x</w>"]

@@ -41,7 +41,8 @@ def unknown_words(tokenizers: Sequence[Any], prompt: str, examples: Sequence[str
     unknown: the network has not learnt what they mean. A tokenizer that has all words of the ``examples``, prompts that
     the network was trained on, in one piece each has every word of its training so; then any word in pieces is unknown.
 
-    Words are of several letters, of scripts with capital and small ones: in others a letter may be a word.
+    Words are of several letters, of scripts with capital and small ones: in others a letter may be a word. A tokenizer
+    of single letters or bytes has no words, and knows all.
     """
     if not tokenizers:
         return ()
@@ -52,12 +53,20 @@ def unknown_words(tokenizers: Sequence[Any], prompt: str, examples: Sequence[str
         pieces = _pieces(cut, word)
         return len(pieces) != 1 and (one or all(len(piece) < 2 for piece in pieces))
 
-    return tuple(word for word in _words(prompt) if all(map(lacks, tokenizers, [word] * len(tokenizers), whole)))
+    found = tuple(word for word in _words(prompt) if all(map(lacks, tokenizers, [word] * len(tokenizers), whole)))
+    return found if found and all(map(_has_words, tokenizers)) else ()
+
+
+def _has_words(tokenizer: Any) -> bool:
+    """Whether any token is of several letters."""
+    special = set(tokenizer.all_special_tokens)
+    return any(len(_letters(tokenizer, token)) > 1 for token in tokenizer.get_vocab() if token not in special)
 
 
 def _words(text: str) -> list[str]:
-    """Each word once, in its order."""
-    return [word for word in dict.fromkeys(re.findall(r"[^\W\d_]{2,}", text)) if word.lower() != word.upper()]
+    """Each word once, in its order, without the ends of we'll, you're and I've."""
+    found = re.findall(r"(?<![^\W\d_])(?!(?<=\w['\u2019])(?:ll|re|ve)\b)[^\W\d_]{2,}", text)
+    return [word for word in dict.fromkeys(found) if word.lower() != word.upper()]
 
 
 def _pieces(tokenizer: Any, word: str) -> list[str]:
@@ -65,8 +74,13 @@ def _pieces(tokenizer: Any, word: str) -> list[str]:
     tokens = tokenizer.tokenize(word)
     if tokenizer.unk_token_id in tokenizer.convert_tokens_to_ids(tokens):  # the token may be called as what was cut off
         return []
-    letters = (re.sub(r"</w>$|^##|\W", "", token.replace("Ġ", "")) for token in tokens)
+    letters = (_letters(tokenizer, token) for token in tokens)
     return [piece for piece in letters if piece]
+
+
+def _letters(tokenizer: Any, token: str) -> str:
+    """Those that a token stands for, which may be called by their bytes; a part of a letter is none."""
+    return re.sub(r"</w>$|^##|\W", "", tokenizer.convert_tokens_to_string([token]))
 
 
 @contextmanager
