@@ -214,6 +214,47 @@ def test_a_call_that_starts_from_an_image_has_no_jump(strength: float) -> None:
     assert_close(torch.as_tensor(found), torch.as_tensor(images(own)), rtol=0, atol=1e-5)
 
 
+def test_a_call_that_starts_from_an_image_follows_levels_of_the_spectrum_too() -> None:
+    """What a network is given is asked there, too: without an answer, levels were those of the config."""
+    pipe, gaussian = pipeline("sd"), statistics("sd")
+    parts = {k: v for k, v in pipe.components.items() if k != "image_encoder"}
+    from_image = diffusers.StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+    from_image.set_progress_bar_config(disable=True)
+    given = {k: v for k, v in CALLS["sd"].items() if k not in ("height", "width")}
+    given |= {"image": torch.zeros(1, 3, 16, 16), "num_inference_steps": CALLED, "output_type": "np"}
+    for strength in (0.5, 1.0):
+        found = []
+        for plans in ("auto", "levels"):
+            quick = up.accelerate_pipeline(
+                from_image, gaussian, plans, mixture=two_kinds(gaussian), tell=lambda words: None
+            )
+            generator = torch.Generator().manual_seed(1)
+            found.append(quick(**given, strength=strength, generator=generator).images)
+            assert quick.scheduler.plan.solver == "exponential-1c"
+        assert (found[0] == found[1]).all()
+
+
+def test_levels_beside_plans_leave_what_is_told_of_the_plans() -> None:
+    """The file of both said that all were from the spectrum."""
+    gaussian = statistics("ddim")
+    for order in ((5, 11), (11, 5)):
+        quick = up.accelerate_pipeline(
+            pipeline("ddim"), gaussian, "data", mixture=two_kinds(gaussian), tell=lambda words: None
+        )
+        for calls in order:
+            quick.scheduler.set_timesteps(calls)
+        assert quick.scheduler.calibration.about["from"]["origin"] == "data"
+
+
+def test_sentences_name_the_function_that_made_the_pipeline() -> None:
+    quick = up.accelerate_pipeline(pipeline("ddim"), statistics("ddim"), by_hand("ddim"))
+    with pytest.raises(ValueError, match="not the one that accelerate_pipeline gave it"):
+        run(copy.deepcopy(quick), "ddim")
+    quick = up.accelerate_pipeline(pipeline("sd"), statistics("sd"), by_hand("sd"))
+    with pytest.raises(ValueError, match=r"A plan starts from noise of mean square 1; this .* from states of 0"):
+        run(quick, "sd", num_inference_steps=CALLED, latents=torch.zeros(1, 4, 8, 8))
+
+
 STATE, TIME = torch.zeros(2, 3, 4, 4), torch.tensor(7)
 
 

@@ -175,7 +175,8 @@ class _Makes:
         level = spectral_levels(self.gaussian, self.schedule, calls, euler)
         self.tell(f"Levels for {calls} calls are from the spectrum of the data ({time.perf_counter() - begun:.1f} s).")
         plan = Plan(level, solver=f"exponential-{usual_order(calls)}c")
-        return _joined(known, Calibration((plan,), {"from": {"origin": "spectrum"}}))
+        about = {"from": {"origin": "spectrum"}} if known is None else {}  # it speaks of the fitted plans, if any
+        return _joined(known, Calibration((plan,), about))
 
     @property
     def _seeds(self) -> int:

@@ -47,6 +47,7 @@ class _Start(Jump):
     """The jump that a plan begins with, if it does; and a look at what the network is given, if that is asked for."""
 
     doubt, noise_only = None, False
+    what, maker = "A plan", "accelerate_pipeline"
 
     def __init__(self, scheduler: Any, asked: Callable[[bool], None] | None) -> None:
         super().__init__(scheduler, scheduler.gaussian, 0)
@@ -74,11 +75,15 @@ class _Start(Jump):
         return (scale * landed).to(state.dtype).view_as(state)
 
     def seen(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if getattr(self.scheduler, "begin_index", None):  # the call starts from an image
-            self.pending = False
+        if getattr(self.scheduler, "begin_index", None):
+            self.from_image()
             return args, kwargs
         self._answer(_alone([*args, *kwargs.values()], self.gaussian.dimension))
         return super().seen(args, kwargs)
+
+    def from_image(self) -> None:
+        self._answer(False)
+        super().from_image()
 
     def check(self, sample: Tensor) -> None:
         self._answer(False)  # no network was seen that is a torch module

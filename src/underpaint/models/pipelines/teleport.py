@@ -159,12 +159,14 @@ class Jump:
         guided: whether the networks were shown each state more than once.
         doubt: what a call warns of then, if of anything.
         noise_only: whether a call that starts from an image is refused, or made without a jump.
+        what, maker: what the jump is part of, and the function that made the pipeline, for sentences.
     """
 
     here: NoiseLevel
     there: NoiseLevel
     doubt: str | None = GUIDED
     noise_only = True
+    what, maker = "Teleport", "teleport_pipeline"
 
     def __init__(self, scheduler: Any, gaussian: Gaussian, skip: float) -> None:
         self.scheduler, self.gaussian, self.skip = scheduler, gaussian, skip
@@ -248,6 +250,14 @@ class Jump:
             raise Anew
         self.guided = sum(map(len, self.shown)) > len(rows)
 
+    def from_image(self) -> None:
+        """The call starts from an image: it has no jump, or cannot be."""
+        if self.noise_only or self.late:
+            raise ValueError(
+                f"{self.what} starts from noise; this pipeline starts from an image to which its scheduler added noise."
+            )
+        self.pending = False
+
     def _check_noise(self, rows: Tensor) -> None:
         """Rows of unit noise times a scale have that mean square, but for a share sqrt(2/D)."""
         scale = float(self.scale or 1.0)
@@ -255,7 +265,7 @@ class Jump:
         if float(excess.abs().max()) > 0.02 + 7 * (2 / rows.shape[1]) ** 0.5:
             worst = float(excess[excess.abs().argmax()]) + 1
             raise ValueError(
-                f"Teleport starts from noise of mean square {scale**2:.4g}; this pipeline starts from states of "
+                f"{self.what} starts from noise of mean square {scale**2:.4g}; this pipeline starts from states of "
                 f"{worst * scale**2:.4g}, which are not the noise of its first level."
             )
 
@@ -311,7 +321,7 @@ def jumping_scheduler(own: type, jump: Jump) -> type:
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self is not jump.scheduler and jump.running:
             raise ValueError(
-                "This pipeline steps a second state with a copy of its scheduler; teleport moves only one."
+                f"This pipeline steps a second state with a copy of its scheduler; {jump.maker} moves only one."
             )
         if not (self is jump.scheduler and jump.pending):
             return plain.step(self, *args, **kwargs)
@@ -319,7 +329,7 @@ def jumping_scheduler(own: type, jump: Jump) -> type:
         if begins_late(self, given.arguments["timestep"]):
             if jump.noise_only or jump.late or jump.shown:
                 raise ValueError(
-                    "Teleport starts from noise; this pipeline starts from an image, in the middle of a grid."
+                    f"{jump.what} starts from noise; this pipeline starts from an image, in the middle of a grid."
                 )
             jump.pending = False
             return plain.step(self, *args, **kwargs)
@@ -359,12 +369,8 @@ def _mixing(plain: Any, jump: Jump) -> Any:
 
     @functools.wraps(plain)
     def mix(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if self is jump.scheduler and jump.pending and (jump.noise_only or jump.late):
-            raise ValueError(
-                "Teleport starts from noise; this pipeline starts from an image to which its scheduler added noise."
-            )
-        if self is jump.scheduler:
-            jump.pending = False
+        if self is jump.scheduler and jump.pending:
+            jump.from_image()
         return plain(self, *args, **kwargs)
 
     return mix
@@ -377,7 +383,10 @@ def jumping_pipeline(own: type, jump: Jump) -> type:
     @functools.wraps(plain.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.scheduler is not jump.scheduler:
-            raise ValueError("The scheduler of a teleported pipeline was changed; change it before teleport_pipeline.")
+            raise ValueError(
+                f"The scheduler of this pipeline is not the one that {jump.maker} gave it; change the scheduler first, "
+                f"then call {jump.maker}."
+            )
         jump.running = True
         try:
             result = _call(plain, self, jump, args, kwargs)

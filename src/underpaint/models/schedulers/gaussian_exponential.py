@@ -469,6 +469,6 @@ def _use_seen(output: Tensor, sample: Tensor) -> Use:
 def _refuse_noise(eta: float) -> None:
     if eta:
         raise ValueError(
-            f"The coefficients of a calibration are fitted to the flow, which has no noise; got eta = {eta}. Leave out "
-            "one of both."
+            "The levels and coefficients of a plan are fitted to the flow, which has no noise on the way; got eta = "
+            f"{eta:g}. Leave out eta or the plans: give no calibration, or plans='none'."
         )
