@@ -825,6 +825,27 @@ def test_the_page_fits_its_controls_to_the_model(server_state: ServerState):
     assert server_state.class_names("tiny") == []
 
 
+@needs_gradio
+def test_the_page_begins_with_a_prompt_that_the_model_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The first of its own: another may ask for what it does not know."""
+    from underpaint.web.layout import build
+
+    own = {"prompts": ["a blue cup", "two cups"]}
+    (tmp_path / "underpaint.json").write_text(json.dumps(own), encoding="utf-8")
+    boxed = json.loads((assets.folder("emoji-scenes") / "underpaint.json").read_text(encoding="utf-8"))
+    for place, named in ((str(tmp_path), own["prompts"]), ("emoji-scenes", boxed["prompts"]), ("fashion-mnist", [])):
+        _, page = build(ServerState((place,)))
+        control = page.controls["prompt"]
+        first = named[0] if named else ""
+        assert (control.value, control.visible) == (first, bool(named))
+        assert [choice for choice, _ in control.choices] == named
+        name = page.server_state.first
+        monkeypatch.setattr(page.server_state, "model", lambda name: SimpleNamespace(embed=len))
+        monkeypatch.setattr(page.server_state, "class_names", lambda name: [])
+        fitted = page.fitting(name)[0]
+        assert (fitted["value"], fitted["choices"]) == (first, named)
+
+
 # ---- how the page begins, and its tour ------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
 def page() -> Any:

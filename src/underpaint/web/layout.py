@@ -10,7 +10,7 @@ import gradio as gr
 from ..recipes.explorer.painting import SCHEDULES
 from ..recipes.morph import WORDS
 from .checks import DIRECTIONS, MAX_PICTURES, MAX_POINTS, MAX_SEEDS, MAX_STEPS
-from .page import FITTED, PROMPT, Page
+from .page import FITTED, Page
 from .server_state import ServerState
 from .tabs.fewer_calls import LEVELS
 from .tabs.morphing import PATHS
@@ -173,18 +173,18 @@ def _tour(page: Page) -> None:
 def _subject(page: Page) -> None:
     """What every tab is about."""
     add, first = page.controls, page.server_state.first
-    boxed = first == "emoji-scenes"
+    prompts = page.server_state.prompts(first)
     with gr.Row():
         add["model"] = gr.Dropdown(list(page.server_state.places), value=first, label="Model", scale=1, min_width=200)
         add["prompt"] = gr.Dropdown(
-            [PROMPT],
-            value=PROMPT if boxed else "",
+            prompts,
+            value=prompts[0] if prompts else "",
             label="Prompt",
             info="Choose one or write your own; empty is whatever the model likes.",
             allow_custom_value=True,
             scale=3,
             min_width=260,
-            visible=boxed,
+            visible=bool(prompts),
         )
         add["label"] = gr.Dropdown(
             ["any"], value="any", label="Class", allow_custom_value=True, visible=False, min_width=140

@@ -20,8 +20,6 @@ from .show import Answer, View
 from .tabs import ask
 from .tour import MODEL, TOUR, onward, words
 
-#: What a model that takes prompts and names some is asked for at first.
-PROMPT = "a red apple and a teddy bear on a blue background"
 #: Controls that are fitted to the model.
 FITTED = ("prompt", "label", "guidance", "toward", "other end", "plan")
 _SCRIPT = (Path(__file__).parent / "result.js").read_text(encoding="utf-8")
@@ -175,11 +173,11 @@ class Page:
         """The controls of `FITTED` as the chosen model takes them."""
         with sentences():
             model, names = self.server_state.model(name), self.server_state.class_names(name)
-        takes, prompts = model.embed is not None, list(model.notes.get("prompts", []))
+        takes, prompts = model.embed is not None, self.server_state.prompts(name)
         labels = [
             (f"{label}: {shown}" if shown != str(label) else shown, str(label)) for label, shown in enumerate(names)
         ]
-        prompt = gr.update(visible=takes, choices=prompts, value=PROMPT if prompts else "")
+        prompt = gr.update(visible=takes, choices=prompts, value=prompts[0] if prompts else "")
         label = gr.update(visible=bool(labels) and not takes, choices=["any", *labels], value="any")
         guidance = gr.update(visible=takes or bool(labels), value=1)
         toward = gr.update(visible=takes or bool(labels), choices=prompts if takes else labels, value="")

@@ -20,6 +20,7 @@ from ..data.store import load_gaussian
 from ..devices import find_dtype
 from ..models.checking.check import Check
 from ..models.model import Model
+from ..models.networks.diffusers import read_notes
 from ..models.pipelines.hub import is_hub_id
 from ..progress import Progress
 from ..recipes.explorer.nearest_images import TrainingImages, load_training_images
@@ -130,6 +131,12 @@ class ServerState:
         """A model on offer, with a memory for prompts of its own; ValueError for anything else than a name on offer."""
         place = self.place(name)
         return replace(self.keep(("model", name), lambda: load_on(place, *self._where)), name=name, _prompts={})
+
+    def prompts(self, name: str) -> list[str]:
+        """Prompts that a model's folder names, the first for the page to begin with; without loading the model."""
+        place = self.place(name)
+        folder = assets.folder(place) or Path(place)
+        return list(read_notes(folder).get("prompts", [])) if folder.is_dir() else []
 
     def library(self, name: str, progress: Progress) -> TrainingImages:
         """A model's training images, encoded."""
