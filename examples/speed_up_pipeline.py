@@ -69,7 +69,7 @@ for name, scheduler in schedulers.items():
     pipe.scheduler = scheduler
     rows[f"{name}, {STEPS} calls"] = paint(STEPS)
 
-figure, axes = plt.subplots(figsize=(5.5, 5.6), layout="constrained")
+figure, axes = plt.subplots(figsize=(6.5, 5.6), layout="constrained")
 show(axes, torch.stack(list(rows.values())), list(rows))
 figure.savefig("speed_up_pipeline.png")
 for name, images in list(rows.items())[1:]:
