@@ -44,8 +44,9 @@ def accelerate_pipeline(
 
     With a mixture of Gaussians of the data, a plan for 2 to 10 calls is fitted to that in the place of the network, in
     seconds and without a call of it, as `underpaint calibrate --from data` does; it is kept with the scheduler. It is
-    for networks that are given a state and a time alone. Where a network is given a prompt, a class or an image too, or
-    there is no mixture, or with more calls, the levels are those of `spectral_levels` for the Gaussian of all data.
+    for networks that are given a state and a time alone. Where a network is given a prompt, a class or an image too, a
+    call starts from an image, there is no mixture, or with more calls, the levels are those of `spectral_levels` for
+    the Gaussian of all data.
 
     The networks are shared with ``pipe``, which is left as it is. ``scheduler.plan`` is the plan of the last call: None
     where the pipeline gives its own levels, as Flux's does. A pipeline need not call `scale_model_input` for any plan.
