@@ -499,6 +499,7 @@ def test_the_film_of_jumps_opens_where_something_is_to_be_seen():
     assert opens(4, 0, 0.1, 0.2, 2.0) == 2
     assert opens(0, 0, 0.5, 1.0, 2.0) == 2  # the first that is another picture
     assert opens(0, 0, 0.1, 0.2, 0.3) == 3
+    assert opens(0, 0.4, 0.7, 0.8, 1.1) == 1  # not the last one, which is hardly the network's picture
 
 
 def test_heun_is_explained_where_its_steps_are_too_long():

@@ -55,11 +55,13 @@ def teleport_tab(server_state: ServerState, values: Values, progress: Progress) 
 
 def opens_at(result: Hybrids) -> int:
     """Which jump is shown first: the longest that theory allows; where it allows none, the shortest whose error is one
-    standard deviation of the data, so that one sees what goes wrong."""
+    standard deviation of the data, so that one sees what goes wrong, or half of one, if else the network were left
+    hardly a step; or the longest."""
     if result.advised > 0:
         return result.skip.index(result.advised)
-    another = (k for k, error in enumerate(result.measured.mean.tolist()) if error >= 1)
-    return next(another, len(result.skip) - 1)
+    shorter = result.measured.mean.tolist()[:-1]
+    found = (k for least in (1, 0.5) for k, error in enumerate(shorter) if error >= least)
+    return next(found, len(shorter))
 
 
 def _jumped(result: Hybrids) -> list[str]:
