@@ -248,7 +248,9 @@ def test_levels_beside_plans_leave_what_is_told_of_the_plans() -> None:
 
 def test_sentences_name_the_function_that_made_the_pipeline() -> None:
     quick = up.accelerate_pipeline(pipeline("ddim"), statistics("ddim"), by_hand("ddim"))
-    with pytest.raises(ValueError, match="not the one that accelerate_pipeline gave it"):
+    with pytest.raises(
+        ValueError, match="not that which accelerate_pipeline gave it; change it before accelerate_pipeline"
+    ):
         run(copy.deepcopy(quick), "ddim")
     quick = up.accelerate_pipeline(pipeline("sd"), statistics("sd"), by_hand("sd"))
     with pytest.raises(ValueError, match=r"A plan starts from noise of mean square 1; this .* from states of 0"):

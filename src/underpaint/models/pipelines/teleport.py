@@ -384,7 +384,7 @@ def jumping_pipeline(own: type, jump: Jump) -> type:
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.scheduler is not jump.scheduler:
             raise ValueError(
-                f"The scheduler of this pipeline is not the one that {jump.maker} gave it; change it before {jump.maker}."
+                f"The scheduler of this pipeline is not that which {jump.maker} gave it; change it before {jump.maker}."
             )
         jump.running = True
         try:
