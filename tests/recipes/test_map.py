@@ -138,6 +138,9 @@ def test_the_finding_says_which_direction_is_one_of_images(finished: Map):
         "(1) of a move to another image, and nothing (0) of one that is noise. So of these x0:1 is most a direction of "
         "images, and random least."
     )
+    alike = replace(finished, measured=replace(measured, kept=torch.tensor([[0.5812], [0.5809], [0.5811]]))).finding
+    assert "0.58 along x0:1" in alike
+    assert alike.endswith("of one that is noise.")  # no order is told of what is told as equal
 
 
 def test_one_direction_has_no_grid_and_no_statistics_no_expectation(tmp_path: Path):

@@ -114,7 +114,8 @@ class Map:
         if expected is not None:
             told = [f"{words} (theory: {float(v):.2g})" for words, v in zip(told, expected.kept[:, 0], strict=True)]
         most, least = (self.directions[int(place)] for place in (kept.argmax(), kept.argmin()))
-        which = f" So of these {most} is most a direction of images, and {least} least." if most != least else ""
+        apart = f"{float(kept.max()):.2g}" != f"{float(kept.min()):.2g}"  # as they are told
+        which = f" So of these {most} is most a direction of images, and {least} least." if apart else ""
         size = float(self.offset[self.offset > 0].min())
         return (
             f"The finished sample was moved by {size:.2g} of its length, and given a little noise. Of the move the "
