@@ -14,6 +14,7 @@ import underpaint as up
 from underpaint.devices import DTYPES, find_device, find_dtype
 from underpaint.metrics.features import load_features
 from underpaint.metrics.spaces import find_features
+from underpaint.recipes.shared.request import own_device
 
 ROWS = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 LABELS = torch.arange(40) % 2
@@ -111,3 +112,17 @@ def test_a_full_memory_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
     model = up.wrap(Quantized(1, 1, 1), (1, 4, 4), up.Flow(), "flow")
     with pytest.raises(RuntimeError, match="out of memory"):
         model.to(dtype="float16")
+
+
+@pytest.mark.skipif(torch.backends.mps.is_available(), reason="there is such a device")
+def test_what_torch_says_of_its_kernels_is_left_out() -> None:
+    with pytest.raises(ValueError, match=r"^There is no device 'mps' here; give cpu, cuda or cuda:1\.$"):
+        find_device("mps")
+
+
+def test_commands_refuse_a_device_without_numbers() -> None:
+    """Tensors there have a shape alone: a run ended in a traceback."""
+    assert find_device("meta") == torch.device("meta")
+    with pytest.raises(ValueError, match=r"The device 'meta' holds no numbers, .*; give cpu\."):
+        own_device("meta")
+    assert own_device("cpu") == torch.device("cpu")

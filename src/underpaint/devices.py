@@ -38,6 +38,7 @@ def find_device(device: Device | None) -> torch.device | None:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, TypeError) as error:
-        why = "" if "xpected" in str(error) or isinstance(error, TypeError) else f" ({str(error).splitlines()[0]})"
+        unsaid = "xpected" in str(error) or isinstance(error, TypeError | NotImplementedError)  # nothing for a user
+        why = "" if unsaid else f" ({str(error).splitlines()[0]})"
         raise ValueError(f"There is no device {shown(device)} here{why}; give cpu, cuda or cuda:1.") from None
     return found

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ... import assets
-from ...bounds import check_seeds
+from ...bounds import check_seeds, shown
 from ...data.datasets import load_data
 from ...data.labels import join_by_name
 from ...data.named import known_classes
@@ -268,7 +268,10 @@ def own_device(name: str | None) -> torch.device | None:
     """The device of a name; of several GPUs, each process of torchrun has its own. ValueError if there is none."""
     if name == "cuda" and "LOCAL_RANK" in os.environ:
         name = f"cuda:{int(os.environ['LOCAL_RANK']) % max(1, torch.cuda.device_count())}"
-    return find_device(name)
+    found = find_device(name)
+    if found is not None and found.type == "meta":
+        raise ValueError(f"The device {shown(name)} holds no numbers, so that nothing can be computed there; give cpu.")
+    return found
 
 
 def load_on(place: str | Path | Model, device: str | None, dtype: str | None) -> Model:
