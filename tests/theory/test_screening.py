@@ -145,3 +145,18 @@ def test_neighbours_in_order_are_alike(normal) -> None:
 def test_errors_are_checked(error: float) -> None:
     with pytest.raises(ValueError, match="relative error of a denoised image must lie between 0 and 1"):
         LocalCloud.patches(torch.zeros(3, 144), SHAPE, 5, error=error)
+
+
+def test_all_within_the_margin_of_the_sum_is_read() -> None:
+    """500 patches whose log-weights lie 7 below the largest, with a margin of 8, weigh a third of all in sum;
+    1,000 more are far away, so that the query lies along the leading direction and bounds are close."""
+    generator = torch.Generator().manual_seed(0)
+    around = torch.nn.functional.normalize(torch.randn(500, 7, generator=generator, dtype=torch.float64), dim=1)
+    others = torch.cat([torch.full((500, 1), 1 - 7 / 50, dtype=torch.float64), (1 - 0.86**2) ** 0.5 * around], 1)
+    top = torch.eye(8, dtype=torch.float64)[:1]
+    patches = torch.cat([top, others, -top.expand(1000, 8)]).float()
+    values = torch.cat([torch.zeros(1, 1), torch.ones(1500, 1)])
+    query = 50 * torch.eye(8)[:1]
+    found = screened_means(query, 1.0, [(patches, values)], 64, Screen.of(patches), 1.0, 8.0)
+    weight = 500 * math.exp(-7)
+    assert_close(found, torch.tensor([[weight / (1 + weight)]]), atol=1e-4, rtol=0)
