@@ -178,6 +178,7 @@ def test_shared_patches_know_as_many_images_as_are_asked_for() -> None:
         patch.setattr(families, "_PRODUCTS", 1)
         assert count_shared(what, SMALL) == 1
     assert count_shared(what, replace(SMALL, sizes=(9,))) == count_shared(what, replace(SMALL, local=0)) == 0
+    assert families._PRODUCTS // (784**2 * 7**2) == 142  # of 28 x 28 pixels, as the help of --shared says
     assert "exact, of 0" not in controls(what, replace(SMALL, sizes=(9,)))
     assert "exact, of 7" in controls(what, replace(SMALL, shared=7))
     made = local_families(what, replace(SMALL, shared=7))["shared patches"].make(3, 1.0)
