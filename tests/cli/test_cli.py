@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from underpaint import __version__
 from underpaint.cli import app, main, parse_seeds
-from underpaint.cli.base import finish
+from underpaint.cli.base import OFTEN, finish
 from underpaint.noise import EDM
 from underpaint.recipes.calibrate import finding
 from underpaint.recipes.sample import SampleRequest, generate
@@ -278,3 +278,24 @@ def test_calibrate_refuses_what_is_for_plans_from_data_alone(option, value, tmp_
     said = " ".join(capsys.readouterr().err.split())
     assert said == f"underpaint: {option} is for plans from data; give --from data or both, too, or leave it out."
     assert not list(tmp_path.iterdir())
+
+
+def test_an_option_that_is_taken_once_is_refused_twice_where_other_commands_take_it_twice() -> None:
+    """The last would be taken, and the others left unread."""
+    commands = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
+    several = {
+        name
+        for command in commands
+        for option in command.params
+        if getattr(option, "multiple", False)
+        for name in option.opts
+    }
+    assert {name for name in several if name.startswith("--")} <= {*OFTEN} <= {*several, "--negative"}
+    for words, told in (
+        (["sample", "--prompt", "a fox", "--prompt", "a frog"], "sample` takes --prompt once, got it 2 times"),
+        (["map", "--class", "1", "--class=2", "--class", "3"], "map` takes --class once, got it 3 times"),
+        (["morph", "1", "2", "--model", "a", "-m", "b"], "morph` takes --model once, got it 2 times"),
+    ):
+        assert told in str(runner.invoke(app, words).exception)
+    shown = runner.invoke(app, ["bench", "--prompt", "a fox", "--prompt", "a frog", "--model", "nowhere"])
+    assert "once" not in str(shown.exception)

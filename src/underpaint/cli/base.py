@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from ..bounds import MOST_ITEMS, SEEDS, shown
 from ..damage import out_of_memory
@@ -34,6 +35,24 @@ app = typer.Typer(
 #: Groups of commands, as `underpaint --help` lists them.
 ANALYSE, SAMPLE, DATA, LOOK = "Analyse a model", "Sample, and sample faster", "Data and statistics", "Look"
 out, err = Console(), Console(stderr=True)
+#: Options that some commands take several times, and what goes with them.
+OFTEN = (
+    *("--model", "--prompt", "--class", "--guidance", "--negative", "--gaussian", "--calibration"),
+    *("--along", "--step", "--set"),
+)
+
+
+class Command(TyperCommand):
+    """A command that says so where it takes an option once that another command takes several times: the last would be
+    taken, and the others left unread."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        *_, found = self.make_parser(ctx).parse_args(args=list(args))
+        for option in found:
+            name = next((name for name in option.opts if name in OFTEN), None)
+            if name and not option.multiple and found.count(option) > 1:
+                raise ValueError(f"`underpaint {self.name}` takes {name} once, got it {found.count(option)} times.")
+        return super().parse_args(ctx, args)
 
 
 def parse_seeds(text: str, what: str = "Seeds") -> tuple[int, ...]:
