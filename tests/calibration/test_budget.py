@@ -44,6 +44,7 @@ def test_more_calls_are_more_seeds_and_more_search() -> None:
     assert seeds[0] < seeds[-1]
     assert all(one.effort >= 4 * 8 for one in known)
     assert "seeds to fit to" in str(known[0])
+    assert [one.fine for one in known] == [64, 128, 128, 128]  # a plan is as good as what it is fitted to
     one, other = spend(6000, (5,)), spend(6000, (20,))
     assert one.fine < other.fine
     assert one.seeds >= other.seeds
