@@ -16,8 +16,8 @@ from .solution import FEWEST, FINEST, ends_for_precision
 
 #: Numbers of seeds to fit to, the most first, and the first seed of those to judge on, half as many.
 _SEEDS, _HELD_OUT = (64, 32, 16, 8, 4), 1000
-#: Steps of the fine solution, for each call of the longest plan; the second where calls are too few for the first. Plans
-#: of 8 calls, on Fashion-MNIST in 20,000, were at .26 of the best peer's distance with 16, and at .41 with 8.
+#: Steps of the fine solution, for each call of the longest plan; the second where calls are too few for the first.
+#: Plans of 8 calls, on Fashion-MNIST in 20,000, were at .26 of the best peer's distance with 16, and at .41 with 8.
 _STEPS = (16, 8)
 #: Calls of the search on each seed, for each call of a plan: fewer seeds are taken before it gets less; the most.
 _LEAST, _MOST = 4, 40
@@ -122,8 +122,8 @@ def _least(bare: Spending) -> int:
 
 
 def spend(budget: int, calls: Sequence[int]) -> Spending:
-    """What to do with so many calls of the denoiser: a fine solution of many steps, as many seeds as leave the search its
-    least, and all that is left for the search.
+    """What to do with so many calls of the denoiser: a fine solution of many steps, as many seeds as leave the search
+    its least, and all that is left for the search.
 
     Raises:
         ValueError: they are too few for any plan.
