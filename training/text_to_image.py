@@ -62,9 +62,11 @@ def keep_tokenizer(place: Path, captions: list[str], start: Path | None = None) 
     that is trained further knows the old one, which START has. Of that, only what the captions' words need is kept."""
     if not place.is_dir():
         made = CLIPTokenizer.from_pretrained(start / "tokenizer") if start else build_tokenizer(captions)
-        made.save_pretrained(place)
+        draft = place.with_name(f".{place.name}")  # what is there is whole, whenever the training ends
+        made.save_pretrained(draft)
         if start:
-            forget(place / "tokenizer.json", captions)
+            forget(draft / "tokenizer.json", captions)
+        draft.rename(place)
     return CLIPTokenizer.from_pretrained(place)
 
 

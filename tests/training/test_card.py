@@ -119,3 +119,15 @@ def test_captions_are_cut_as_before_and_other_words_are_forgotten(tmp_path: Path
     assert (before.tokenize("è"), after.tokenize("è")) == (["Ã¨</w>"], ["Ã", "¨</w>"])
     script.forget(file, [])
     assert CLIPTokenizer.from_pretrained(tmp_path).tokenize("fox") == ["f", "o", "x</w>"]
+
+
+def test_what_is_kept_of_a_tokenizer_cuts_captions_as_before(tmp_path: Path) -> None:
+    """Merges are kept in the order in which the tokenizer makes them; another would keep others."""
+    script, scenes = import_module("text_to_image"), import_module("scenes")
+    captions = [f"a {name} and a {other}" for name in scenes.NAMES for other in scenes.NAMES[:4]]
+    old = script.build_tokenizer([*captions, "a rabbit, an elephant and seventeen tigers under an umbrella"] * 3)
+    old.save_pretrained(tmp_path / "start" / "tokenizer")
+    new = script.keep_tokenizer(tmp_path / "tokenizer", captions, tmp_path / "start")
+    assert new(captions)["input_ids"] == old(captions)["input_ids"]
+    assert len(old.tokenize("elephant")) == 1 < len(new.tokenize("elephant"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["start", "tokenizer"]  # no draft is left
