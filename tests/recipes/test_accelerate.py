@@ -13,6 +13,7 @@ from analytic import data
 from tiny_calls import CALLS, denoiser, noise, pipeline, run, statistics
 from torch import Tensor
 from torch.testing import assert_close
+from zoo import ZOO
 
 import underpaint as up
 from underpaint.calibration.calibrate import calibrate
@@ -288,6 +289,65 @@ def test_sentences_name_the_function_that_made_the_pipeline() -> None:
     quick = up.accelerate_pipeline(pipeline("sd"), statistics("sd"), by_hand("sd"))
     with pytest.raises(ValueError, match=r"A plan starts from noise of mean square 1; this .* from states of 0"):
         run(quick, "sd", num_inference_steps=CALLED, latents=torch.zeros(1, 4, 8, 8))
+
+
+def of_other_size(dimension: int) -> up.Gaussian:
+    return up.Gaussian.isotropic(torch.full((dimension,), 0.1), 0.5)
+
+
+@pytest.mark.parametrize("plans", ["auto", "data", "levels"])
+@pytest.mark.parametrize("kind", ["ddim", "dit", "sd", "sd3", "flux"])
+def test_statistics_of_another_size_are_refused_before_anything_is_said_or_made(kind: str, plans: Any) -> None:
+    """A plan was fitted, or levels were laid, and a sentence was said on the network, before the size was looked at."""
+    told, gaussian = list[str](), of_other_size(100)
+    quick = up.accelerate_pipeline(pipeline(kind), gaussian, plans, mixture=two_kinds(gaussian), tell=told.append)
+    for call in (lambda **given: quick(**given), lambda **given: record(quick, **given)):
+        with pytest.raises(ValueError, match=r"The states of this pipeline are .* and the Gaussian describes 100"):
+            run(call, kind, num_inference_steps=CALLED)
+    assert not told
+    assert quick.scheduler.calibration is None
+
+
+def test_states_of_another_size_are_refused_in_later_calls_too_and_the_right_ones_still_get_their_plan() -> None:
+    told, gaussian = list[str](), statistics("sd")
+    quick = up.accelerate_pipeline(pipeline("sd"), gaussian, tell=told.append)
+    run(quick, "sd", num_inference_steps=3)
+    with pytest.raises(ValueError, match=r"states of this pipeline are .* and the Gaussian describes 256"):
+        run(quick, "sd", num_inference_steps=4, height=24, width=24)
+    assert len(told) == 1
+    run(quick, "sd", num_inference_steps=4)
+    assert [plan.calls for plan in quick.scheduler.calibration.plans] == [3, 4]
+    assert len(told) == 2
+
+
+def test_states_of_another_size_beside_an_image_are_refused_first_too() -> None:
+    """The network is given no argument that is the state alone: the step is asked."""
+    told, gaussian = list[str](), of_other_size(100)
+    pipe, given = ZOO["inpainting"]()
+    quick = up.accelerate_pipeline(pipe, gaussian, mixture=two_kinds(gaussian), tell=told.append)
+    with pytest.raises(ValueError, match="the Gaussian describes 100"):
+        quick(**given, num_inference_steps=3)
+    assert not told
+    right = up.accelerate_pipeline(pipe, statistics("sd"), mixture=two_kinds(statistics("sd")), tell=told.append)
+    right(**given, num_inference_steps=3)
+    assert [words[:11] for words in told] == ["The network", "Levels for "]
+    assert right.scheduler.plan.solver == "exponential-1c"
+
+
+@pytest.mark.parametrize("plans", ["auto", "levels", "fitted"])
+def test_a_call_with_levels_of_its_own_says_once_that_it_follows_no_plan(plans: str) -> None:
+    """Nothing was said, or a sentence on plans that were not to be made."""
+    told, gaussian, fitted = list[str](), statistics("flux"), up.Calibration(by_hand("sd3").plans, {})
+    pipe = pipeline("flux")
+    quick = up.accelerate_pipeline(
+        pipe, gaussian, fitted if plans == "fitted" else plans, mixture=two_kinds(gaussian), tell=told.append
+    )  # type: ignore[arg-type]
+    for _ in range(2):
+        run(quick, "flux", num_inference_steps=CALLED)
+    assert len(told) == 1
+    assert told[0].startswith("This call of FluxPipeline brought levels of its own, so no plan was followed")
+    run(up.accelerate_pipeline(pipe, gaussian, "none", tell=told.append), "flux", num_inference_steps=CALLED)
+    assert len(told) == 1
 
 
 STATE, TIME = torch.zeros(2, 3, 4, 4), torch.tensor(7)

@@ -49,7 +49,9 @@ def accelerate_pipeline(
     the Gaussian of all data.
 
     The networks are shared with ``pipe``, which is left as it is. ``scheduler.plan`` is the plan of the last call: None
-    where the pipeline gives its own levels, as Flux's does. A pipeline need not call `scale_model_input` for any plan.
+    where the pipeline gives its own levels, as Flux's does, which is said after the call. A pipeline need not call
+    `scale_model_input` for any plan. Before a plan is made, a call begins twice: first it shows its state, so that
+    statistics of another size are refused.
 
     Args:
         statistics: a `Gaussian` of the states as the pipeline carries them, a file of one, or the name of a model in
@@ -58,11 +60,13 @@ def accelerate_pipeline(
             the prompt that stands for none; "levels", for those of the spectrum alone; "none", for the scheduler as it
             is without; or a calibration that was fitted to the network, or a file of one.
         mixture: in place of that in the file, such as `Mixture.fit` of clusters.
-        tell: told in a sentence of each plan that is made, with the seconds that it took.
+        tell: told in a sentence of each plan that is made, with the seconds that it took, and once where none is
+            followed.
 
     Raises:
         ValueError: the scheduler of the pipeline is of no known family, or the statistics cannot be read, are not of
-            one dimension, or hold no mixture where plans are to be of one.
+            one dimension, or hold no mixture where plans are to be of one; or, when it is called, they are not of the
+            dimension of its states.
 
     Examples:
         >>> import torch
@@ -101,14 +105,14 @@ def accelerate_pipeline(
         raise ValueError(f"There are no classes in the statistics {shown(statistics)}; give a mixture, too.")
     if made != "auto" or not makes.knows_more:
         scheduler.planner = {"auto": makes.levels, "data": makes.plan, "levels": makes.levels}.get(made or "none")
-        return follow_plans(pipe, scheduler)
+        return follow_plans(pipe, scheduler, tell)
 
     def asked(alone: bool) -> None:
         if not alone:
             tell("The network is given more than a state and a time, which plans from all the data are not for.")
         scheduler.planner = makes.plan if alone else makes.levels
 
-    return follow_plans(pipe, scheduler, asked)
+    return follow_plans(pipe, scheduler, tell, asked)
 
 
 def _schedule(config: Mapping[str, Any]) -> Schedule:

@@ -250,6 +250,16 @@ class Jump:
             raise Anew
         self.guided = sum(map(len, self.shown)) > len(rows)
 
+    def stepped(self, sample: Tensor) -> None:
+        """The first step is about to be made."""
+
+    def done(self) -> None:
+        """The call has given its result."""
+
+    def end(self) -> None:
+        """The call is over, whether or not it gave a result."""
+        self.running = self.pending = False
+
     def from_image(self) -> None:
         """The call starts from an image: it has no jump, or cannot be."""
         if self.noise_only or self.late:
@@ -326,6 +336,7 @@ def jumping_scheduler(own: type, jump: Jump) -> type:
         if not (self is jump.scheduler and jump.pending):
             return plain.step(self, *args, **kwargs)
         given = signature.bind(self, *args, **kwargs)
+        jump.stepped(given.arguments["sample"])
         if begins_late(self, given.arguments["timestep"]):
             if jump.noise_only or jump.late or jump.shown:
                 raise ValueError(
@@ -389,8 +400,9 @@ def jumping_pipeline(own: type, jump: Jump) -> type:
         jump.running = True
         try:
             result = _call(plain, self, jump, args, kwargs)
+            jump.done()
         finally:
-            jump.running = jump.pending = False
+            jump.end()
         self.steps_saved = jump.saved
         if jump.guided and jump.doubt:
             warnings.warn(jump.doubt, stacklevel=2)

@@ -272,10 +272,14 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
     def _plan_of(self, calls: int) -> Plan | None:
         """The plan of so many calls, which is made where there is none and somebody makes it; None without plans."""
         known = self.calibration
-        if self.planner is not None and (known is None or calls not in [plan.calls for plan in known.plans]):
+        if self.planner is not None and self._lacks(calls):
             known = self.planner(calls, known)
             self.calibration = known or self.calibration
         return None if known is None else known.plan(calls)
+
+    def _lacks(self, calls: int) -> bool:
+        """Whether there is no plan of so many calls."""
+        return self.calibration is None or calls not in [plan.calls for plan in self.calibration.plans]
 
     def _follow(self, plan: Plan, device: str | torch.device | None, given: Mapping[str, Any]) -> None:
         """Lay a plan's levels. Those of a flow are its sigma itself, and are not shifted again."""
