@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import scipy.stats
 import torch
 from analytic import data, subject
 from distributions import SCHEDULES
+from matplotlib.offsetbox import AnnotationBbox
 from torch import Tensor
 from torch.testing import assert_close
 from typer.testing import CliRunner
@@ -28,7 +30,7 @@ from underpaint.analysis.regimes import (
 )
 from underpaint.analysis.summary import share_interval
 from underpaint.cli import app
-from underpaint.figures.regimes import along, apart, borders
+from underpaint.figures.regimes import along, borders, fitting, spread
 from underpaint.noise import EDM, NoiseLevel, preserving
 from underpaint.recipes import regimes as recipe
 from underpaint.recipes.regimes import Settings, regimes
@@ -282,7 +284,7 @@ def test_a_run_is_measured_as_it_is_wherever_it_is_from() -> None:
 
 
 def test_the_figure_has_bands_where_there_are_regimes(run) -> None:
-    """In order: speciation above collapse; pictures that would cover each other are left out."""
+    """In order: speciation above collapse."""
     rows, labels = data()
     found = run(Mixture.fit(rows, labels))
     assert found.speciation.measured > found.collapse.measured[-1]
@@ -296,7 +298,57 @@ def test_the_figure_has_bands_where_there_are_regimes(run) -> None:
         none = replace(found, speciation=replace(found.speciation, measured=measured))
         assert borders(none) is None
         assert not along(none).axes[0].texts
-    assert apart(torch.tensor([5.0, 4.5, 4.0, 1.0, 0.9]), 1.0) == [0, 2, 3]
+
+
+def test_columns_of_pictures_are_moved_as_little_as_can_be() -> None:
+    """Of three that are too close the middle one stays, of two each moves alike; none leaves the axis."""
+    places = torch.tensor([9.0, 5.0, 4.5, 4.0, 1.1, 0.9])
+    expected = torch.tensor([9.0, 5.5, 4.5, 3.5, 1.5, 0.5])
+    assert_close(spread(places, 1.0, 10.0, 0.0), expected.double())
+    assert_close(spread(places[:1], 1.0, 9.2, 8.0), torch.tensor([8.7]).double())
+    assert_close(spread(torch.zeros(4), 0.5, 0.25, -1.75), torch.tensor([0.0, -0.5, -1.0, -1.5]).double())
+    left = spread(torch.tensor([9.9, 9.8, 5.0, 0.1]), 1.0, 10.0, 0.0)
+    assert_close(left, torch.tensor([9.5, 8.5, 5.0, 0.5]).double())
+
+
+def with_levels(found: Regimes, ratio: Tensor) -> Regimes:
+    """As if clones had begun at these σ/α."""
+    some = torch.full((len(ratio),), 0.5)
+    born = replace(found.speciation, ratio=ratio, share=some, low=some, high=some)
+    return replace(found, speciation=born, strips={name: torch.rand(len(ratio), 1, 6, 6) for name in found.strips})
+
+
+@pytest.mark.parametrize("steps", [4, 15, 20, 40])
+@pytest.mark.parametrize("schedule", ["edm", "ddpm", "flow"])
+def test_each_level_that_is_shown_has_pictures(run, steps: int, schedule: str) -> None:
+    """At any grid, also of few steps, whose levels are uneven: side by side, in order, with a line to their σ/α."""
+    level = SCHEDULES[schedule].grid(steps)
+    ratio = level.ratio[torch.tensor(clone_at(level, 1.0, 8))]
+    found = with_levels(run(), ratio)
+    figure = along(found)
+    figure.draw_without_rendering()
+    panel, toward = figure.axes[0], figure.axes[0].transData.transform
+    boxes = [box for box in panel.artists if isinstance(box, AnnotationBbox)]
+    assert len(boxes) == 4 * len(ratio)
+    tops = [float(toward((box.xy[0], 0))[0]) for box in boxes if box.xy[1] == 0]
+    wide = boxes[0].get_window_extent().width
+    assert all(right - left > 0.9 * wide for left, right in pairwise(tops))
+    assert panel.bbox.x0 - wide / 4 < tops[0] - wide / 2 < tops[-1] + wide / 2 < panel.bbox.x1 + wide / 4
+    ends = [line.get_xdata() for line in panel.lines]
+    assert [float(here) for here, _ in ends] == pytest.approx([float(box.xy[0]) for box in boxes if box.xy[1] == 0])
+    assert [float(there) for _, there in ends] == pytest.approx(ratio.tolist())
+    assert not panel.get_ylabel()
+
+
+def test_the_figure_says_how_many_levels_have_pictures(run) -> None:
+    assert fitting(2) == ([0, 1], 0.6)
+    shown, inches = fitting(16)
+    assert (shown, inches) == (list(range(16)), 0.4)
+    panel = along(with_levels(run(), torch.logspace(1, -1, 100))).axes[0]
+    columns = len(panel.artists) // 4
+    assert 20 <= columns <= 26
+    assert panel.get_ylabel() == f"{columns} of 100 levels"
+    assert [float(line.get_xdata()[1]) for line in panel.lines][:: columns - 1] == pytest.approx([10, 0.1])
 
 
 def test_the_exact_score_does_not_generalise(run) -> None:

@@ -17,8 +17,10 @@ from ..recipes.shared.regimes import Regimes
 from .folder import write_result
 from .style import ACCENT, COLOURS, MODES, QUIET, new_figure, noise_axis, styled
 
-#: Inches of the figure, of its axis of σ/α about, of a row of pictures, and of a picture.
-_WIDTH, _AXIS, _ROW, _PICTURE = 7.6, 6.4, 0.66, 0.6
+#: Inches of the figure, of its axis of σ/α about, of a row of pictures, and of a picture, at most and at least.
+_WIDTH, _AXIS, _ROW, _PICTURE, _LEAST = 7.6, 6.4, 0.66, 0.6, 0.25
+#: Height of the lines from pictures to their σ/α, in rows of pictures.
+_LINES = 0.3
 #: What pictures are, from the top.
 _STRIPS = {"exact": "exact score", "network": "network", "one end": "one end", "another": "another"}
 _NAMES = ("I: one cloud", "II: classes", "III: single points")
@@ -29,7 +31,7 @@ def along(result: Regimes) -> Figure:
     """Over one axis: what exact score and network expect of the first seed's states, and two ends of each; pairs of
     clones that end in one class; the perplexity of the exact posterior by number of points; and what exact score and
     Gaussian explain of the network. What is predicted are dashed lines, the regimes bands."""
-    tall = len(_STRIPS) * _ROW + 0.3
+    tall = (len(_STRIPS) + _LINES) * _ROW + 0.3
     figure, axes = new_figure(_WIDTH, tall + 5.4, rows=4, sharex=True, height_ratios=(tall, 1.8, 1.8, 1.8))
     for panel, draw in zip(axes, (_pictures, _speciation, _collapse, _departure), strict=True):
         draw(panel, result)
@@ -68,35 +70,54 @@ def _name_regimes(axes: Any, result: Regimes) -> None:
 
 
 def _pictures(axes: Axes, result: Regimes) -> None:
-    """Rows of pictures at their σ/α, as many as there is room for."""
+    """Rows of pictures, a column for each level, and below it a line to its σ/α. Where levels are close, their columns
+    stand beside each other; where they are too many, the label says how many have pictures."""
     ratio, (high, low) = result.speciation.ratio, span(result)
-    shown = apart(ratio.log(), math.log(high / low) * _PICTURE / _AXIS)
-    axes.set_ylim(len(_STRIPS) - 0.5, -0.5)
-    axes.set_yticks(range(len(_STRIPS)), _STRIPS.values())
+    shown, inches = fitting(len(ratio))
+    least, rows = math.log(high / low) * inches / _AXIS, len(_STRIPS)
+    columns = spread(ratio[shown].log(), least, math.log(high), math.log(low)).exp()
+    axes.set_ylim(rows - 0.5 + _LINES, -0.5)
+    axes.set_yticks(range(rows), _STRIPS.values())
     axes.tick_params(length=0)
     axes.tick_params(axis="x", which="both", length=0)
     axes.spines[:].set_visible(False)
     axes.grid(False)
-    for row, name in enumerate(_STRIPS):
-        for place in shown:
-            box = AnnotationBbox(_picture(result.strips[name][place]), (float(ratio[place]), row), frameon=False, pad=0)
-            axes.add_artist(box)
+    for level, column in zip(shown, columns.tolist(), strict=True):
+        axes.plot([column, float(ratio[level])], [rows - 0.5, rows - 0.5 + _LINES], color=QUIET, linewidth=0.7)
+        for row, name in enumerate(_STRIPS):
+            picture = _picture(result.strips[name][level], inches)
+            axes.add_artist(AnnotationBbox(picture, (column, row), frameon=False, pad=0))
+    if len(shown) < len(ratio):
+        axes.set_ylabel(f"{len(shown)} of {len(ratio)} levels")
     for label, colour in zip(axes.get_yticklabels(), (COLOURS["exact"], COLOURS["network"]), strict=False):
         label.set_color(colour)
 
 
-def apart(places: Tensor, least: float) -> list[int]:
-    """Indices of falling places [N] that lie at least so far apart, from the first on."""
-    kept: list[int] = []
-    for index, place in enumerate(places.tolist()):
-        if not kept or float(places[kept[-1]]) - place >= least:
-            kept.append(index)
-    return kept
+def fitting(count: int) -> tuple[list[int], float]:
+    """Which of so many levels have pictures, first and last among them, and of how many inches: all that are not too
+    small to be seen."""
+    most = min(count, int(_AXIS / _LEAST))
+    shown = torch.linspace(0, count - 1, most).round().int().tolist()
+    return shown, min(_PICTURE, _AXIS / most)
 
 
-def _picture(image: Tensor) -> OffsetImage:
-    """An image [C, H, W] in [0, 1] at the size of the strips."""
-    pixels, zoom = image.clamp(0, 1).movedim(0, 2), _PICTURE * 72 / max(image.shape[1:])
+def spread(places: Tensor, least: float, first: float, last: float) -> Tensor:
+    """Falling places [N] moved as little as can be, in squares, until they lie at least so far apart, and half as far
+    from both ends, between which there is room for them.
+
+    With i times the distance added, place i may not be above the one before: that is isotonic regression, and a cut
+    keeps its bounds. Source: Barlow et al. 1972, "Statistical inference under order restrictions".
+    """
+    from scipy.optimize import isotonic_regression  # type: ignore[import-untyped,unused-ignore]
+
+    steps = least * torch.arange(len(places), dtype=torch.float64)
+    found = isotonic_regression((places.double() + steps).numpy(), increasing=False).x
+    return torch.from_numpy(found.copy()).clamp(last + least / 2 + float(steps[-1]), first - least / 2) - steps
+
+
+def _picture(image: Tensor, inches: float) -> OffsetImage:
+    """An image [C, H, W] in [0, 1] of so many inches."""
+    pixels, zoom = image.clamp(0, 1).movedim(0, 2), inches * 72 / max(image.shape[1:])
     shown = pixels.expand(-1, -1, 3) if len(image) == 1 else pixels
     return OffsetImage(shown.numpy(), zoom=zoom, interpolation="nearest")
 
