@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import math
 
+import numpy
 import pytest
 import torch
+from diffusers import DDIMPipeline, DDIMScheduler
 
 from underpaint.bounds import MOST_STEPS, SEEDS, a, check_seeds, integer, number, shown
+from underpaint.calibration.calibrate import calibrate
 from underpaint.cli import parse_seeds
 from underpaint.cli.base import sentence
+from underpaint.models.pipelines.teleport import teleport_pipeline
+from underpaint.models.schedulers.spectrum import spectrum
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, spaced_ratios
 from underpaint.recipes.map import MapSettings
 from underpaint.recipes.perturb import Nudges
 from underpaint.recipes.shared.request import Conditioning, Request
 from underpaint.recipes.statistics.memory_plan import parse_memory
-from underpaint.sampling.trajectory import initial_noise, sample
+from underpaint.sampling.fitted import read_calibration, write_calibration
+from underpaint.sampling.trajectory import initial_noise, sample, seeded_noise
 from underpaint.theory.denoiser import guide
 from underpaint.theory.gaussian import Gaussian
+from underpaint.theory.mixture import Mixture
 
 LEVEL = EDM().grid(4)
 
@@ -28,6 +35,40 @@ def test_nouns_have_the_article_that_is_said():
         assert a(noun) == f"an {noun}"
     for noun in ("list", "UNet2DModel", "UniPCMultistepScheduler", "FluxPipeline", "LlamaModel", "NoneType", "str"):
         assert a(noun) == f"a {noun}"
+
+
+@pytest.mark.parametrize(("kind", "single"), [(numpy.int64, numpy.float32), (numpy.int32, numpy.float64)])
+def test_numbers_of_numpy_are_numbers(kind, single, tmp_path):
+    """They come from `numpy.arange` and from tables, and were refused, each with a sentence that showed a number."""
+    assert type(integer(kind(4), "count", 0, 10)) is int
+    assert type(number(single(0.5), "weight", 0, 10)) is float
+    level = EDM().grid(kind(4))
+    assert torch.equal(level.sigma, LEVEL.sigma)
+    gaussian = Gaussian.isotropic(torch.zeros(3), single(0.5))
+    seeds = numpy.arange(2, dtype=kind)
+    x = initial_noise(seeds, 3, level[0])
+    assert torch.equal(x, initial_noise([0, 1], 3, level[0]))
+    assert seeded_noise(seeds).seeds == (0, 1)
+    run = sample(gaussian, x, level, every=kind(1))
+    assert torch.equal(run.rows(kind(1)).final, run.final[1:])
+    assert torch.equal(guide(gaussian, gaussian, single(2.0))(x, level[0]), guide(gaussian, gaussian, 2.0)(x, level[0]))
+    plans = calibrate(gaussian, gaussian, EDM(), kind([3]), seeds, kind([2]), fine=kind(20), effort=kind(1))
+    write_calibration(tmp_path / "plans.json", plans)
+    assert read_calibration(tmp_path / "plans.json").about["seeds"] == [0, 1]
+    scheduler = DDIMScheduler(clip_sample=False)
+    made, plain = spectrum(scheduler, kind(5), eta=single(0.5)), spectrum(scheduler, 5, eta=0.5)
+    assert torch.equal(made.variance, plain.variance)
+    rows, labels = torch.randn(8, 3, generator=torch.Generator().manual_seed(0)), numpy.repeat(kind([0, 1]), 4)
+    assert torch.equal(Mixture.fit(rows, labels).mean, Mixture.fit(rows, torch.as_tensor(labels)).mean)
+    pipe = DDIMPipeline(None, DDIMScheduler())
+    for skip, left in ((kind(3), 7), (single(3.0), 6)):  # steps, and a ratio at which 6 are left
+        teleported = teleport_pipeline(pipe, gaussian, skip)
+        teleported.scheduler.set_timesteps(10)
+        assert len(teleported.scheduler.timesteps) == left
+    with pytest.raises(ValueError, match="must be a whole number from 0 to 10, got "):
+        integer(single(2.5), "count", 0, 10)
+    with pytest.raises(ValueError, match="must be a number from 0 to 10, got "):
+        number(single("nan"), "weight", 0, 10)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 11, -1, True, None, "3", 10**400])

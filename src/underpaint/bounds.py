@@ -6,7 +6,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, TypeGuard
 
 #: Of a grid of noise levels: a hundred times those of the finest solutions.
 MOST_STEPS = 100_000
@@ -16,14 +17,23 @@ MOST_ITEMS = 1_000_000
 SEEDS = 2**32
 
 
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a number, of Python's or NumPy's, and not true or false."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_whole(value: Any) -> TypeGuard[int]:
+    """Whether it is one of their whole numbers, by its type."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def number(value: Any, what: str, low: float = -math.inf, high: float = math.inf) -> float:
     """A finite number within bounds.
 
     Raises:
         ValueError: it is none.
     """
-    usable = isinstance(value, int | float) and not isinstance(value, bool)
-    if not usable or not low <= value <= high or not math.isfinite(value):
+    if not is_number(value) or not low <= value <= high or not math.isfinite(value):
         bounds = "finite" if math.isinf(low) else f"from {low:,} to {high:,}"
         raise ValueError(f"The {what} must be a number {bounds}, got {shown(value)}.")
     return float(value)
@@ -46,7 +56,7 @@ def integer(value: Any, what: str, low: int, high: int) -> int:
     Raises:
         ValueError: it is none.
     """
-    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high or value != int(value):
+    if not is_number(value) or not low <= value <= high or value != int(value):
         raise ValueError(f"The {what} must be a whole number from {low:,} to {high:,}, got {shown(value)}.")
     return int(value)
 

@@ -15,6 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .bounds import shown
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -287,13 +289,24 @@ def _open_tensors(path: str | Path, read: Any) -> Any:
         raise ValueError(f"{path} is not a complete safetensors file; copy or download it again.") from error
 
 
+def path_of(place: Any, expected: str) -> Path:
+    """A place that is given as a text or a path; ``expected`` says what it should be of.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(place, str | Path):
+        raise ValueError(f"Expected the path of {expected}, got {shown(place)}.")
+    return Path(place)
+
+
 def read_json(path: str | Path, expected: str = "a JSON configuration") -> dict[str, Any]:
     """A JSON object from a file; ``expected`` says what it should hold.
 
     Raises:
         ValueError: the file is missing or is not a JSON object.
     """
-    path = Path(path)
+    path = path_of(path, expected)
     if not path.is_file():
         raise ValueError(f"There is no file {path}; expected {expected}.")
     try:

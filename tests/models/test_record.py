@@ -423,7 +423,9 @@ def test_decoding_leaves_random_numbers_alone() -> None:
 def test_what_cannot_be_recorded_is_refused() -> None:
     with pytest.raises(ValueError, match="every must be at least 1, got 0"):
         record(pipeline("sd"), every=0)
-    with pytest.raises(ValueError, match="scheduler of a function, NoneType, has no step"):
+    with pytest.raises(
+        ValueError, match="Expected a pipeline of diffusers, which has a scheduler, got <function recorded"
+    ):
         record(recorded)
     idle = Copying(diffusers.EulerDiscreteScheduler())
     idle.scheduler.set_timesteps = lambda steps: setattr(idle.scheduler, "timesteps", ())

@@ -138,7 +138,8 @@ def calibrate(
         path, plan = keep(name, partial(find, count, path))
         plans.append(plan)
         whole.reach(3 * steps + sum(budgets[: i + 1]))
-    about = {"seeds": list(seeds), "held_out": list(held_out), "fine": steps, "effort": effort}
+    about: dict[str, Any] = {"seeds": [*map(int, seeds)], "held_out": [*map(int, held_out)]}
+    about |= {"fine": int(steps), "effort": int(effort)}
     about |= {"refined": refined and prior is None} | ({"for": use.known} if (use := use_of(denoise)).known else {})
     return Calibration(tuple(plans), about | {"reference_error": known.error, "gaussian": fingerprint(gaussian)})
 
@@ -178,13 +179,13 @@ def check_options(
         integer(fine, "number of steps of the fine solution", 8, MOST_STEPS)
     integer(effort, "number of calls to search with", 0, MOST_ITEMS)
     for given in (seeds, held_out):
-        if given:
+        if len(given):
             check_seeds(given)
     wanted = sorted({integer(count, "number of calls", -MOST_STEPS, MOST_STEPS) for count in calls})
     most = (fine or FINEST // 4) - 2
     if not wanted or wanted[0] < 2 or wanted[-1] > most:
         raise ValueError(f"Plans need 2 to {most} calls, got {', '.join(map(str, calls)) or 'none'}.")
-    if not seeds or not held_out or set(seeds) & set(held_out):
+    if not len(seeds) or not len(held_out) or set(seeds) & set(held_out):
         raise ValueError(
             f"Plans are fitted to some seeds and judged on others; got {len(seeds)} to fit to and {len(held_out)} held "
             f"out, {len(set(seeds) & set(held_out))} of them in both."

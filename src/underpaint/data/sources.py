@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from ..files import path_of
 from .arrays import array_source
 from .choice import Choice
 from .decode import PICTURES, Geometry
@@ -57,7 +58,11 @@ def open_source(
         ValueError: there is nothing there, nothing that can be read, files of several kinds, no such split or column,
             or arrays of another shape than asked for.
     """
-    source = _opened(str(place), Path(place), Choice(Geometry(size, mode), split, column, labels))
+    source = _opened(
+        str(place),
+        path_of(place, "a file or folder of data, or their name"),
+        Choice(Geometry(size, mode), split, column, labels),
+    )
     wanted = ({"L": 1, "RGB": 3}[mode] if mode else source.shape[0], *(size or source.shape[1:]))
     if (size or mode) and source.shape != wanted:
         raise ValueError(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import assets
 from ..bounds import number
-from ..files import read_tensor_metadata, read_tensors, write_tensors
+from ..files import path_of, read_tensor_metadata, read_tensors, write_tensors
 from ..pickles import read_state_dict
 from ..theory.cosine import CosineBasis
 from ..theory.covariance import Covariance
@@ -120,8 +120,9 @@ def _classes(path: Path, metadata: Mapping[str, Any]) -> dict[str, Mapping[str, 
 
 
 def _find(source: str | Path) -> Path:
+    place = path_of(source, "statistics or the name of a model in the box")
     boxed = assets.folder(str(source))
-    return boxed / "gaussian.safetensors" if boxed else Path(source)
+    return boxed / "gaussian.safetensors" if boxed else place
 
 
 def _pack(gaussian: Gaussian, prefix: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ..bounds import integer
+from ..bounds import integer, is_number
 from ..extras import code_of
 from ..noise import NoiseLevel, Schedule
 from ..prediction import PREDICTIONS, Prediction
@@ -109,12 +109,12 @@ def _check(shape: tuple[int, ...], prediction: str, time: Any, data_range: tuple
         raise ValueError(f"A state has a shape of positive whole numbers, such as (C, H, W), got {shape}.")
     if prediction not in PREDICTIONS:
         raise ValueError(f"Unknown prediction type {prediction!r}; choose one of {', '.join(PREDICTIONS)}.")
-    if not callable(time) and not isinstance(time, int | float) and time not in get_args(TimeKind):
+    if not callable(time) and not is_number(time) and time not in get_args(TimeKind):
         raise ValueError(
             f"Unknown kind of time {time!r}; choose one of {', '.join(get_args(TimeKind))}, a number to multiply the "
             "schedule's time by, or a function of the noise level."
         )
-    if isinstance(time, int | float) and not math.isfinite(time):
+    if is_number(time) and not math.isfinite(time):
         raise ValueError(f"The schedule's time is multiplied by a finite number, got {time}.")
     if len([*data_range]) != 2 or not -math.inf < data_range[0] < data_range[1] < math.inf:
         raise ValueError(f"The range of the data is (lowest, highest), got {data_range}.")

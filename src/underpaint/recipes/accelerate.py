@@ -13,6 +13,7 @@ from ..bounds import shown
 from ..calibration.calibrate import HELD_OUT, calibrate
 from ..calibration.spectral import spectral_levels
 from ..data.store import gaussian_provenance, load_gaussian, load_mixture
+from ..models.pipelines.hooks import scheduler_of
 from ..models.pipelines.planned import follow_plans
 from ..models.schedulers.configs import OURS, read_scheduler, read_settings, scheduler_config
 from ..noise import EDM, Schedule
@@ -92,7 +93,7 @@ def accelerate_pipeline(
     from ..models.schedulers.gaussian_exponential import GaussianExponentialScheduler
 
     gaussian = statistics if isinstance(statistics, Gaussian) else load_gaussian(statistics)
-    config = {name: value for name, value in scheduler_config(pipe.scheduler).items() if name not in OURS}
+    config = {name: value for name, value in scheduler_config(scheduler_of(pipe)).items() if name not in OURS}
     made = plans if isinstance(plans, str) and plans in get_args(Made) else None
     fitted = read_calibration(plans) if made is None and isinstance(plans, str | Path) else plans
     if made is None and not isinstance(fitted, Calibration):

@@ -146,7 +146,7 @@ def survey(
     Raises:
         ValueError: no seeds, a chunk below 1, or a grid of less than 3 steps.
     """
-    if not seeds or chunk < 1:
+    if not len(seeds) or chunk < 1:
         raise ValueError(f"A survey needs seeds and chunks of at least 1, got {len(seeds)} and {chunk}.")
     check_seeds(seeds)
     integer(chunk, "number of seeds of a chunk", 1, MOST_ITEMS)

@@ -204,5 +204,5 @@ def find_solver(name: str) -> Solver:
     """
     try:
         return SOLVERS["euler" if name == "ddim" else name][0]
-    except KeyError:
+    except (KeyError, TypeError):
         raise ValueError(f"Unknown solver {name!r}; choose one of ddim, {', '.join(SOLVERS)}.") from None

@@ -9,7 +9,7 @@ from functools import wraps
 import torch
 from torch import Tensor
 
-from ..bounds import check_seeds, integer
+from ..bounds import check_seeds, integer, is_whole
 from ..noise import NoiseLevel
 from ..theory.denoiser import Denoiser, checked
 from .solvers import Solver, check_solver, dpmpp_2m
@@ -63,7 +63,7 @@ class Trajectory:
 
     def rows(self, index: int | slice | Tensor) -> Trajectory:
         """The same trajectory for some of the samples."""
-        index = slice(index, index + 1 or None) if isinstance(index, int) else index
+        index = slice(int(index), int(index) + 1 or None) if is_whole(index) else index
         return Trajectory(self.x[:, index], self.denoised[:, index], self.level, self.nfe)
 
     @staticmethod
@@ -99,7 +99,7 @@ def initial_noise(
     integer(dimension, "dimension", 1, 2**40)
     if not dtype.is_floating_point:
         raise ValueError(f"Noise is of a floating-point dtype, got {dtype}.")
-    rows = [torch.randn(dimension, generator=torch.Generator().manual_seed(seed), dtype=dtype) for seed in seeds]
+    rows = [torch.randn(dimension, generator=torch.Generator().manual_seed(int(seed)), dtype=dtype) for seed in seeds]
     return level.sigma.to(dtype) * torch.stack(rows)
 
 
@@ -108,7 +108,8 @@ class SeededNoise:
 
     def __init__(self, seeds: Sequence[int]) -> None:
         check_seeds(seeds)
-        self.seeds, self._generators = tuple(seeds), [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.seeds = tuple(map(int, seeds))
+        self._generators = [torch.Generator().manual_seed(seed) for seed in self.seeds]
         self._begun = False
 
     def __repr__(self) -> str:

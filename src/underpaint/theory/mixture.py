@@ -91,6 +91,7 @@ class Mixture:
             ValueError: labels do not match the rows, or a class has fewer than two.
         """
         check_rows(data)
+        labels = torch.as_tensor(labels)  # k-means gives arrays
         if labels.is_complex() or bool((labels != labels).any()):
             raise ValueError("The label of a row is a number, but some of these are none.")
         if labels.shape != data.shape[:1]:

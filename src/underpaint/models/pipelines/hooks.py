@@ -9,8 +9,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...bounds import shown
+
 #: around(module, args, kwargs) makes the call, or something in its place, and returns what the pipeline gets.
 Around = Callable[[torch.nn.Module, tuple[Any, ...], dict[str, Any]], Any]
+
+
+def scheduler_of(pipe: Any) -> Any:
+    """The scheduler of a pipeline.
+
+    Raises:
+        ValueError: it has none.
+    """
+    scheduler = getattr(pipe, "scheduler", None)
+    if scheduler is None:
+        raise ValueError(
+            f"Expected a pipeline of diffusers, which has a scheduler, got {shown(pipe)}; "
+            "DiffusionPipeline.from_pretrained loads one."
+        )
+    return scheduler
 
 
 class _Likeness(type):

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...bounds import is_number
 from ...sampling.fitted import Plan
 from ..schedulers.levels import initial_scale, scheduler_levels
 from .hooks import disguised
@@ -158,7 +160,7 @@ class _Start(Jump):
 
 def _alone(given: list[Any], dimension: int) -> bool:
     """Whether a network is given a state and, at most, one number or one for each row, which is the time."""
-    given = [value for value in given if isinstance(value, Tensor | dict | list | tuple | int | float)]
+    given = [value for value in given if isinstance(value, Tensor | dict | list | tuple | Real)]
     given = [value for value in given if not isinstance(value, bool) and not _empty(value)]
     states = [value for value in given if whole_state(value, dimension) is not None]
     others = [value for value in given if not any(value is state for state in states)]
@@ -170,6 +172,6 @@ def _empty(value: Any) -> bool:
 
 
 def _is_time(value: Any) -> bool:
-    if isinstance(value, int | float):
-        return True
-    return isinstance(value, Tensor) and value.ndim < 2 and bool((value == value.flatten()[:1]).all())
+    if isinstance(value, Tensor):
+        return value.ndim < 2 and bool((value == value.flatten()[:1]).all())
+    return is_number(value)

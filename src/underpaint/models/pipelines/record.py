@@ -25,7 +25,7 @@ from ...theory.denoiser import Denoiser
 from ..schedulers.levels import scheduler_denoised, scheduler_levels, step_index, told_levels
 from .decoding import Call, decoded
 from .guidance import guidance_halves
-from .hooks import disguised, first_tensor, interposed
+from .hooks import disguised, first_tensor, interposed, scheduler_of
 from .retrace import Steps, retraced
 from .text_encoding import encoding_alone
 
@@ -200,7 +200,7 @@ def record(
     """
     if every < 1:
         raise ValueError(f"every must be at least 1, got {every}.")
-    scheduler = getattr(pipe, "scheduler", None)
+    scheduler = scheduler_of(pipe)
     if not callable(getattr(scheduler, "step", None)):
         raise ValueError(
             f"The scheduler of {a(type(pipe).__name__)}, {type(scheduler).__name__}, has no step to record."

@@ -19,7 +19,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor
 
-from ...bounds import a
+from ...bounds import a, is_number, is_whole
 from ...noise import NoiseLevel
 from ...sampling.auto import SkipChoice, choose_skip
 from ...sampling.teleport import steps_above
@@ -28,7 +28,7 @@ from ..load import load_model
 from ..model import Condition
 from ..schedulers.levels import begins_late, initial_scale, scales_input, told_levels
 from .decoding import stepped
-from .hooks import disguised, interposed
+from .hooks import disguised, interposed, scheduler_of
 from .record import BEGIN
 
 #: What a scheduler may keep one of for each call of the network, and of levels one more.
@@ -102,15 +102,15 @@ def teleport_pipeline(
         >>> quick(num_inference_steps=10, output_type="np").images.shape
         (1, 8, 8, 1)
     """
-    scales_input(getattr(pipe, "scheduler", None))  # raises for a scheduler of no known family
+    scales_input(scheduler_of(pipe))  # raises for a scheduler of no known family
     choice, reach = None, cast(Any, skip)
     if skip == "auto":
         choice = _choose(pipe, gaussian, condition, guidance, seeds=seeds, tolerance=tolerance, measure=measure)
         reach = choice.ratio if choice.skip else 0
-    if not (isinstance(reach, int | float) and reach >= 0):
+    if not (is_number(reach) and reach >= 0):
         raise ValueError(f"skip is a number of steps, a ratio sigma/alpha or 'auto', got {skip!r}.")
     scheduler = copy.deepcopy(pipe.scheduler)
-    jump = Jump(scheduler, gaussian, reach)
+    jump = Jump(scheduler, gaussian, int(reach) if is_whole(reach) else float(reach))
     scheduler.__class__ = jumping_scheduler(type(scheduler), jump)
     teleported = copy.copy(pipe)
     teleported.scheduler = scheduler

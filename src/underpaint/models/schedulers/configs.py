@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...bounds import a
+from ...bounds import a, shown
 from ...noise import DDPM, Flow, Schedule, make_betas
 from ...prediction import Prediction
 from .families import NO_LEVELS, Trained, families, names_of, trained_on
@@ -69,7 +69,13 @@ OURS = ("layout", "integrator_order", "corrector", "ending", "integrator_eta", "
 
 
 def scheduler_config(scheduler: Any) -> dict[str, Any]:
-    """The config of a scheduler object, with the class of diffusers that it is, or is derived from."""
+    """The config of a scheduler object, with the class of diffusers that it is, or is derived from.
+
+    Raises:
+        ValueError: the object has none.
+    """
+    if not isinstance(getattr(scheduler, "config", None), Mapping):
+        raise ValueError(f"Expected a scheduler of diffusers or its config, got {shown(scheduler)}.")
     known = [name for name in names_of(scheduler) if _known(name)]
     return {**scheduler.config, "_class_name": f"{known[0]}Scheduler" if known else type(scheduler).__name__}
 

@@ -22,7 +22,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from ...bounds import a
+from ...bounds import MOST_STEPS, a, integer, shown
 from ...devices import find_device
 from ...noise import NoiseLevel
 from ...sampling.exponential import Ending, gaussian_ancestral, gaussian_exponential
@@ -110,6 +110,8 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         # so that what is wrong shows here
         gaussian_exponential(gaussian, 1 if order is None else order, corrector, ending, eta, above=above or 0.0)
         if calibration is not None:
+            if not isinstance(calibration, Calibration):
+                raise ValueError(f"Expected a Calibration or the path of one, got {shown(calibration)}.")
             calibration.check(gaussian)
             _refuse_noise(eta)
         self.layout, self.gaussian, self.calibration = layout, gaussian, calibration
@@ -246,6 +248,8 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         """
         self.plan, self._landed = None, False
         refuse(others)
+        if num_inference_steps is not None:
+            num_inference_steps = integer(num_inference_steps, "number of steps", 1, MOST_STEPS)
         device = find_device(device)
         sigmas = None if sigmas is None else without_end(sigmas)
         if sigmas is None and timesteps is None and num_inference_steps is not None:

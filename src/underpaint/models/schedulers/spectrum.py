@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...bounds import MOST_STEPS, A, a, integer, shown
+from ...bounds import MOST_STEPS, A, a, integer, is_number, shown
 from ...noise import NoiseLevel
 from ...sampling.response import Response, respond
 from ...theory import modes
@@ -161,7 +161,7 @@ def _check_options(scheduler: Any, options: Mapping[str, Any]) -> None:
         if not isinstance(default, bool | int | float):
             raise ValueError(f"The step of {a(name)} takes no {option}.")
         switch = isinstance(default, bool)
-        if switch != isinstance(value, bool) or (not switch and not (isinstance(value, int | float) and value >= 0)):
+        if switch != isinstance(value, bool) or (not switch and not (is_number(value) and value >= 0)):
             wanted = "true or false" if switch else "a number, 0 or more"
             raise ValueError(f"The {option} of a step of {a(name)} must be {wanted}, got {shown(value)}.")
 
