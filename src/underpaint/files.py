@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 fcntl: Any = import_module("fcntl") if os.name == "posix" else None
 #: Temporary files begin so; 8 random letters follow, and as many characters of the target's name as every system takes.
 _HIDDEN, _ENDING = ".underpaint-", 50
+#: How names of files end that folders of results are taken for.
+_OF_FILES = (
+    *(".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".svg", ".pdf", ".mp4", ".html", ".htm"),
+    *(".md", ".txt", ".json", ".csv", ".parquet", ".npy", ".npz", ".pt", ".safetensors", ".zip", ".tar"),
+)
 #: What it means when nothing more can be written.
 _FULL = {
     errno.ENOSPC: "the disk is full",
@@ -180,6 +185,16 @@ def check_targets(*targets: str | Path, sources: Sequence[str | Path] = ()) -> N
             raise ValueError(f"Cannot write to the folder {folder}: {existing} is a file; give another --out.")
         _try(folder)
         clear_debris(folder)
+
+
+def check_folder(folder: Path, wanted: str = "a folder") -> None:
+    """Refuse the name of a file where a folder is to be made.
+
+    Raises:
+        ValueError: there is no such folder, and it ends as files of pictures, pages or numbers do.
+    """
+    if folder.suffix.lower() in _OF_FILES and not folder.is_dir():
+        raise ValueError(f"{folder} would be a folder here, and ends as a file does; give another --out: {wanted}.")
 
 
 def _try(folder: Path) -> None:

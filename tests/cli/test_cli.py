@@ -20,10 +20,11 @@ from typer.testing import CliRunner
 from underpaint import __version__
 from underpaint.cli import app, main, parse_seeds
 from underpaint.cli.base import OFTEN, finish
+from underpaint.models.load import load_model
 from underpaint.noise import EDM
 from underpaint.recipes.calibrate import finding
 from underpaint.recipes.sample import SampleRequest, generate
-from underpaint.sampling.fitted import LOOK_BACK, TERMS, Calibration, Plan
+from underpaint.sampling.fitted import LOOK_BACK, TERMS, Calibration, Plan, write_calibration
 
 runner = CliRunner()
 
@@ -236,6 +237,22 @@ def test_a_jump_that_lands_too_low_is_named_as_a_cause():
     """Many numbers of a Gaussian's samples are no pixels; the network has one call, and hardly any noise."""
     few = SampleRequest(seeds=(0,), steps=4, teleport=1e-4)
     assert generate(few).summary["outside"].endswith("give --teleport a higher ratio.")
+
+
+def test_guidance_that_is_too_strong_is_named_as_a_cause():
+    """The prediction type was doubted, of a model in the box."""
+    strong = SampleRequest(seeds=(0,), steps=3, condition=3, guidance=60.0)
+    assert (
+        generate(strong).summary["outside"].endswith("a guidance of 60 is too strong: give a --guidance nearer to 1.")
+    )
+
+
+def test_what_is_written_of_a_sample_names_the_solver_of_its_plan(tmp_path: Path):
+    """It named that which the plan took the place of."""
+    plan = Plan(load_model("fashion-mnist").schedule.grid(2), solver="exponential-1c")
+    write_calibration(tmp_path / "plans.json", Calibration((plan,), {}))
+    request = SampleRequest(seeds=(0,), steps=2, solver="heun", calibration=str(tmp_path / "plans.json"))
+    assert generate(request).summary["solver"] == "exponential-1c"
 
 
 def test_one_image_is_not_called_images(tmp_path: Path):

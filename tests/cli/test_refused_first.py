@@ -40,6 +40,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     Path("torn.png").write_bytes(Path("whole.png").read_bytes()[:40])
     Path("torn.safetensors").write_bytes(b"nothing")
     Path("torn.json").write_text("{")
+    Path("alone").mkdir()
+    Image.fromarray(pixels).save("alone/a.png")
     save_gaussian("known.safetensors", up.Gaussian.isotropic(torch.zeros(64), variance=1.0))
     return tmp_path
 
@@ -68,6 +70,15 @@ REFUSED = [
     ("sample --teleport 10 --gaussian torn.safetensors", "not a complete safetensors file"),
     ("bench --gaussian known.safetensors --calibration torn.json", "not valid JSON"),
     ("bench --samples 20 --features nowhere", "no features 'nowhere'"),
+    ("sample --gaussian known.safetensors", "Statistics are for --teleport or --calibration"),
+    ("sample --out new.jpg", "new.jpg would be a folder here, and ends as a file does"),
+    ("morph 1 2 --out new.gif", "new.gif would be a folder here"),
+    ("report --out new.html", "new.html would be a folder here"),
+    ("bench --gaussian known.safetensors --out new.json", "new.json would be a folder here"),
+    *((f"{name} --out new.PNG", "new.PNG would be a folder here") for name in ("trajectory", "map", "perturb")),
+    *((f"{name} --out new.csv", "new.csv would be a folder here") for name in ("compare", "retrieve", "regimes")),
+    ("retrieve --data alone", "Statistics of data need at least 2 images, got 1 image of the folder alone"),
+    ("calibrate --gaussian known.safetensors --from data --data alone", "at least 2 images, got 1 image of the folder"),
     ("trajectory --chunk 0", "chunks of at least 1"),
     ("calibrate --gaussian known.safetensors --budget 10", "got a budget of 10"),
     ("calibrate --gaussian known.safetensors --budget soon", "A budget is a number of calls"),
@@ -90,6 +101,19 @@ def test_refused_before_the_network_is_called(command: str, words: str, here: Pa
     assert isinstance(run.exception, ValueError), run.output
     assert words in str(run.exception)
     assert loaded.ASKED == []
+    assert not [*here.glob("new.*")]
+
+
+def test_a_folder_that_is_there_may_have_any_name(here: Path) -> None:
+    Path("old.png.json").mkdir()
+    assert (
+        CliRunner()
+        .invoke(app, shlex.split("spectrum --scheduler DDIM --steps 3 --set clip_sample=false --out old.png.json"))
+        .exit_code
+        == 0
+    )
+    with pytest.raises(ValueError, match=r"new\.svg would be a folder here"):
+        CliRunner().invoke(app, ["spectrum", "--out", "new.svg"], catch_exceptions=False)
 
 
 def test_the_network_counts(here: Path) -> None:

@@ -86,6 +86,12 @@ def test_the_finding_says_what_becomes_of_a_nudge(sampler: Sampler, result: Pert
     assert "what arrives is 0.5 times what the theory says" in replace(result, along=halved).finding
 
 
+def test_steps_that_are_not_told_are_steps_of_any_grid():
+    """Those of one or two steps ended beyond them, and `perturb --steps 2` was refused."""
+    assert [Nudges().steps(count) for count in (1, 2, 3, 6)] == [(0,), (0, 1), (0, 1, 2), (0, 1, 2, 3, 4, 5)]
+    assert Nudges().steps(30) == (0, 5, 10, 15, 20, 25)
+
+
 def test_sizes_are_in_the_stated_unit(sampler: Sampler, result: Perturbed, run: Trajectory):
     sigma = sampler.level.sigma[list(NUDGES.at)]
     torch.testing.assert_close(result.size.mean, sigma[:, None] * torch.tensor([-2, 0.5, 3], dtype=torch.float64))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ..files import check_targets
+from ..files import check_folder, check_targets
 from .base import (
     ANALYSE,
     app,
@@ -107,6 +107,7 @@ def report(
     """
     chosen = parse_seeds(seeds)
     targets = ("index.html", "results.json", "figures/geometry.png", "parts/first.safetensors")
+    check_folder(folder)
     check_targets(*(folder / name for name in targets))
     from ..recipes.report.build import report as compute
     from ..recipes.report.settings import Settings
@@ -198,6 +199,7 @@ def trajectory(
     Example: underpaint trajectory --class 1 --class 7 --guidance 1 --guidance 3 --out trajectory/
     """
     chosen = parse_seeds(seeds)
+    check_folder(folder)
     check_targets(folder / "results.json", folder / "table.csv", folder / "chunks" / "first.safetensors")
     from ..figures.geometry import write_survey
     from ..recipes.shared.request import Request
@@ -255,6 +257,7 @@ def compare(
     Example: underpaint compare --model fashion-mnist --seeds 0-15 --out comparison/
     """
     chosen = parse_seeds(seeds)
+    check_folder(folder)
     check_targets(folder / "results.json")
     from ..figures.comparison import write_comparison
     from ..recipes.compare.comparison import Settings, compare as compute, tables
@@ -295,6 +298,7 @@ def retrieve(
     Example: underpaint retrieve --model fashion-mnist --seeds 0-15 --out retrieval/
     """
     chosen = parse_seeds(seeds)
+    check_folder(folder)
     check_targets(folder / "results.json")
     from ..figures.retrieval import write_retrieval
     from ..recipes.retrieve import Settings, retrieve as compute
@@ -340,6 +344,7 @@ def regimes(
     Example: underpaint regimes --model fashion-mnist --seeds 0-31 --out regimes/
     """
     chosen = parse_seeds(seeds)
+    check_folder(folder)
     check_targets(folder / "results.json")
     from ..figures.regimes import write_regimes
     from ..recipes.regimes import Settings, regimes as compute, tables
@@ -389,6 +394,7 @@ def perturb(
         parse_numbers(magnitudes),
         parse_seeds(at, "Steps") if at is not None else (),
     )
+    check_folder(folder)
     check_targets(folder / "results.json")
     from ..figures.perturbation import write_perturbed
     from ..recipes.perturb import Nudges, perturb as compute
@@ -435,6 +441,7 @@ def map_command(
 
     Example: underpaint map --class 7 --enter 12 --toward 8 --out map/
     """
+    check_folder(folder)
     check_targets(folder / "results.json")
     from ..figures.maps import write_map
     from ..recipes.map import MapSettings, map_around
@@ -490,6 +497,7 @@ def morph(
 
     Example: underpaint morph 3@7 8@9 --out morph/
     """
+    check_folder(folder)
     check_targets(folder / "results.json")
     from ..figures.morph import write_morph
     from ..recipes.morph import MorphSettings, morph as compute, prepare_ends

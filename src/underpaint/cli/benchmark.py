@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..files import check_targets
+from ..files import check_folder, check_targets
 from .base import SAMPLE, app, finish, kept_in, look_at, parse_seeds, progress_bars, say_check
 from .options import (
     ClassesOption,
@@ -91,6 +91,7 @@ def bench(
 
     Example: underpaint bench --calls 3-6,8,10 --calibration plans.json --out bench/
     """
+    check_folder(folder)
     check_targets(folder / "results.json", folder / "table.md", folder / "cells" / "first.safetensors")
     from ..models.schedulers.peers import GRIDS
     from ..recipes.benchmark.benchmark import bench as compute, prepare_bench

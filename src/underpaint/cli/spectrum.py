@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..files import check_targets
+from ..files import check_folder, check_targets
 from .base import SAMPLE, app, finish, look_at, parse_numbers, parse_seeds, progress_bars
 from .options import FolderOption, JsonOption, QuietOption
 
@@ -49,6 +49,7 @@ def spectrum(
     """
     numbers = parse_seeds(steps, "Steps")
     values = None if eigenvalues is None else parse_numbers(eigenvalues)
+    check_folder(folder)
     check_targets(folder / "results.json")
     from ..figures.spectrum import write_spectrum
     from ..recipes.spectrum import SpectrumRequest, parse_settings, spectra, tables

@@ -139,7 +139,8 @@ def gather(source: Source) -> ImageData:
 
 
 def _told(source: Source, count: int, labels: Tensor | None, bad: list[str]) -> str:
-    words = f"{count:,} {source.origin}" + (f" ({source.taken})" if source.taken else "")
+    origin = source.origin.replace("images", "image", 1) if count == 1 else source.origin
+    words = f"{count:,} {origin}" + (f" ({source.taken})" if source.taken else "")
     without = 0 if labels is None else int((labels < 0).sum())
     words += f"; {without:,} without a label" if without else ""
     return words + (f"; {len(bad):,} left out (the first: {bad[0]})" if bad else "")

@@ -70,7 +70,9 @@ class MapSettings:
         step = self.enter if self.enter is not None else count if self.toward is None else 0
         last = count if self.toward is None else count - 1
         if not 0 <= step <= last:
-            raise ValueError(f"A grid of {count} steps can be entered at steps 0 to {last} here, got {step}.")
+            raise ValueError(
+                f"A grid of {count} step{'s' * (count != 1)} can be entered at steps 0 to {last} here, got {step}."
+            )
         return step
 
     @property

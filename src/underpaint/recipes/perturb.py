@@ -63,9 +63,10 @@ class Nudges:
 
     def steps(self, count: int) -> tuple[int, ...]:
         """The steps at which to nudge on a grid of ``count`` steps."""
-        chosen = self.at or tuple(sorted({round(count * share / 6) for share in range(6)}))
+        chosen = self.at or tuple(sorted({min(count - 1, round(count * share / 6)) for share in range(6)}))
         if not all(0 <= step < count for step in chosen):
-            raise ValueError(f"A grid of {count} steps can be entered at steps 0 to {count - 1}, got {list(chosen)}.")
+            steps = f"{count} step{'s' * (count != 1)}"
+            raise ValueError(f"A grid of {steps} can be entered at steps 0 to {count - 1}, got {list(chosen)}.")
         return chosen
 
 

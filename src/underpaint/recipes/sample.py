@@ -15,7 +15,7 @@ from torch import Tensor
 from ..assets import folder as boxed
 from ..bounds import check_seeds
 from ..data.store import load_gaussian
-from ..files import replacing
+from ..files import check_folder, replacing
 from ..models.checking.measures import size_of
 from ..models.model import Condition, Model
 from ..noise import NoiseLevel
@@ -31,6 +31,7 @@ _OF_ALL = (
     "The jump is by the Gaussian of all the data, and a class or a prompt leads away from it, so images may become "
     "others. Give --gaussian with statistics of what is asked for, or a plan of `underpaint calibrate` in its place."
 )
+_TOO_STRONG = "Or a guidance of {:g} is too strong: give a --guidance nearer to 1."
 _TOO_LOW = (
     "Or the jump lands too low, where a Gaussian's samples are no images any more: give --teleport a higher ratio."
 )
@@ -83,9 +84,11 @@ def generate(request: SampleRequest, progress: Progress = silent, batch: int = 6
     """Sample one image a seed, deterministically; a seed gives the same image in any company (to rounding).
 
     Raises:
-        ValueError: unknown model, solver or class; a teleport or a calibration without statistics, or both of them; a
-            jump beyond the grid; no plan of so many calls.
+        ValueError: unknown model, solver or class; a teleport or a calibration without statistics, or both of them, or
+            statistics without either; a jump beyond the grid; no plan of so many calls.
     """
+    if request.gaussian is not None and request.teleport is None and request.calibration is None:
+        raise ValueError("Statistics are for --teleport or --calibration; give one of them, too, or no --gaussian.")
     model, solver = load_on(request.model, request.device, request.dtype), find_solver(request.solver)
     asked = Request(
         request.model,
@@ -96,11 +99,12 @@ def generate(request: SampleRequest, progress: Progress = silent, batch: int = 6
     (case,) = cases(asked, model)
     denoise = find_denoiser(model, case)
     level = model.schedule.grid(request.steps)
-    skip, gaussian = 0, None
+    skip, gaussian, made = 0, None, request.solver
     if request.calibration is not None:
-        solver, level = _calibrated(request, model)
+        solver, level, made = _calibrated(request, model)
     elif request.teleport is not None:
-        skip, gaussian = steps_above(level, request.teleport), _statistics(request, model)
+        gaussian = _statistics(request, model)
+        skip = steps_above(level, request.teleport)
         if skip and case.condition is not None and request.gaussian is None:
             warnings.warn(_OF_ALL, stacklevel=2)
     parts = [request.seeds[start : start + batch] for start in range(0, len(request.seeds), batch)]
@@ -117,17 +121,19 @@ def generate(request: SampleRequest, progress: Progress = silent, batch: int = 6
     rows = torch.cat(finals)
     size = size_of(model, rows)
     landed = {"skip": skip, "teleported_to": float(level.ratio[skip])} if skip else {"skip": 0}
-    summary = asdict(request) | landed | {"nfe": nfe, "left_off": model.notes.get("left off")}
-    summary["outside"] = None if size.verdict == "holds" else size.means + (f" {_TOO_LOW}" if skip else "")
+    summary = asdict(request) | landed | {"solver": made, "nfe": nfe, "left_off": model.notes.get("left off")}
+    doubts = [_TOO_LOW] * bool(skip) + [_TOO_STRONG.format(case.guidance)] * (not 0 <= case.guidance <= 1)
+    summary["outside"] = None if size.verdict == "holds" else " ".join([size.means, *doubts])
     return Samples(model.images(rows), request.seeds, summary)
 
 
-def _calibrated(request: SampleRequest, model: Model) -> tuple[Solver, NoiseLevel]:
-    """The solver and the grid of a calibration's plan for the calls that are asked for."""
+def _calibrated(request: SampleRequest, model: Model) -> tuple[Solver, NoiseLevel, str]:
+    """The solver of a calibration's plan for the calls that are asked for, its grid, and what the solver is called."""
     if request.teleport is not None:
         raise ValueError("A calibrated plan begins with its own jump; give --teleport or --calibration, not both.")
     calibration = read_calibration(str(request.calibration))
-    return calibration.solver(_statistics(request, model), request.steps)
+    solver, level = calibration.solver(_statistics(request, model), request.steps)
+    return solver, level, calibration.plan(request.steps).solver
 
 
 def _statistics(request: SampleRequest, model: Model) -> Gaussian:
@@ -145,8 +151,15 @@ def _statistics(request: SampleRequest, model: Model) -> Gaussian:
 
 
 def places(seeds: Sequence[int], place: Path) -> list[Path]:
-    """The files that `write_images` writes."""
-    return [place] if place.suffix.lower() == ".png" else [place / f"seed-{seed:06d}.png" for seed in seeds]
+    """The files that `write_images` writes.
+
+    Raises:
+        ValueError: the place is no folder, and ends as files of another kind do.
+    """
+    if place.suffix.lower() == ".png":
+        return [place]
+    check_folder(place, "a folder, or a name that ends in .png")
+    return [place / f"seed-{seed:06d}.png" for seed in seeds]
 
 
 def write_images(samples: Samples, place: Path) -> list[Path]:

@@ -23,7 +23,7 @@ from ...data.store import gaussian_provenance, load_mixture
 from ...models.model import Condition, Model
 from ...theory.denoiser import Denoiser, guide
 from ...theory.mixture import Mixture
-from .model_and_data import encode, k_means_mixture
+from .model_and_data import check_several, encode, k_means_mixture
 from .request import Conditioning, Sampler, check_statistics, in_turn, is_ours, name_condition
 
 #: Rows of the data that a mixture is fitted to, at most: drawn without replacement.
@@ -114,6 +114,7 @@ class _Known:
 
     def _everything(self) -> tuple[Denoiser, str]:
         if self._images is not None:
+            check_several(self._images)
             return self._mixture(self._rows), f"{self._words(self._rows)} of {self._images.source}"
         for source in self.statistics:
             whole = assets.folder(source) is not None or Path(source).is_file()
@@ -153,4 +154,6 @@ class _Known:
         return max(1, min(self.how.components, len(rows) // _LEAST))
 
     def _words(self, rows: Tensor) -> str:
-        return f"{self._count(rows)} Gaussians of rank {self.how.rank} at most, by k-means of {len(rows):,} rows"
+        count, rank = self._count(rows), min(self.how.rank, rows.shape[1])
+        parts = "1 Gaussian" if count == 1 else f"{count} Gaussians"
+        return f"{parts} of rank {rank:,} at most, by k-means of {len(rows):,} rows"

@@ -299,9 +299,16 @@ def _data(
         held_out,
         sources.split,
     )
+    check_several(images)
     _check_classes(images)
     rows = encode(model, images, progress)
     return images, rows, None if apart is None else HeldOut(encode(model, apart), apart.labels, whence)
+
+
+def check_several(images: ImageData) -> None:
+    """Refuse a single image: it has no covariance."""
+    if len(images) < 2:
+        raise ValueError(f"Statistics of data need at least 2 images, got {images.source}; give more.")
 
 
 def _check_classes(images: ImageData) -> None:
