@@ -201,6 +201,8 @@ def _comparison(results: dict[str, Any]) -> Iterator[str]:
     ratios = _short([sigma / alpha for alpha, sigma in zip(level["alpha"], level["sigma"], strict=True)])
     yield f"### {setup['model']}\n\n```bash\n{in_lines(compare_command(setup))}\n```\n"
     yield f"Data: {setup['data']}. {setup['images']} are noised to judge on, of {setup['judged_on']}.\n"
+    if 0 < setup.get("shared_tuned", 0) < setup["shared"]:
+        yield f"Shared patches are tuned with {setup['shared_tuned']:,} images, and judged with {setup['shared']:,}.\n"
     heads = f"| σ/α | {' | '.join(ratios)} |"
     for states, explained in results["explained"]["value"].items():
         yield f"Explained variance on {states}, mean ± 95 % over states:\n"
@@ -241,6 +243,7 @@ def compare_command(setup: dict[str, Any]) -> str:
     words = ["underpaint", "compare", "--model", setup["model"], "--images", str(setup["images"])]
     words += ["--seeds", _seeds(setup["seeds"]), "--local", str(setup["local"]), "--released", str(setup["released"])]
     words += ["--shared", str(setup["shared"])] if setup.get("shared") else []
+    words += ["--tune-shared", str(setup["shared_tuned"])] if setup.get("shared_tuned") else []
     label = re.fullmatch(r"class (\d+)", setup["condition"])
     return shlex.join([*words, *(["--class", label[1]] if label else [])])
 

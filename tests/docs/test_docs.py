@@ -420,7 +420,7 @@ def test_a_comparison_is_stored_as_tables_under_its_command(
     monkeypatch.setattr(results, "STORED", tmp_path)
     two, one = {"mean": [0.5, 0.25], "error": [0.01, 0.01]}, {"mean": 0.375, "error": 0.01}
     setup = {"model": "it", "images": 8, "seeds": list(range(16)), "local": 500, "released": 600, "data": "some data",
-             "judged_on": "others", "condition": "class 3"}  # fmt: skip
+             "judged_on": "others", "condition": "class 3", "shared": 1000, "shared_tuned": 142}  # fmt: skip
     states = ("noised data", "trajectories")
     given = {
         "setup": setup,
@@ -443,6 +443,7 @@ def test_a_comparison_is_stored_as_tables_under_its_command(
     assert page.startswith("before\n\n### it\n\n```bash\nunderpaint compare --model it --images 8 --seeds 0-15 ")
     for line in (
         "Data: some data. 8 are noised to judge on, of others.",
+        "Shared patches are tuned with 142 images, and judged with 1,000.",
         "| σ/α | 10 | 0.5 | mean |",
         "| exact | 0.500 | 0.250 | 0.375 ± 0.024 |",
         "| exact | 0.500 | 0.250 | 0.375 ± 0.021 |",
@@ -456,6 +457,7 @@ def test_a_comparison_is_stored_as_tables_under_its_command(
     (words,) = [shlex.split(line) for line in whole(page).splitlines() if line.startswith("underpaint")]
     options = dict(zip(words[2::2], words[3::2], strict=True))
     assert (options["--local"], options["--released"], options["--class"]) == ("500", "600", "3")
+    assert (options["--shared"], options["--tune-shared"]) == ("1000", "142")
     assert set(options) <= {flag for parameter in COMMANDS["compare"].params for flag in parameter.opts}
 
 

@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from analytic import SHAPE, data, subject
+from torch import Tensor
 from torch.testing import assert_close
 from typer.testing import CliRunner
 
@@ -17,22 +19,21 @@ from underpaint.analysis import agreement
 from underpaint.analysis.summary import Summary
 from underpaint.cli import app
 from underpaint.data.datasets import ImageData
-from underpaint.figures.comparison import write_comparison
+from underpaint.figures.comparison import sweeps, write_comparison
 from underpaint.noise import DDPM, EDM, NoiseLevel
-from underpaint.recipes.compare import comparison as recipe, families
+from underpaint.recipes.compare import comparison as recipe, families, tuning
 from underpaint.recipes.compare.comparison import Comparison, Settings, compare, nearest_levels, tables
 from underpaint.recipes.compare.families import (
     Family,
-    States,
-    Sweep,
     Sweeps,
     controls,
     count_shared,
     known_rows,
     local_families,
 )
+from underpaint.recipes.compare.tuning import States, Sweep
 from underpaint.recipes.shared.model_and_data import ModelAndData, hold_out, with_labels
-from underpaint.recipes.shared.results import table
+from underpaint.recipes.shared.results import table, to_json
 from underpaint.theory.cloud import PointCloud
 from underpaint.theory.denoiser import Denoiser
 from underpaint.theory.gaussian import Gaussian
@@ -169,21 +170,89 @@ def test_mixtures_of_more_components_are_fitted_by_k_means(run: Compare) -> None
 def test_shared_patches_know_as_many_images_as_are_asked_for() -> None:
     """And a control row says what their number does; their images are within a thousandth of those of all patches."""
     what = subject()
+
+    def counts(**changed: Any) -> tuple[int, int]:
+        return count_shared(what, replace(SMALL, **changed))
+
     # (36 places)^2 x 5^2 numbers are 32,400 products for an image; small images leave room for all
-    assert [count_shared(what, replace(SMALL, shared=count)) for count in (0, 7, 100, 500)] == [100, 7, 100, 100]
+    assert [counts(shared=count) for count in (0, 7, 100, 500)] == [(100, 100), (7, 7), (100, 100), (100, 100)]
+    assert [counts(tune_shared=count) for count in (7, 500)] == [(7, 100), (100, 100)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(families, "_PRODUCTS", 32_400 * 9 + 1)
-        assert count_shared(what, SMALL) == 9
-        assert [count_shared(what, replace(SMALL, sizes=sizes)) for sizes in ((3,), (3, 7))] == [25, 4]
+        assert [counts(), counts(shared=20), counts(shared=4)] == [(9, 100), (9, 20), (4, 4)]
+        patch.setattr(families, "_CHOSEN", 32_400 * 72 + 1)
+        assert [counts(), counts(shared=90), counts(tune_shared=80)] == [(9, 72), (9, 90), (72, 72)]
+        assert [counts(sizes=sizes) for sizes in ((3,), (3, 7))] == [(25, 100), (4, 36)]
         patch.setattr(families, "_PRODUCTS", 1)
-        assert count_shared(what, SMALL) == 1
-    assert count_shared(what, replace(SMALL, sizes=(9,))) == count_shared(what, replace(SMALL, local=0)) == 0
-    assert families._PRODUCTS // (784**2 * 7**2) == 142  # of 28 x 28 pixels, as the help of --shared says
+        patch.setattr(families, "_CHOSEN", 1)
+        assert counts() == (1, 1)
+    assert counts(sizes=(9,)) == counts(local=0) == (0, 0)
+    # of 28 x 28 pixels, as the help says: no more than the 1,000 that are known
+    assert [products // (784**2 * 7**2) for products in (families._PRODUCTS, families._CHOSEN)] == [142, 1140]
     assert "exact, of 0" not in controls(what, replace(SMALL, sizes=(9,)))
-    assert "exact, of 7" in controls(what, replace(SMALL, shared=7))
-    made = local_families(what, replace(SMALL, shared=7))["shared patches"].make(3, 1.0)
+    assert {"exact, of 7", "exact, of 100"} == set(controls(what, replace(SMALL, shared=7, tune_shared=5)))
+    family = local_families(what, replace(SMALL, shared=7))["shared patches"]
+    made = family.make(3, 1.0)
     assert isinstance(made, LocalCloud)
-    assert (len(made.points), made.error) == (7, 1e-3)
+    assert (len(made.points), made.error, family.images) == (7, 1e-3, None)
+
+
+def test_shared_patches_are_tuned_with_few_images_and_judged_with_more(run: Compare) -> None:
+    """A network that shares 3 x 3 patches of 100 images: 20 of these do not explain it, but find the size; made again
+    with 100, what is chosen is the network, on the states it is judged on, too, and in the blend."""
+    network = LocalCloud.patches(known_rows(subject(), 100), SHAPE, 3, equivariant=True)
+    found = run(subject({None: network}), replace(SMALL, components=(), temperatures=(1.0,), tune_shared=20))
+    swept = found.sweeps["shared patches"]
+    assert swept.images == (20, 100)
+    assert swept.by_value[:, 1:4].argmax(0).tolist() == [1, 1, 1]
+    few = swept.by_value.amax(0)
+    assert bool((few[1:4] < 0.99).all())
+    assert_close(swept.chosen[1:4], torch.ones(3, dtype=torch.float64), rtol=0, atol=1e-4)
+    for explained in found.explained.values():
+        assert float((explained["shared patches"].mean - 1)[1:4].abs().max()) < 1e-4
+        assert {"exact, of 100"} == {name for name in explained if name.startswith("exact, of")}
+    assert found.stitched["stitched"][1:4] == ["shared patches"] * 3
+    assert all("shared patches, of 100" in made for made in found.stitched["blended"][1:4])
+    assert (found.setup["shared"], found.setup["shared_tuned"]) == (100, 20)
+    (told,) = [part for part in tables(found).split("\n\n") if "tuned with 20 images, judged with 100" in part]
+    title, head, *lines = told.splitlines()
+    assert head.split() == ["σ/α", "20", "100"]
+    assert [line.split()[1:] for line in lines] == [
+        [f"{float(a):.3f}", f"{float(b):.3f}"] for a, b in zip(few, swept.chosen, strict=True)
+    ]
+    assert title.startswith("shared patches: ")
+    stored = to_json(swept)
+    assert (stored["images"], stored["chosen"]["value"]) == ([20, 100], swept.chosen.tolist())
+    panel = next(axes for axes in sweeps(found).axes if axes.get_title("left").startswith("shared patches"))
+    assert panel.get_title("left") == "shared patches, by edge, of 20"
+    (ring,) = [line for line in panel.lines if line.get_label() == "best, of 100"]
+    assert_close(torch.as_tensor(ring.get_ydata()), swept.chosen)
+
+
+def test_all_members_know_few_images_and_only_those_that_are_chosen_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that products are bounded: of each setting and state by the lower bound, of what is chosen by the higher."""
+    asked: list[tuple[int, int]] = []
+
+    def denoise(self: LocalCloud, x: Tensor, level: NoiseLevel) -> Tensor:
+        pairs = sum(len(views.windows) ** 2 * views.windows.shape[1] for views in self.views(level))
+        asked.append((len(self.points), len(self.points) * pairs))
+        return x * len(self.points)
+
+    monkeypatch.setattr(LocalCloud, "denoise", denoise)
+    monkeypatch.setattr(families, "_PRODUCTS", 32_400 * 9)
+    monkeypatch.setattr(families, "_CHOSEN", 32_400 * 72)
+    states = States(EDM()(torch.tensor([10.0, 0.1])), *torch.ones(2, 2, 4, 36).unbind(), torch.zeros(36))
+    shared = local_families(subject(), SMALL)["shared patches"]
+    swept, best, members, answers = tuning.tune("it", shared, states, torch.arange(36), lambda: None)
+    assert [count for count, _ in asked] == [9] * 3 * 2 * 2 + [72] * 2
+    assert max(products for _, products in asked[:-2]) <= families._PRODUCTS
+    assert max(products for _, products in asked[-2:]) <= families._CHOSEN
+    assert swept.images == (9, 72)
+    assert list(members)[-1] == "it, of 72"
+    assert answers[:, 0, 0, 0].tolist() == [9.0] * 6 + [72.0]
+    assert torch.equal(best(torch.ones(1, 36), EDM()(3.0)), torch.full((1, 36), 72.0))
+    assert bool((swept.explained == 1 - 8**2).all())
+    assert bool((swept.chosen == 1 - 71**2).all()), "what more images explain is told, be it less"
 
 
 def test_shares_by_sample_average_to_the_explained_variance(normal) -> None:
@@ -307,7 +376,8 @@ def test_each_ratio_has_the_nearest_level_of_the_grid_once() -> None:
 
 
 def test_a_value_is_shown_at_its_best_temperature() -> None:
-    found = Sweep("", (3, 7), torch.tensor([[[0.1, 0.9], [0.2, 0.3]], [[0.7, 0.2], [0.8, 0.1]]]), (1.0, 2.0))
+    explained = torch.tensor([[[0.1, 0.9], [0.2, 0.3]], [[0.7, 0.2], [0.8, 0.1]]])
+    found = Sweep("", (3, 7), explained, explained.amax((0, 1)), (1.0, 2.0))
     assert_close(found.by_value, torch.tensor([[0.2, 0.9], [0.8, 0.2]]))
 
 
@@ -320,12 +390,13 @@ def test_the_best_member_is_that_of_the_nearest_level(monkeypatch: pytest.Monkey
         return lambda x, level: torch.full_like(x, 10 * value + temperature)
 
     known = {"family": Family("", (3, 7), make, (1.0, 2.0))}
-    monkeypatch.setattr(families, "gaussian_families", lambda *given: known)
+    monkeypatch.setattr(tuning, "gaussian_families", lambda *given: known)
     network = torch.tensor([72.0, 31.0]).view(2, 1, 1).expand(2, 4, 5)  # at 10 the member 7 at 2, at 0.1 that of 3 at 1
     states = States(EDM()(torch.tensor([10.0, 0.1])), torch.zeros(2, 4, 5), network, torch.zeros(5))
-    swept = families.sweep(subject(), Sweeps(local=0), states)
+    swept = tuning.sweep(subject(), Sweeps(local=0), states)
     assert asked == [(3, 1.0), (3, 2.0), (7, 1.0), (7, 2.0)]
     assert list(swept.members) == ["family 3", "family 3 at 2", "family 7", "family 7 at 2"]
+    assert_close(swept.found["family"].chosen, torch.ones(2, dtype=torch.float64))
     denoise = swept.calibrated["family"]
     found = [float(denoise(torch.zeros(1, 5), EDM()(sigma))[0, 0]) for sigma in (80.0, 1.1, 0.9, 0.01)]
     assert found == [72, 72, 31, 31]
@@ -392,6 +463,7 @@ def test_everything_is_written(whole: Comparison, run: Compare, tmp_path: Path) 
         (lambda: Settings(ratios=()), "needs 2 steps and a level, got 40 and 0"),
         (lambda: Settings(ratios=(1.0, 0.0)), "sigma/alpha of a comparison must be above 0"),
         (lambda: Settings(solver="x"), "Unknown solver"),
+        (lambda: Sweeps(tune_shared=-1), "images that shared patches are tuned with must .* got -1"),
         (lambda: Sweeps(local=20), r"at least 100 data points, got local = 20; 0 leaves them out"),
     ],
 )
@@ -409,6 +481,16 @@ def test_the_command_prints_tables_or_json(monkeypatch: pytest.MonkeyPatch, tmp_
     shown = CliRunner().invoke(app, arguments)
     assert "explained variance, noised data" in shown.output
     assert (tmp_path / "o" / "agreement.png").stat().st_size > 5000
+
+
+def test_the_command_says_how_many_images_share_patches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def told(settings: Settings, *_: object) -> Comparison:
+        raise ValueError(f"{settings.sweeps.shared} after {settings.sweeps.tune_shared}")
+
+    monkeypatch.setattr(recipe, "compare", told)
+    for words, expected in (("--shared 500 --tune-shared 60", "500 after 60"), ("", "0 after 0")):
+        shown = CliRunner().invoke(app, f"compare {words} -o {tmp_path / 'o'}".split())
+        assert str(shown.exception) == expected
 
 
 @pytest.mark.slow

@@ -238,7 +238,15 @@ def compare(
         typer.Option(
             "--shared",
             help="Number of images, of those of --local, whose patches all places share; 0: as many as keep the time "
-            "in bounds (142 of 28 × 28 pixels). Time grows with it: 1,000 of these take half an hour of one core.",
+            "in bounds (1,000 of 28 × 28 pixels). Time grows with it.",
+        ),
+    ] = 0,
+    tune_shared: Annotated[
+        int,
+        typer.Option(
+            "--tune-shared",
+            help="Number of images, of those of --shared, that size and temperature of shared patches are chosen with; "
+            "0: as many as keep the time in bounds (142 of 28 × 28 pixels).",
         ),
     ] = 0,
     device: DeviceOption = None,
@@ -265,7 +273,7 @@ def compare(
     from ..recipes.shared.model_and_data import Sources
 
     sources = Sources(model, data, split, column, labelled, gaussian, device, dtype)
-    sweeps = Sweeps(local=local, released=released, shared=shared)
+    sweeps = Sweeps(local=local, released=released, shared=shared, tune_shared=tune_shared)
     settings = Settings(sources, label, images, chosen, steps, solver, sweeps=sweeps)
     with progress_bars(quiet) as progress:
         result = compute(settings, progress)

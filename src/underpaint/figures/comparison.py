@@ -78,7 +78,8 @@ def _look(name: str, releases: Sequence[str]) -> dict[str, Any]:
 @styled
 def sweeps(result: Comparison) -> Figure:
     """What each family explains at each value of its parameter, and its best temperature, by level, on the states it is
-    tuned on; the best of each level is marked."""
+    tuned on. The best of each level is marked; and by a ring, where it is made again with more images, what it explains
+    then."""
     rows = -(-len(result.sweeps) // 3)
     figure, axes = new_figure(11.5, 3.1 * rows, min(3, len(result.sweeps)), rows, sharey=True, squeeze=False)
     for panel, (name, found) in zip(axes.flat, result.sweeps.items(), strict=False):
@@ -86,7 +87,11 @@ def sweeps(result: Comparison) -> Figure:
         for value, explained, colour in zip(found.values, found.by_value, colours, strict=True):
             panel.plot(result.level.ratio, explained, color=colour, label=f"{value:g}")
         panel.plot(result.level.ratio, found.by_value.max(0).values, "o", color="black", markersize=2.5)
-        panel.set(title=_TITLES[name], ylim=_RANGE)
+        few = ""
+        if found.images:
+            few, more = (f", of {count:,}" for count in found.images)
+            panel.plot(result.level.ratio, found.chosen, "o", color="black", fillstyle="none", label=f"best{more}")
+        panel.set(title=f"{_TITLES[name]}{few}", ylim=_RANGE)
         noise_axis(panel, label=False)
         panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=1.2)
     for panel in axes.flat[len(result.sweeps) :]:

@@ -25,7 +25,8 @@ from ...theory.stitched import Stitched
 from ..shared.model_and_data import ModelAndData, Sources, load_model_and_data
 from ..shared.request import Conditioning
 from ..shared.results import listed, picture, quantity, table
-from .families import States, Sweep, Sweeps, Swept, controls, count_shared, released, sketch, sweep
+from .families import Sweeps, controls, count_shared, released
+from .tuning import States, Sweep, Swept, sketch, sweep
 
 #: Classes beyond these are not measured.
 _CLASSES = 20
@@ -225,7 +226,7 @@ def stitch(
         explained.append(agreement.explained_variance(tuning.network, answer, tuning.mean))
         answers.append(answer[..., sketch(answer.shape[2])])
         advance()
-    explained += [swept.found[name].explained.amax((0, 1)) for name in swept.calibrated]  # on the same states
+    explained += [swept.found[name].chosen for name in swept.calibrated]  # on the same states
     every = torch.cat([torch.stack(answers), swept.answers])
     weights = agreement.stacked_weights(tuning.network[..., sketch(tuning.network.shape[2])], every)
     return {
@@ -342,13 +343,15 @@ def measure_classes(
 
 def describe(settings: Settings, subject: ModelAndData, seconds: float) -> dict[str, Any]:
     """Who, what, and from which data, in JSON types."""
+    tuned, shared = count_shared(subject, settings.sweeps)
     return subject.described(settings.solver, settings.steps) | {
         "denoisers": subject.about,
         "images": settings.images,
         "seeds": list(settings.seeds),
         "local": settings.sweeps.local,
         "released": settings.sweeps.released or settings.sweeps.local,
-        "shared": count_shared(subject, settings.sweeps),
+        "shared": shared,
+        "shared_tuned": tuned,
         "judged_on": subject.held.source if subject.held else "",
         "tuned_on": {"seeds": list(settings.tuning), "images": "half as many as are shown, others of those held out"},
         "seconds": round(seconds, 1),
@@ -383,9 +386,19 @@ def tables(result: Comparison) -> str:
         columns = [f"{value:g}" for value in swept.values]
         best = "" if len(swept.temperatures) == 1 else ", each at its best temperature"
         parts.append(table(f"{name}: {swept.what}{best}", "σ/α", levels, columns, swept.by_value.T))
+        parts += [_with_more(name, swept, levels)] if swept.images else []
     if result.classes:
         kinds = list(next(iter(result.classes.values())))
         rows = [torch.stack([found[kind].mean() for kind in kinds]) for found in result.classes.values()]
         title = f"classes, mean over levels ({result.setup['classes']})"
         parts.append(table(title, "", list(result.classes), kinds, torch.stack(rows)))
     return "\n\n".join(parts)
+
+
+def _with_more(name: str, swept: Sweep, levels: Sequence[str]) -> str:
+    """What the members that are chosen explain on the tuning states, with few images and with more."""
+    assert swept.images is not None
+    few, more = (f"{count:,}" for count in swept.images)
+    values = torch.stack([swept.by_value.amax(0), swept.chosen], 1)
+    title = f"{name}: tuned with {few} images, judged with {more}. The best of each level, on the states it is tuned on"
+    return table(title, "σ/α", levels, [few, more], values)

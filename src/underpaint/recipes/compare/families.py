@@ -1,4 +1,4 @@
-"""Families of analytic denoisers, swept through their parameters: which of them says what the network says?"""
+"""Families of analytic denoisers, and the values of their parameters to try."""
 
 from __future__ import annotations
 
@@ -11,24 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...analysis import agreement
 from ...analysis.retrieval import copy_distance, other_nearest
 from ...bounds import MOST_ITEMS, integer
 from ...models.pictures import picture_shape
 from ...noise import NoiseLevel
-from ...progress import Progress, silent
 from ...theory.cloud import PointCloud
 from ...theory.denoiser import Denoiser
 from ...theory.local import LocalCloud, Smoothed
 from ...theory.released import FreshlySmoothed, GoldDiff, NearestPoints, PCALocality
-from ...theory.stitched import Stitched
 from ..shared.model_and_data import ModelAndData, k_means_mixture
-from ..shared.results import quantity
 
-#: A denoiser that shares patches has patches of at most this edge, and unless told knows as many data points as take so
-#: many products for a state: its cost is that of all pairs of places. Its images are certain to this error, relative to
-#: their lengths.
-_WIDEST_SHARED, _PRODUCTS, _ERROR = 7, 1 << 32, 1e-3
+#: A denoiser that shares patches has patches of at most this edge, and its images are certain to this error, as a
+#: share of their lengths.
+_WIDEST_SHARED, _ERROR = 7, 1e-3
+#: Its cost is that of all pairs of places. Unless told, each of a family knows as many data points as take so many
+#: products for a state, and the one that is chosen as many as take eight times so many.
+_PRODUCTS, _CHOSEN = 1 << 32, 1 << 35
 #: Temperatures that the exact score is tried at, besides those of all families.
 _HOT = (4.0, 8.0)
 
@@ -47,8 +45,10 @@ class Sweeps:
         widths: of the smoothing, as shares of the median distance between nearest data points.
         thresholds: of the Wiener filter, whose windows are wide where they are small.
         temperatures: of the softmax over points, for each value of a family that has one.
-        shared: data points, of the local ones, that denoisers know which share patches between places; 0 for as many as
-            are compared with a state in four thousand million products: 142 images of 28 x 28, all of small latents.
+        shared: data points, of the local ones, that the chosen denoisers know which share patches between places; 0 for
+            as many as are compared with a state in 2^35 products: 1,140 images of 28 x 28, all of small latents.
+        tune_shared: data points, of these, that such denoisers know while one of them is chosen; 0 for as many as are
+            compared with a state in 2^32 products: 142 images of 28 x 28.
     """
 
     ranks: tuple[int, ...] = (0, 1, 4, 16, 64, 256)
@@ -61,6 +61,7 @@ class Sweeps:
     temperatures: tuple[float, ...] = (1.0, 2.0)
     released: int = 0
     shared: int = 0
+    tune_shared: int = 0
 
     def __post_init__(self) -> None:
         if 0 < self.local < 100 or self.local < 0:
@@ -70,126 +71,37 @@ class Sweeps:
         integer(self.local, "number of images that local denoisers know", 0, MOST_ITEMS)
         integer(self.released, "number of images that released denoisers know", 0, MOST_ITEMS)
         integer(self.shared, "number of images that denoisers with shared patches know", 0, MOST_ITEMS)
-
-
-@dataclass(frozen=True, eq=False)
-class States:
-    """States [M, B, D] at M levels, what the network makes of them, and the data mean [D]."""
-
-    level: NoiseLevel
-    x: Tensor
-    network: Tensor
-    mean: Tensor
-
-    @staticmethod
-    def noised(rows: Tensor, level: NoiseLevel, denoise: Denoiser, mean: Tensor, seed: int = 0) -> States:
-        """Rows of data, noised to each level."""
-        x = agreement.noised(rows, level, seed)
-        return States(level, x, agreement.denoised_at(denoise, x, level), mean)
-
-    def joined(self, other: States) -> States:
-        """The states of both."""
-        x, network = (torch.cat(pair, 1) for pair in ((self.x, other.x), (self.network, other.network)))
-        return States(self.level, x, network, self.mean)
-
-    def answers(self, denoise: Denoiser) -> Tensor:
-        """What a denoiser makes of the states, [M, B, D]."""
-        return agreement.denoised_at(denoise, self.x, self.level)
-
-    def explained(self, denoise: Denoiser) -> Tensor:
-        """Shares of the network that a denoiser explains, [M, B]; see `agreement.explained_shares`."""
-        return agreement.explained_shares(self.network, self.answers(denoise), self.mean)
+        integer(self.tune_shared, "number of images that shared patches are tuned with", 0, MOST_ITEMS)
 
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """What a value means, the values to try, the denoiser of a value and a temperature, and the temperatures."""
+    """What a value means, the values to try, the denoiser of a value and a temperature, and the temperatures.
+
+    Where all of them with many data points would take too long, they are compared with few, and only those that are
+    chosen are made again with more: ``images`` are both numbers, and ``remake`` makes those with more.
+    """
 
     what: str
     values: Sequence[float]
     make: Callable[[Any, float], Denoiser]
     temperatures: tuple[float, ...] = (1.0,)
+    images: tuple[int, int] | None = None
+    remake: Callable[[Any, float], Denoiser] | None = None
 
-    def members(self, name: str) -> Iterator[tuple[str, Denoiser]]:
+    def members(self, name: str, more: bool = False) -> Iterator[tuple[str, Denoiser]]:
         """The denoisers of all values, each at all temperatures, with the name of the family and what they are."""
+        make = self.remake if more and self.remake else self.make
         for value, temperature in product(self.values, self.temperatures):
             heated = "" if temperature == 1 else f" at {temperature:g}"
-            yield f"{name} {value:g}{heated}", self.make(value, temperature)
-
-
-@dataclass(frozen=True, eq=False)
-class Sweep:
-    """What the members of a family explain, on states that are not among those shown."""
-
-    what: str
-    values: tuple[float, ...]
-    explained: Tensor = quantity(
-        "explained variance of the denoised image about the data mean, [value, temperature, level]"
-    )
-    temperatures: tuple[float, ...] = (1.0,)
-
-    @property
-    def by_value(self) -> Tensor:
-        """At the best temperature of each value and level, [value, level]."""
-        return self.explained.max(1).values
-
-
-@dataclass(frozen=True, eq=False)
-class Swept:
-    """All members of all families, and what was found of them on the tuning states.
-
-    Attributes:
-        found: by family.
-        calibrated: of all families but the Gaussians, the denoiser that takes each level's best member.
-        members: every one of them, by name.
-        answers: of every member at some coordinates of the states, [K, M, B, d].
-    """
-
-    found: dict[str, Sweep]
-    calibrated: dict[str, Denoiser]
-    members: dict[str, Denoiser]
-    answers: Tensor
-
-
-def sweep(subject: ModelAndData, sweeps: Sweeps, states: States, progress: Progress = silent) -> Swept:
-    """Every family on the states.
-
-    Choosing members by the network's own answers is a calibration, as in the sources of those denoisers.
-    """
-    offered = gaussian_families(subject, sweeps) | (local_families(subject, sweeps) if sweeps.local else {})
-    families = {name: family for name, family in offered.items() if family.values}
-    advance = progress("sweeps", sum(len(family.values) * len(family.temperatures) for family in families.values()))
-    some = sketch(states.network.shape[2])
-    found: dict[str, Sweep] = {}
-    calibrated: dict[str, Denoiser] = {}
-    members: dict[str, Denoiser] = {}
-    answers = [torch.empty(0, *states.network[..., some].shape)]
-    for name, family in families.items():
-        made, explained = dict[str, Denoiser](), []
-        for label, member in family.members(name):
-            made[label], answer = member, states.answers(member)
-            explained.append(agreement.explained_variance(states.network, answer, states.mean))
-            answers.append(answer[None, ..., some])
-            advance()
-        shape = len(family.values), len(family.temperatures), len(states.level)
-        every = torch.stack(explained)
-        found[name] = Sweep(family.what, tuple(family.values), every.view(shape), family.temperatures)
-        members |= made
-        if name != "rank":
-            calibrated[name] = Stitched.best(states.level, made, every)
-    return Swept(found, calibrated, members, torch.cat(answers))
-
-
-def sketch(dimension: int, most: int = 2048) -> Tensor:
-    """Coordinates of a state that least squares look at: drawn, where there are more than enough."""
-    return torch.randperm(dimension, generator=torch.Generator().manual_seed(0))[:most]
+            yield f"{name} {value:g}{heated}", make(value, temperature)
 
 
 def controls(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Denoiser]:
     """The exact score of as many points as the others know: what their number does."""
     if not sweeps.local:
         return {}
-    counts = sweeps.released or sweeps.local, sweeps.local, count_shared(subject, sweeps)
+    counts = sweeps.released or sweeps.local, sweeps.local, count_shared(subject, sweeps)[1]
     every = [known_rows(subject, count) for count in counts if count]
     return {f"exact, of {len(rows):,}": PointCloud(rows) for rows in every}
 
@@ -229,13 +141,15 @@ def patch_sizes(subject: ModelAndData, sweeps: Sweeps) -> tuple[list[int], list[
     return sizes, [size for size in sizes if size <= _WIDEST_SHARED]
 
 
-def count_shared(subject: ModelAndData, sweeps: Sweeps) -> int:
-    """How many of the local data points denoisers know that share patches between places."""
+def count_shared(subject: ModelAndData, sweeps: Sweeps) -> tuple[int, int]:
+    """How many of the local data points denoisers know that share patches between places: while one of them is chosen,
+    and then."""
     sizes, (channels, height, width) = patch_sizes(subject, sweeps)[1], picture_shape(subject.model.shape)
     if not sizes or not sweeps.local:
-        return 0
+        return 0, 0
     products = (height * width) ** 2 * channels * max(sizes) ** 2
-    return min(len(subject.rows), sweeps.local, sweeps.shared or max(1, _PRODUCTS // products))
+    chosen = min(len(subject.rows), sweeps.local, sweeps.shared or max(1, _CHOSEN // products))
+    return min(chosen, sweeps.tune_shared or max(1, _PRODUCTS // products)), chosen
 
 
 def gaussian_families(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Family]:
@@ -258,7 +172,7 @@ def gaussian_families(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Family
 def local_families(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Family]:
     """Denoisers that know the data and, but for the first, do not repeat them."""
     known, shape, heat = known_rows(subject, sweeps.local), picture_shape(subject.model.shape), sweeps.temperatures
-    few, cloud, gaussian = known[: count_shared(subject, sweeps)], PointCloud(known), subject.gaussian
+    cloud, gaussian, (few, more) = PointCloud(known), subject.gaussian, count_shared(subject, sweeps)
     some = torch.arange(min(200, len(known)))
     spacing = float(other_nearest(known, some, apart=copy_distance(known)).median())
     sizes, widths = patch_sizes(subject, sweeps)
@@ -287,9 +201,10 @@ def local_families(subject: ModelAndData, sweeps: Sweeps) -> dict[str, Family]:
             heat,
         ),
     }
+    again = ((few, more), patches(known[:more], True)) if few < more else ()
     return every | {
         "patches": Family(edge, sizes, patches(known, False), heat),
-        "shared patches": Family(edge, widths, patches(few, True), heat),
+        "shared patches": Family(edge, widths, patches(known[:few], True), heat, *again),
     }
 
 
