@@ -37,6 +37,9 @@ def show(
     """Draw a grid of images with row and column names."""
     height, width = images.shape[3] + 1, images.shape[4] + 1
     axes.imshow(tile(images).numpy(), cmap="gray", vmin=0, vmax=1, interpolation="nearest", aspect="equal")
+    axes.set_anchor(
+        ("N" * bool(columns) + "W" * bool(rows)) or "C"
+    )  # where they move away from names, those are cut off
     axes.grid(False)
     axes.set_xticks([width * (i + 0.5) - 1 for i in range(len(columns))], columns, fontsize=7)
     axes.set_yticks([height * (i + 0.5) - 1 for i in range(len(rows))], rows, fontsize=8)
