@@ -47,7 +47,7 @@ from underpaint.sampling.fitted import Calibration, Plan, fingerprint, write_cal
 from underpaint.sampling.trajectory import initial_noise, sample
 from underpaint.theory.gaussian import Gaussian
 from underpaint.web import show
-from underpaint.web.checks import Read, condition
+from underpaint.web.checks import Read, condition, seed
 from underpaint.web.script import constructor
 from underpaint.web.server_state import (
     MADE_PLAN,
@@ -180,7 +180,7 @@ def test_the_desk_says_what_is_missing(arguments, words: str):
         ({"seed": -1}, "The seed must be a whole number from 0"),
         ({"seed": 2**40}, "The seed must be a whole number from 0"),
         ({"seed": 1.5}, "The seed must be a whole number"),
-        ({"seed": None}, "The seed must be a whole number"),
+        ({"seed": None}, "The seed must be a whole number, such as 0, and is empty"),
         ({"seed": "7"}, "The seed must be a whole number"),
         ({"seed": True}, "The seed must be a whole number"),
         ({"steps": 10**6}, "The number of steps must be a whole number from 4 to 100"),
@@ -217,6 +217,7 @@ def test_questions_out_of_bounds_are_refused_whatever_the_page_lets_through(
         ("Morph", {"pictures": 99}, "The number of pictures must be a whole number from 3 to 15"),
         ("Morph", {"other seed": 3}, "A path needs two pictures"),
         ("Morph", {"other seed": -1}, "The other seed must be"),
+        ("Morph", {"other seed": None}, "The other seed must be a whole number, such as 0, and is empty"),
         ("Retrieve", {"neighbours": 0}, "The number of neighbours must be"),
     ],
 )
@@ -845,6 +846,15 @@ def test_the_page_begins_with_a_prompt_that_the_model_names(tmp_path: Path, monk
         monkeypatch.setattr(page.server_state, "class_names", lambda name: [])
         fitted = page.fitting(name)[0]
         assert (fitted["value"], fitted["choices"]) == (first, named)
+
+
+def test_a_seed_reaches_the_server_as_it_is_written(page: Any) -> None:
+    """One of 2.5 was rounded in the page, whose box went on to show 2.5 above a picture of seed 2."""
+    for name in ("seed", "other seed"):
+        assert page.controls[name].preprocess(2.5) == 2.5
+        assert type(page.controls[name].preprocess(2)) is int
+        with pytest.raises(ValueError, match=f"The {name} must be a whole number from 0 .*, got 2.5"):
+            seed({name: 2.5}, name)
 
 
 # ---- how the page begins, and its tour ------------------------------------------------------------------------------

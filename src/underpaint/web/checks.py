@@ -78,6 +78,17 @@ def label(value: Any, model: Model) -> int:
     return int(shown)
 
 
+def seed(values: Values, name: str = "seed") -> int:
+    """A seed, of as many as are asked for from it on.
+
+    Raises:
+        ValueError: the control is empty, or holds no whole number.
+    """
+    if values[name] is None:
+        raise ValueError(f"The {name} must be a whole number, such as 0, and is empty.")
+    return integer(values[name], name, 0, 2**31 - MAX_SEEDS)
+
+
 def step(values: Values, name: str, steps: int) -> int:
     """A share of the way as a step of a grid."""
     return round(number(values[name], "share of the way", 0, 1) * steps)

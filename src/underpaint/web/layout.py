@@ -56,7 +56,7 @@ own levels, for the choice of levels often matters more than the solver."""
 
 _PERTURB = """Does a push on the way matter? The state is nudged along one direction, at several times and by several
 lengths, and sampled on. An early nudge can become another picture, a late one is merely added, one along noise dies
-out; a prompt with guidance resists. **Try:** "random" for the direction, or a class with guidance 4; click a
+out; a prompt with guidance resists. **Try:** "random" for the direction, or a class or prompt with guidance 4; click a
 picture to compare it."""
 
 _MAP = """The pictures around one sample. A state on its way, or the finished sample, is moved along two directions.
@@ -190,7 +190,7 @@ def _subject(page: Page) -> None:
             ["any"], value="any", label="Class", allow_custom_value=True, visible=False, min_width=140
         )
     with gr.Row():
-        add["seed"] = gr.Number(0, label="Seed", precision=0, min_width=100)
+        add["seed"] = gr.Number(0, label="Seed", min_width=100)
         add["steps"] = gr.Slider(4, MAX_STEPS, 12, step=1, label="Steps", min_width=160)
         add["guidance"] = gr.Slider(0, 15, 1, step=0.5, label="Guidance", min_width=160)
         add["solver"] = gr.Dropdown(
@@ -267,7 +267,7 @@ def _morph(page: Page) -> None:
     gr.Markdown(_MORPH)
     add = page.controls
     with gr.Row():
-        add["other seed"] = gr.Number(8, label="Seed of the other end", precision=0, min_width=140)
+        add["other seed"] = gr.Number(8, label="Seed of the other end", min_width=140)
         add["other end"] = gr.Dropdown(
             [], value="", label="Prompt or class of the other end", allow_custom_value=True, min_width=200
         )

@@ -29,7 +29,7 @@ from ..recipes.explorer.steady import moved_by_other_noise, steadiest
 from ..recipes.shared.check import check_case
 from ..recipes.shared.request import Conditioning, Request, Sampler, load_on, own_device, prepare
 from ..sampling.fitted import Calibration, read_calibration
-from .checks import MAX_SEEDS, MAX_STEPS, Values, condition, integer, number
+from .checks import MAX_SEEDS, MAX_STEPS, Values, condition, integer, number, seed
 from .tour import MODEL
 from .turns import Turns
 
@@ -211,7 +211,7 @@ class ServerState:
         name = values["model"]
         model = self.model(name)
         asked = condition(values["prompt" if model.embed is not None else "label"], model)
-        first = integer(values["seed"], "seed", 0, 2**31 - MAX_SEEDS)
+        first = seed(values)
         request = Request(
             model=self.place(name),
             conditions=() if asked is None else (asked,),

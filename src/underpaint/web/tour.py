@@ -67,9 +67,9 @@ TOUR = (
         "Teleport",
         "Teleport",
         "The same jumps, but now the network is told to paint trousers, with a guidance of 8. Above are trousers; "
-        "below, after a jump over 6 of the 12 steps, there are none. In step 3, without guidance, the same jump left "
-        "the pictures alike: move the slider there and here. Guided sampling no longer follows the data, and the "
-        "formula knows only the data, so it jumps to where the network finds something else.",
+        "below, after a jump over 6 of the 12 steps, they are broken or gone. In step 3, without guidance, the same "
+        "jump left the pictures alike: move the slider there and here. Guided sampling no longer follows the data, "
+        "and the formula knows only the data, so it jumps to where the network finds something else.",
         {"label": "1", "guidance": 8},
     ),
 )

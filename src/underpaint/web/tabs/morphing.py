@@ -10,7 +10,7 @@ from ...figures.style import ACCENT, QUIET
 from ...progress import Progress
 from ...recipes.morph import WORDS, Morph, MorphSettings, morph
 from .. import show
-from ..checks import MAX_PICTURES, Values, chosen, condition, integer
+from ..checks import MAX_PICTURES, Values, chosen, condition, integer, seed
 from ..script import write_script
 from ..server_state import ServerState
 from ..show import Answer
@@ -26,7 +26,7 @@ def morph_tab(server_state: ServerState, values: Values, progress: Progress) -> 
     request, sampler = server_state.request(values)
     kind = PATHS[chosen(values["path"], "path", tuple(PATHS))]
     points = integer(values["pictures"], "number of pictures", 3, MAX_PICTURES)
-    other, told = integer(values["other seed"], "other seed", 0, 2**31), condition(values["other end"], sampler.model)
+    other, told = seed(values, "other seed"), condition(values["other end"], sampler.model)
     ends = (str(request.seeds[0]), str(other) if told is None else f"{other}@{told}")
     settings = MorphSettings(("straight", kind), points, **_BUDGET)
     result = morph(sampler, request, *ends, settings, progress)
