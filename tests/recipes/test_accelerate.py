@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from zoo import ZOO
 import underpaint as up
 from underpaint.calibration.calibrate import calibrate
 from underpaint.data.store import save_gaussian
+from underpaint.models.pipelines.parts import load_pipeline
 from underpaint.models.pipelines.planned import _alone
 from underpaint.models.pipelines.record import record
 from underpaint.models.schedulers.configs import read_scheduler, scheduler_config
@@ -348,6 +350,31 @@ def test_a_call_with_levels_of_its_own_says_once_that_it_follows_no_plan(plans: 
     assert told[0].startswith("This call of FluxPipeline brought levels of its own, so no plan was followed")
     run(up.accelerate_pipeline(pipe, gaussian, "none", tell=told.append), "flux", num_inference_steps=CALLED)
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("kind", ["sd", "ddim", "sd3", "dit"])
+def test_a_saved_pipeline_is_the_same_model_and_its_plans_can_be_taken_from_it(kind: str, tmp_path: Path) -> None:
+    """`load_model` took our own scheduler for code that comes with a checkpoint."""
+    quick = up.accelerate_pipeline(pipeline(kind), statistics(kind), tell=lambda words: None)
+    wanted = recorded(quick, kind).trajectory.final
+    quick.save_pretrained(tmp_path)
+    size = None if kind in ("ddim", "dit") else 16
+    model, plain = up.load_model(tmp_path, size=size), up.load_model(pipeline(kind), size=size)
+    level = plain.schedule.grid(5)[2]
+    x = torch.randn(2, plain.dimension, generator=torch.Generator().manual_seed(0))
+    assert_close(model(x, level), plain(x, level), rtol=0, atol=1e-5)
+    kept = up.GaussianExponentialScheduler.from_pretrained(tmp_path, subfolder="scheduler")
+    again = recorded(up.accelerate_pipeline(pipeline(kind), kept.gaussian, kept.calibration), kind).trajectory.final
+    assert_close(again, wanted, rtol=0, atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_of_ours_a_folder_may_name_the_scheduler_alone(tmp_path: Path) -> None:
+    up.accelerate_pipeline(pipeline("ddim"), statistics("ddim"), "none").save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    index["scheduler"] = ["underpaint.models.schedulers.spectrum", "spectrum"]
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="code that comes with a checkpoint is never run"):
+        load_pipeline(tmp_path, torch.float32)
 
 
 STATE, TIME = torch.zeros(2, 3, 4, 4), torch.tensor(7)

@@ -29,6 +29,8 @@ _KINDS = {
         *("ImageProcessingMixin", "FeatureExtractionMixin"),
     ),
 }
+#: Our scheduler, as a pipeline that was saved with it names its module and class.
+_OURS = ("underpaint.models.schedulers.gaussian_exponential", "GaussianExponentialScheduler")
 #: What diffusers calls the file of a network's weights, without its ending.
 NETWORK = "diffusion_pytorch_model"
 #: Parts of a pipeline that take no part in the probability flow.
@@ -149,7 +151,10 @@ def _options(library: str, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def _find_class(folder: Path, library: str, kind: str) -> Any:
-    """The class that a folder names, if it is one of diffusers or transformers, and of the kinds that may be a part."""
+    """The class that a folder names, if it is one of diffusers or transformers, and of the kinds that may be a part; or
+    our scheduler, as a saved pipeline names it."""
+    if (library, kind) == _OURS:
+        return getattr(import_module(library), kind)
     if library == "transformers":
         check_text()
     module = import_module(library) if library in _KINDS else _pipeline_module(library)
