@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL
-from loop import add_options, earlier, mixed_precision, read_settings, train
+from loop import add_options, earlier, read_settings, train
 from scenes import FONT, NAMES, Painter, pictures
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
@@ -44,8 +44,7 @@ def build_autoencoder(size: int, width: tuple[int, ...] = (16, 32, 64)) -> Autoe
 
 def to_network(batch) -> Tensor:
     """uint8 [B, H, W, 3] as float [B, 3, H, W] in [-1, 1]."""
-    images = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return images.contiguous(memory_format=torch.channels_last)
+    return torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def signal_to_noise(autoencoder: AutoencoderKL, painter: Painter, count: int = 512) -> float:
@@ -73,17 +72,17 @@ def main() -> None:
     autoencoder = build_autoencoder(args.size)
     if args.start:
         autoencoder.load_state_dict(AutoencoderKL.from_pretrained(args.start, torch_dtype=torch.float32).state_dict())
-    autoencoder = autoencoder.to(settings.device, memory_format=torch.channels_last)
+    autoencoder = autoencoder.to(settings.device, memory_format=settings.layout)
 
     def loss(generator: torch.Generator) -> Tensor:
         place = generator.device
         seed = int(torch.randint(HELD_OUT, (), generator=generator, device=place))
-        images = to_network(pictures(painter, settings.part, seed)).to(place)
-        with mixed_precision(place):
+        images = to_network(pictures(painter, settings.part, seed)).to(place, memory_format=settings.layout)
+        with settings.mixed_precision():
             latent = autoencoder.encode(images).latent_dist
         mean, variance = latent.mean.float(), latent.var.float()
         noise = torch.randn(mean.shape, generator=generator, device=place)
-        with mixed_precision(place):
+        with settings.mixed_precision():
             decoded = autoencoder.decode(mean + variance.sqrt() * noise).sample
         pull = 0.5 * (mean.square() + variance - 1 - variance.log()).mean()
         return mse_loss(decoded.float(), images) + 0.2 * l1_loss(decoded.float(), images) + PULL * pull

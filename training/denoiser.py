@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DModel
-from loop import Loss, add_options, earlier, mixed_precision, read_settings, train
+from loop import Loss, Settings, add_options, earlier, read_settings, train
 from objective import Levels, Targets, relative_error, training_levels
 from torch import Tensor
 from torch.nn.functional import pixel_shuffle, pixel_unshuffle
@@ -65,12 +65,12 @@ def grow(old: UNet2DModel, new: UNet2DModel) -> None:
     new.load_state_dict(target)
 
 
-def denoising_loss(network: UNet2DModel, data: ImageData, levels: Levels, count: int, drop: float, device: str) -> Loss:
-    """The loss of ``count`` images at levels of their own, with a share ``drop`` of the labels replaced."""
+def denoising_loss(network: UNet2DModel, data: ImageData, levels: Levels, settings: Settings, drop: float) -> Loss:
+    """The loss of a part of the batch, images at levels of their own, with a share ``drop`` of the labels replaced."""
     assert data.labels is not None
-    rows, labels = data.rows().to(device), data.labels.to(device)
-    targets, scale = Targets(rows, labels, NO_CLASS), levels.scale.to(device)
-    place = rows.device
+    rows, labels = data.rows().to(settings.device), data.labels.to(settings.device)
+    targets, scale = Targets(rows, labels, NO_CLASS), levels.scale.to(settings.device)
+    place, count = rows.device, settings.part
 
     def loss(generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(rows), (count,), generator=generator, device=place)
@@ -80,8 +80,8 @@ def denoising_loss(network: UNet2DModel, data: ImageData, levels: Levels, count:
         noisy = alpha * clean + sigma * torch.randn(clean.shape, generator=generator, device=place)
         dropped = torch.rand(count, generator=generator, device=place) < drop
         label = torch.where(dropped, NO_CLASS, labels[chosen])
-        blocks = pixel_unshuffle(noisy.view(-1, 1, SIZE, SIZE), 2).contiguous(memory_format=torch.channels_last)
-        with mixed_precision(place):
+        blocks = pixel_unshuffle(noisy.view(-1, 1, SIZE, SIZE), 2).contiguous(memory_format=settings.layout)
+        with settings.mixed_precision():
             velocity = network(blocks, t, class_labels=label).sample
         denoised = alpha * noisy - sigma * pixel_shuffle(velocity.float(), 2).flatten(1)
         return relative_error(denoised, targets(clean, noisy, level, label), scale[t])
@@ -104,9 +104,9 @@ def main() -> None:
     network = build_network()
     if args.start:
         grow(UNet2DModel.from_pretrained(args.start, torch_dtype=torch.float32), network)
-    network = network.to(settings.device, memory_format=torch.channels_last)
+    network = network.to(settings.device, memory_format=settings.layout)
     print(f"{len(data):,} images, {sum(p.numel() for p in network.parameters()):,} parameters", flush=True)
-    loss = denoising_loss(network, data, levels, settings.part, args.drop, settings.device)
+    loss = denoising_loss(network, data, levels, settings, args.drop)
     note = {"drop": args.drop, "earlier": earlier(args.start), "data": data.source}
     train(network, loss, args.out, settings, note)
     network.cpu().save_pretrained(args.out / "network")

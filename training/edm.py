@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from loop import Loss, add_options, earlier, mixed_precision, read_settings, train
+from loop import Loss, Settings, add_options, earlier, read_settings, train
 from objective import Levels, Targets, relative_error, training_levels
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
@@ -28,6 +28,7 @@ from underpaint.files import read_tensor_metadata, read_tensors, replacing
 from underpaint.models.networks.edm import build_edm
 from underpaint.noise import EDM, spaced_ratios
 from underpaint.recipes.convert import convert
+from underpaint.theory.cloud import as_rows
 from underpaint.theory.gaussian import Gaussian
 
 SIGMA_DATA = 0.5
@@ -79,20 +80,20 @@ def fill(network: nn.Module, config: dict[str, Any], start: Path) -> None:
 
 def denoising_loss(
     network: nn.Module, rows: Tensor, labels: Tensor, null: int, shape: tuple[int, int, int], levels: Levels,
-    count: int, drop: float,
+    settings: Settings, drop: float,
 ) -> Loss:  # fmt: skip
-    """The loss of ``count`` images of rows [N, D] at levels of their own; ``null`` is the label of any class."""
-    targets, place = Targets(rows, labels, null, EXACT_FROM), rows.device
+    """The loss of a part of the batch, images of rows [N, D] at levels of their own; ``null`` is the label of any class."""
+    targets, place, count = Targets(rows, labels, null, EXACT_FROM), rows.device, settings.part
 
     def loss(generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(rows), (count,), generator=generator, device=place)
         index = levels.draw(count, generator)
         level, sigma = levels.level[index.cpu()], levels.level.sigma.to(place, torch.float32)[index]
-        clean = rows[chosen].float() / 127.5 - 1 if rows.dtype == torch.uint8 else rows[chosen]
+        clean = as_rows(rows[chosen])
         noisy = clean + sigma[:, None] * torch.randn(clean.shape, generator=generator, device=place)
         dropped = torch.rand(count, generator=generator, device=place) < drop
         label = torch.where(dropped, null, labels[chosen])
-        with mixed_precision(place):
+        with settings.mixed_precision():
             denoised = network(noisy.unflatten(1, shape), sigma, label).flatten(1)
         return relative_error(denoised, targets(clean, noisy, level, label), levels.scale.to(place)[index])
 
@@ -118,11 +119,12 @@ def main() -> None:
     network = build_edm(config).eval()  # labels are dropped below, from a generator that a resumed run goes on with
     if args.start:
         fill(network, config, args.start)
-    network = network.to(settings.device, memory_format=torch.channels_last)
+    network = network.to(settings.device, memory_format=settings.layout)
     print(f"{len(data):,} pictures, {sum(p.numel() for p in network.parameters()):,} parameters", flush=True)
     sigma = spaced_ratios(1000, 80.0, 0.002).flip(0)
     images = pooled(data.images, args.pool)
-    rows, null = with_mirrors(images).to(settings.device), config["label_dim"]
+    # as floats, four times the memory of bytes: the exact targets read all of them at every step
+    rows, null = as_rows(with_mirrors(images)).to(settings.device), config["label_dim"]
     levels = training_levels(
         EDM()(sigma), Gaussian.fit(ImageData(images, data.name, data.source).batches()).eigenvalues
     )
@@ -130,7 +132,7 @@ def main() -> None:
     labels = labels.repeat(2).to(settings.device)
     drop = args.drop if null else 0.0
     shape = (images.shape[1], images.shape[2], images.shape[3])
-    loss = denoising_loss(network, rows, labels, null, shape, levels, settings.part, drop)
+    loss = denoising_loss(network, rows, labels, null, shape, levels, settings, drop)
     note = {"drop": drop, "pool": args.pool, "earlier": earlier(args.start), "data": data.source, "config": config}
     train(network, loss, args.out, settings, note)
     state = args.out / "state.pt"

@@ -45,6 +45,7 @@ class Settings:
         until: end as a time of day HH:MM (UTC) in place of ``minutes``, which are then what was spent and what is left.
         workers: threads that each take a part of the batch. Where other work shares the cores of a CPU, two of them
             lose less than two threads within each operation, which wait for each other every time.
+        bfloat16: mixed precision in the calls of the network; weights and what becomes of its output stay float32.
     """
 
     minutes: float
@@ -57,11 +58,23 @@ class Settings:
     device: str = "cpu"
     until: str | None = None
     workers: int = 1
+    bfloat16: bool = False
 
     @property
     def part(self) -> int:
         """Examples in one call of the loss."""
         return self.batch // self.workers
+
+    @property
+    def layout(self) -> torch.memory_format:
+        """Of pictures and of the weights of convolutions; bfloat16 on a CPU is slower with the channels last."""
+        return torch.contiguous_format if self.bfloat16 and self.device == "cpu" else torch.channels_last
+
+    def mixed_precision(self) -> torch.autocast:
+        """For the network's call alone. Worker threads would share the cache of converted weights, so there is none on a
+        CPU; each weight is used once a call."""
+        kind = torch.device(self.device).type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.bfloat16, cache_enabled=kind != "cpu")
 
 
 def add_options(parser: argparse.ArgumentParser, minutes: float, rate: float, batch: int) -> None:
@@ -75,6 +88,7 @@ def add_options(parser: argparse.ArgumentParser, minutes: float, rate: float, ba
     parser.add_argument("--device", default=None, help="cpu or cuda; by default a GPU if there is one")
     parser.add_argument("--threads", type=int, default=None, help="of a CPU")
     parser.add_argument("--workers", type=int, default=1, help="parts of a batch that are worked on side by side")
+    parser.add_argument("--bfloat16", action="store_true", help="mixed precision on a CPU, too; a GPU always has it")
     parser.add_argument("--seed", type=int, default=0)
 
 
@@ -87,7 +101,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
     print(f"on {device} ({name})", flush=True)
     torch.manual_seed(args.seed)
     given = {name: getattr(args, name) for name in ("minutes", "rate", "batch", "seed", "width", "until", "workers")}
-    return Settings(**given, device=device)
+    return Settings(**given, device=device, bfloat16=args.bfloat16 or device.startswith("cuda"))
 
 
 def facts(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,11 +120,6 @@ def earlier(start: Path | None, part: str | None = None) -> list[dict[str, Any]]
             record = facts(record.get(part, record))
             return [*record.pop("earlier", []), record]
     return []
-
-
-def mixed_precision(device: torch.device) -> torch.autocast:
-    """For the network's call alone: bfloat16 on a GPU; on a CPU it was no faster and stays off."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def rate_at(settings: Settings, step: int, used: float) -> float:

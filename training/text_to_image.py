@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from autoencoder import HELD_OUT, to_network
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from loop import add_options, earlier, mixed_precision, read_settings, train
+from loop import add_options, earlier, read_settings, train
 from scenes import COLOUR_NAMES, FONT, NAMES, SPARSE, Painter, scenes
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor, nn
@@ -198,7 +198,7 @@ def main() -> None:
     ids: Tensor = tokens["input_ids"]
     empty = tokenizer("", padding="max_length", max_length=TOKENS, return_tensors="pt")["input_ids"]
     network = build_network(tokenizer, latents.shape[-1], args.start)
-    network = network.to(settings.device, memory_format=torch.channels_last)
+    network = network.to(settings.device, memory_format=settings.layout)
     print(f"{len(tokenizer)} tokens, {sum(p.numel() for p in network.parameters()):,} parameters", flush=True)
     level = DDPM.stable_diffusion()(torch.arange(1000))
     place = torch.device(settings.device)
@@ -219,7 +219,7 @@ def main() -> None:
         a, s = alpha[t].view(-1, 1, 1, 1), sigma[t].view(-1, 1, 1, 1)
         noise = torch.randn(clean.shape, generator=generator, device=place)
         dropped = torch.rand(count, 1, generator=generator, device=place) < args.drop
-        with mixed_precision(place):
+        with settings.mixed_precision():
             prediction = network(a * clean + s * noise, t, torch.where(dropped, empty, ids[rows]))
         return mse_loss(prediction.float(), a * noise - s * clean)
 

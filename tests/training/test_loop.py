@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import math
 from collections.abc import Callable
@@ -196,3 +197,35 @@ def test_a_network_that_normalises_over_the_batch_takes_one_worker(loop: ModuleT
     settings = loop.Settings(minutes=1.0, rate=0.05, batch=32, workers=2)
     with pytest.raises(ValueError, match="one worker"):
         loop.Run(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)), settings, tmp_path)
+
+
+def test_mixed_precision_rounds_the_calls_and_trains_as_float32_does(loop: ModuleType, tmp_path: Path) -> None:
+    settings = loop.Settings(minutes=1.0, rate=0.05, batch=32, workers=2, warmup=1)
+    weights = {}
+    for half in (False, True):
+        chosen, network = replace(settings, bfloat16=half), make_network()
+        with chosen.mixed_precision():
+            assert network(torch.ones(1, network.in_features)).dtype is (torch.bfloat16 if half else torch.float32)
+        assert chosen.layout is (torch.contiguous_format if half else torch.channels_last)
+        inner = quadratic(network)
+
+        def loss(generator: torch.Generator, inner: Callable = inner, chosen: object = chosen) -> Tensor:
+            with chosen.mixed_precision():
+                return inner(generator).float()
+
+        run = loop.Run(network, chosen, tmp_path / str(half))
+        for _ in range(5):
+            run.advance(loss, 0.0)
+        weights[half] = torch.cat([weight.flatten() for weight in network.parameters()]).detach()
+        assert weights[half].dtype is torch.float32
+    assert 0 < (weights[True] - weights[False]).norm() / weights[False].norm() < 0.05
+
+
+def test_a_gpu_is_given_mixed_precision_and_a_cpu_only_where_it_is_asked_for(loop: ModuleType) -> None:
+    def read(*words: str) -> bool:
+        parser = argparse.ArgumentParser()
+        loop.add_options(parser, 1.0, 1.0, 1)
+        return loop.read_settings(parser.parse_args(["--out", "x", *words])).bfloat16
+
+    assert not read("--device", "cpu")
+    assert read("--device", "cpu", "--bfloat16")
