@@ -22,11 +22,9 @@ def on_config(config: Any, **_: Any) -> Any:
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
-    """Add the pages and their pictures."""
+    """Add the pages."""
     for name, report in reports().items():
         files.append(File.generated(config, f"reports/{name}.md", content="\n\n".join(page(name, report)) + "\n"))
-        for picture in sorted((STORED / "figures" / name).glob("*.webp")):
-            files.append(File.generated(config, f"reports/{name}/{picture.name}", content=picture.read_bytes()))
     return files
 
 
@@ -57,6 +55,7 @@ def _columns(name: str, plate: dict[str, Any], condition: str) -> Iterator[str]:
             yield f"### {about[:1].upper()}{about[1:]}"
         picture, title = f"{plate['name']}{suffix}.webp", f"{plate['title']}{f', {about}' if both else ''}"
         if (STORED / "figures" / name / picture).is_file():
-            yield f"[![{title}]({name}/{picture})]({name}/{picture})"
+            place = f"../results/figures/{name}/{picture}"
+            yield f"[![{title}]({place})]({place})"
         if not suffix or plate[caption] != plate["caption"]:
             yield cell(plate[caption])

@@ -5,9 +5,9 @@ for each model: what the book shows of the results of `underpaint report`. ``<!-
 compared, from a bench-MODEL.md for each model, a bench-MODEL-frechet.md where Fréchet distances were measured too, and
 a bench-MODEL-from-data.md of plans that were made without the network (-from-both.md: with few seeds of it): the table
 of `underpaint bench` under its command. ``<!-- compared -->`` stands for analytic denoisers compared, from a
-compare-MODEL.md for each model. What stands between such a mark and the next ``<!-- /claims -->`` (or other name) is
-for readers of the repository's page, to whom it says where the tables are; those of the claims are written into
-claims.md. All are stored by
+compare-MODEL.md for each model. The figure of a table or a comparison lies in figures/ under the same name. What stands
+between such a mark and the next ``<!-- /claims -->`` (or other name) is for readers of the repository's page, to whom
+it says where the tables are; those of the claims are written into claims.md. All are stored by
 
     python docs/hooks/results.py report/results.json bench/results.json comparison/results.json
 """
@@ -53,11 +53,18 @@ def store_figures(folder: Path, name: str) -> None:
     for old in place.glob("*.webp"):
         old.unlink()
     for path in sorted(folder.glob("*.png")):
-        place.mkdir(parents=True, exist_ok=True)
+        store_figure(path, place / f"{path.stem}.webp")
+
+
+def store_figure(path: Path, place: Path) -> None:
+    """Keep one figure as a small picture; where there is none, none is left that could be of earlier results."""
+    place.unlink(missing_ok=True)
+    if path.is_file():
+        place.parent.mkdir(parents=True, exist_ok=True)
         with Image.open(path) as picture:
             shown = picture.convert("RGB")
             shown.thumbnail((_WIDTH, 10 * _WIDTH))
-            shown.save(place / f"{path.stem}.webp", quality=_QUALITY, method=6)
+            shown.save(place, quality=_QUALITY, method=6)
 
 
 def claims_page() -> str:
@@ -105,6 +112,9 @@ def store(path: Path) -> Path:
     if "claims" in results:
         write_text(STORED / "claims.md", claims_page())
         store_figures(path.parent / "figures", name)
+    else:
+        shown = "samples.png" if "stitched" in results else "error.png"
+        store_figure(path.with_name(shown), STORED / "figures" / f"{place.stem}.webp")
     return place
 
 
@@ -182,11 +192,15 @@ def _teleport() -> Iterator[str]:
 
 
 def _peers() -> Iterator[str]:
-    """The stored tables, each under its command; what was asked for stands below the heading, not in it."""
+    """The stored tables, each under its figure and its command; what was asked for stands below the heading, not in
+    it."""
     for path in sorted(STORED.glob("bench-*.md")):
         heading, _, rest = path.read_text(encoding="utf-8").partition("\n")
         title, _, cases = heading.partition(", ")
-        yield f"{title}\n\nSampled: {cases}.\n{rest}" if cases else f"{heading}\n{rest}"
+        yield f"{title}\n\nSampled: {cases}.\n" if cases else f"{heading}\n"
+        if (STORED / "figures" / f"{path.stem}.webp").is_file():
+            yield f"![{title.lstrip('# ')}: distance against calls](results/figures/{path.stem}.webp)\n"
+        yield rest.lstrip("\n")
 
 
 def _compared() -> Iterator[str]:

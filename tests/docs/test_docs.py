@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 import matplotlib
 import pytest
 import typer
+from PIL import Image
 
 import underpaint
 from underpaint import assets
@@ -399,6 +400,13 @@ def test_a_benchmark_is_stored_as_its_table_under_its_command(
     page = results.on_page_markdown("before\n\n<!-- peers -->")
     assert page.startswith("before\n\n### Few calls\n\n```bash\nunderpaint bench --model emoji-scenes ")
     assert page.endswith("```\n\nWords.\n\n#### At best\n\n| a | b |\n")
+    Image.new("RGB", (1200, 600), "red").save(tmp_path / "error.png")
+    results.store(tmp_path / "results.json")
+    picture = "![Few calls: distance against calls](results/figures/bench-emoji-scenes-frechet.webp)"
+    assert f"### Few calls\n\n{picture}\n\n```bash" in results.on_page_markdown("<!-- peers -->")
+    (tmp_path / "error.png").unlink()
+    results.store(tmp_path / "results.json")
+    assert not list((tmp_path / "stored" / "figures").glob("*.webp")), "a figure of earlier results is left"
     (words,) = [shlex.split(line) for line in whole(page).splitlines() if line.startswith("underpaint")]
     options = dict(zip(words[2::2], words[3::2], strict=True))
     assert (options["--seeds"], options["--tuning"], options["--calls"]) == ("7-9", "1,3", "5,6,10")
@@ -533,8 +541,6 @@ def test_every_public_name_has_a_page_and_every_function_another(hook: Any) -> N
 
 
 def test_a_report_is_a_page_with_its_figures(hook: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from PIL import Image
-
     results, shown = hook("results"), hook("reports")
     for module in (results, shown):
         monkeypatch.setattr(module, "STORED", tmp_path / "stored")
@@ -557,7 +563,8 @@ def test_a_report_is_a_page_with_its_figures(hook: Any, tmp_path: Path, monkeypa
     (name, report), *_ = results.reports().items()
     page = "\n\n".join(shown.page(name, report))
     assert page.startswith("# The report on emoji-scenes\n\n1 of 2 claims hold. Two components.")
-    assert "## 1. A film\n\n[![1. A film](emoji-scenes/film.webp)](emoji-scenes/film.webp)\n\nWhat is seen" in page
+    film = "[![1. A film](../results/figures/emoji-scenes/film.webp)](../results/figures/emoji-scenes/film.webp)"
+    assert f"## 1. A film\n\n{film}\n\nWhat is seen" in page
     assert "- a section: for a reason." in page
     condition = REPORT["setup"]["condition"]
     both = (
