@@ -82,7 +82,7 @@ def denoising_loss(
     network: nn.Module, rows: Tensor, labels: Tensor, null: int, shape: tuple[int, int, int], levels: Levels,
     settings: Settings, drop: float,
 ) -> Loss:  # fmt: skip
-    """The loss of a part of the batch, images of rows [N, D] at levels of their own; ``null`` is the label of any class."""
+    """The loss of a part of the batch, rows [N, D] at levels of their own; ``null`` is the label of any class."""
     targets, place, count = Targets(rows, labels, null, EXACT_FROM), rows.device, settings.part
 
     def loss(generator: torch.Generator) -> Tensor:

@@ -27,7 +27,9 @@ SAVE_SECONDS = 240
 COPIES = 32
 
 #: What is kept of the record of a training.
-FACTS = ("steps", "images", "minutes", "images_per_second", "batch", "rate", "drop", "width", "seed", "pool", "objects")
+FACTS = ("steps", "images", "minutes", "images_per_second", "batch", "rate", "bfloat16", "drop", "width", "seed")
+#: The same, of some trainings.
+MORE_FACTS = ("pool", "objects")
 
 Loss = Callable[[torch.Generator], Tensor]
 
@@ -71,7 +73,7 @@ class Settings:
         return torch.contiguous_format if self.bfloat16 and self.device == "cpu" else torch.channels_last
 
     def mixed_precision(self) -> torch.autocast:
-        """For the network's call alone. Worker threads would share the cache of converted weights, so there is none on a
+        """For the network's call alone. Worker threads would share a cache of converted weights, so there is none on a
         CPU; each weight is used once a call."""
         kind = torch.device(self.device).type
         return torch.autocast(kind, torch.bfloat16, enabled=self.bfloat16, cache_enabled=kind != "cpu")
@@ -106,7 +108,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
 
 def facts(record: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of the record of a training, with those of the parts before it, the oldest first."""
-    return {name: record[name] for name in (*FACTS, "earlier") if name in record}
+    return {name: record[name] for name in (*FACTS, *MORE_FACTS, "earlier") if name in record}
 
 
 def earlier(start: Path | None, part: str | None = None) -> list[dict[str, Any]]:

@@ -33,13 +33,17 @@ def test_a_step_of_the_fine_solution_is_a_state_and_an_image_of_each_seed() -> N
 
 
 @pytest.mark.slow
-def test_a_fit_keeps_within_the_memory_that_is_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the fine solution in files; what does not grow with the size of the data is made small with it."""
-    dimension, seeds = 1 << 14, 4
+@pytest.mark.parametrize("dimension", [1 << 14, 1 << 18], ids=["16,384", "latents of Flux"])
+def test_a_fit_keeps_within_the_memory_that_is_stated(
+    dimension: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the fine solution in files; of small data, what does not grow with them is made small with them."""
+    seeds = 4
     monkeypatch.setattr("underpaint.recipes.shared.checkpoints.LARGE", 1 << 20)
-    monkeypatch.setattr("underpaint.calibration.fit.BLOCK", 1 << 18)
-    monkeypatch.setattr("underpaint.calibration.budget._DOUBLE", 3 * 8 << 18)
-    monkeypatch.setattr("underpaint.calibration.levels._COORDINATES", 256)
+    if dimension < 1 << 18:
+        monkeypatch.setattr("underpaint.calibration.fit.BLOCK", 1 << 18)
+        monkeypatch.setattr("underpaint.calibration.budget._DOUBLE", 3 * 8 << 18)
+        monkeypatch.setattr("underpaint.calibration.levels._COORDINATES", 256)
     gaussian, fine = gaussian_of(dimension, "8", "cpu"), 10
 
     def network(x: torch.Tensor, level: NoiseLevel) -> torch.Tensor:
