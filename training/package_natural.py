@@ -38,16 +38,19 @@ from underpaint.models.model import Model
 from underpaint.recipes.shared.request import Conditioning
 from underpaint.theory.gaussian import Gaussian
 from underpaint.theory.mixture import Mixture
+from underpaint.theory.sums import Stationary, Sums
 
 NAME, TITLE = "cifar10", "CIFAR-10 (Krizhevsky 2009)"
 SIGMAS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 80.0)
 GUIDANCE = (1.0, 2.0)
 #: Samples of each class in the grid, and how much they are enlarged.
 EACH, SCALE = 8, 2
-#: Components kept of the covariance of all images, and of each class; the rest becomes residual variance. The wheel has
-#: room for no more: from sigma 2 on, what they leave out of the denoised image is below a hundredth of its variance.
-RANK, CLASS_RANK = 160, 16
+#: Frequencies along each axis whose covariance is kept whole, of all images and of each class; at all others colours
+#: alone are kept together. A complete basis would be half of what a wheel may hold.
+SIDE, CLASS_SIDE = 16, 8
 BLOCK = 8
+#: Images whose sums are taken together.
+BATCH = 2000
 ROWS = {
     "network": "this network, without a class",
     "guidance 1": "this network, each class in turn",
@@ -66,22 +69,25 @@ def write_network(run: Path, home: Path, notes: dict[str, Any]) -> None:
     write_text(home / "underpaint.json", json.dumps(notes, indent=2) + "\n")
 
 
-def kept(gaussian: Gaussian, rank: int) -> Gaussian:
-    """What is stored of a Gaussian: some components in half precision, and a residual variance."""
-    return in_half(gaussian.truncate(min(rank, gaussian.covariance.rank)))
+def kept(rows: Tensor, shape: tuple[int, int, int], side: int) -> Gaussian:
+    """What is stored of the Gaussian of rows: stationary beyond its low frequencies, its basis in half precision."""
+    sums = Sums(Stationary(shape, min(side, *shape[1:])), rows.mean(0))
+    for part in rows.split(BATCH):
+        sums.add(part)
+    return in_half(Gaussian(sums.mean.float(), sums.covariance()))
 
 
-def write_statistics(gaussian: Gaussian, mixture: Mixture, data: ImageData, home: Path, ranks: tuple[int, int]) -> None:
-    """The Gaussian of all images, and one of lower rank for each class."""
+def write_statistics(data: ImageData, home: Path, sides: tuple[int, int]) -> None:
+    """The Gaussian of all images, and one for each class."""
     assert data.labels is not None
-    labels, counts = (part.tolist() for part in data.labels.unique(return_counts=True))
-    classes = {
-        label: (count, kept(part, ranks[1]))
-        for label, count, part in zip(labels, counts, mixture.components, strict=True)
-    }
+    rows, classes = data.rows(), {}
+    for label in data.labels.unique().tolist():
+        own = rows[data.labels == label]
+        classes[label] = len(own), kept(own, data.shape, sides[1])
     provenance = {"data": home.name, "split": "train", "count": len(data), "range": [-1, 1], "shape": list(data.shape)}
-    names = {label: data.classes.get(label, str(label)) for label in labels}
-    save_gaussian(home / "gaussian.safetensors", kept(gaussian, ranks[0]), classes, class_names=names, **provenance)
+    names = {label: data.classes.get(label, str(label)) for label in classes}
+    everything = kept(rows, data.shape, sides[0])
+    save_gaussian(home / "gaussian.safetensors", everything, classes, class_names=names, **provenance)
 
 
 def cases(model: Model, guidance: float) -> list[Conditioning]:
@@ -167,8 +173,8 @@ def measure(
         "samples": args.samples,
         "steps": args.steps,
         "tested": len(few),
-        "rank": args.rank,
-        "class_rank": args.class_rank,
+        "side": args.side,
+        "class_side": args.class_side,
         "seen": None,
     }
 
@@ -204,7 +210,7 @@ def build(args: argparse.Namespace, record: dict[str, Any]) -> dict[str, Any]:
         shutil.copytree(args.classifier, home / "classifier", dirs_exist_ok=True)
     rows = train.rows()
     gaussian, mixture = Gaussian.fit(rows), Mixture.fit(rows, train.labels)
-    write_statistics(gaussian, mixture, train, home, (args.rank, args.class_rank))
+    write_statistics(train, home, (args.side, args.class_side))
     return measure(load_model(home), train, test, gaussian, mixture, args)
 
 
@@ -218,8 +224,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=5000)
     parser.add_argument("--tested", type=int, default=2000, help="test images that errors are taken on")
     parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument("--rank", type=int, default=RANK)
-    parser.add_argument("--class-rank", type=int, default=CLASS_RANK)
+    parser.add_argument("--side", type=int, default=SIDE, help="low frequencies that are kept together")
+    parser.add_argument("--class-side", type=int, default=CLASS_SIDE, help="the same for each class")
     parser.add_argument("--title", default=TITLE, help="what the card calls the data")
     parser.add_argument("--seen", help="what a person recognises in classes.png; nothing is measured again")
     args = parser.parse_args()

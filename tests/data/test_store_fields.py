@@ -16,7 +16,12 @@ from underpaint.theory.gaussian import Gaussian
 from underpaint.theory.sums import Full, LowRank, Sketch, Stationary, Sums
 
 IMAGE = (2, 4, 3)
-KINDS: dict[str, Sketch] = {"full": Full(24), "low-rank": LowRank(24, 5), "stationary": Stationary(IMAGE)}
+KINDS: dict[str, Sketch] = {
+    "full": Full(24),
+    "low-rank": LowRank(24, 5),
+    "stationary": Stationary(IMAGE),
+    "low frequencies": Stationary(IMAGE, 2),
+}
 
 
 def written(path: Path, sketch: Sketch) -> tuple[dict[str, Tensor], dict[str, object]]:
@@ -94,3 +99,15 @@ def test_a_published_basis_that_is_not_orthonormal_is_refused(tmp_path: Path) ->
     torch.save(parts | {"eigvec": 2 * basis}, tmp_path / "a.pt")
     with pytest.raises(ValueError, match="its basis is not orthonormal"):
         load_gaussian(tmp_path / "a.pt")
+
+
+def test_a_file_of_a_later_form_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "g.safetensors"
+    tensors, notes = written(path, KINDS["full"])
+    for form in (4, "new"):
+        write_tensors(path, tensors, notes | {"format": form})
+        for read in (load_gaussian, load_mixture):
+            with pytest.raises(ValueError, match=f"is written in form {form!r}, and this version of underpaint reads"):
+                read(path)
+    write_tensors(path, tensors, {name: note for name, note in notes.items() if name != "format"})
+    assert load_gaussian(path).dimension == 24

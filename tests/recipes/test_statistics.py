@@ -97,6 +97,7 @@ SKETCHES: dict[str, Sketch] = {
     "truncated": Full(D, rank=7),
     "low-rank": LowRank(D, rank=7),
     "stationary": Stationary(IMAGE),
+    "low frequencies": Stationary(IMAGE, 2),
     "rows": Rows(400, D),
 }
 
@@ -210,6 +211,14 @@ def test_sums_of_all_kinds_against_numpy() -> None:
         assert_close(diagonal[:, f, :, f], torch.from_numpy(np.cov(spectrum[:, :, f].numpy().T)), rtol=1e-9, atol=1e-12)
         diagonal[:, f, :, f] = 0
     assert float(diagonal.abs().max()) < 1e-12
+    low, whole = (
+        (transform.T @ c @ transform).reshape(2, 12, 2, 12) for c in (found["low frequencies"].matrix(), exact)
+    )
+    together = [width * i + j for width in IMAGE[2:] for i in range(2) for j in range(2)]
+    for f in range(12):
+        for g in range(12):
+            expected = whole[:, f, :, g] if f == g or {f, g} <= {*together} else torch.zeros(2, 2)
+            assert_close(low[:, f, :, g], expected.to(low), rtol=1e-8, atol=1e-11)
 
 
 def test_low_rank_is_close_to_the_best_and_exact_where_it_can_be() -> None:
@@ -241,7 +250,7 @@ def test_low_rank_is_close_to_the_best_and_exact_where_it_can_be() -> None:
 
 
 @pytest.mark.parametrize(
-    "sketch", [Full(700), LowRank(700, 40), Stationary((7, 10, 10))], ids=["full", "low-rank", "stationary"]
+    "sketch", [Full(700), LowRank(700, 40), Stationary((7, 10, 10), 5)], ids=["full", "low-rank", "stationary"]
 )
 def test_the_number_of_threads_does_not_change_a_bit(sketch: Sketch) -> None:
     rows = torch.randn(1100, 700, generator=torch.Generator().manual_seed(0))

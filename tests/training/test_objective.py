@@ -220,7 +220,9 @@ def test_the_exact_denoiser_has_no_loss_at_high_noise(edm: ModuleType, archive: 
         return Exact()
 
     def value(network: torch.nn.Module) -> float:
-        loss = edm.denoising_loss(network, rows, labels, 3, data.shape, levels, edm.Settings(minutes=1.0, rate=1.0, batch=64), drop)
+        loss = edm.denoising_loss(
+            network, rows, labels, 3, data.shape, levels, edm.Settings(minutes=1.0, rate=1.0, batch=64), drop
+        )
         return float(loss(torch.Generator().manual_seed(0)))
 
     assert value(answer(rows, labels)) < 1e-4

@@ -26,6 +26,7 @@ from underpaint.recipes.inventory import inventory
 from underpaint.recipes.shared.from_data import DataModel, denoiser_from_data
 from underpaint.recipes.shared.model_and_data import Sources, load_model_and_data
 from underpaint.recipes.shared.request import Conditioning, Request, prepare
+from underpaint.theory.cosine import cosine_transform
 from underpaint.theory.gaussian import Gaussian
 from underpaint.theory.moments import Moments
 
@@ -74,7 +75,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_classifier(home / "classifier", network, space.name, splits, shape)
         script = import_module("package_natural")
         asked = ("--run", home / "toy", "--data", data, "--out", home / "box" / "few")
-        small = ("--samples", 12, "--tested", 4, "--steps", 3, "--rank", 6, "--class-rank", 2)
+        small = ("--samples", 12, "--tested", 4, "--steps", 3, "--side", 4, "--class-side", 8)
         run(script, patch, *asked, "--classifier", home / "classifier", *small)
     return home
 
@@ -100,12 +101,18 @@ def test_the_boxed_network_is_the_trained_one_in_half_precision(box: Path, place
 
 def test_the_boxed_statistics_are_those_of_the_data(box: Path, place: Path) -> None:
     data, known = load_data(place / "data.npz"), up.load_gaussian("few")
-    fitted = Gaussian.fit(data.rows(), rank=6)
-    torch.testing.assert_close(known.eigenvalues, fitted.eigenvalues)
-    torch.testing.assert_close(known.covariance.matrix(), fitted.covariance.matrix(), rtol=0, atol=1e-3)
+    fitted = Gaussian.fit(data.rows())
+    torch.testing.assert_close(known.mean, fitted.mean)
+    lowest = cosine_transform(torch.eye(192).double().view(192, 3, SIZE, SIZE))[..., :4, :4].flatten(1)
+    kept, expected = (lowest.T @ one.covariance.matrix() @ lowest for one in (known, fitted))
+    torch.testing.assert_close(kept, expected, rtol=2e-3, atol=2e-3)
+    assert known.covariance.total == pytest.approx(fitted.covariance.total, rel=1e-4)
     assert data.labels is not None
-    bees = Gaussian.fit(data.rows()[data.labels == 1], rank=2)
+    bees = Gaussian.fit(data.rows()[data.labels == 1])
     torch.testing.assert_close(up.load_gaussian("few", 1).mean, bees.mean)
+    # all frequencies together are all of the covariance
+    whole = up.load_gaussian("few", 1).covariance.matrix()
+    torch.testing.assert_close(whole, bees.covariance.matrix(), rtol=2e-3, atol=2e-3)
     assert len(load_mixture("few").components) == 3
     notes = gaussian_provenance("few")
     assert notes["class_names"] == dict(zip("012", CLASSES, strict=True))
@@ -176,7 +183,7 @@ def test_what_needs_data_says_so_and_works_with_them(
     named = load_model_and_data(Sources("few"))
     assert named.features is not None
     assert named.features.name == "few-5"
-    assert named.about["Gaussian"] == "rank-6 Gaussian of all 30 training images of few"
+    assert named.about["Gaussian"] == "stationary Gaussian of all 30 training images of few"
     assert named.frechet(named.rows) < 1e9
 
 

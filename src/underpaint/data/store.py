@@ -19,8 +19,8 @@ from ..theory.gaussian import Gaussian
 from ..theory.mixture import Mixture
 from .npy import float64_of, read_npz
 
-#: 2 adds covariances that are stationary, and classes.
-_FORMAT = 2
+#: 2 adds covariances that are stationary, and classes; 3 rotates the low frequencies of a stationary one.
+_FORMAT = 3
 #: So far B^T B v may be from random v; float32 rounds to a hundredth of it.
 _ORTHONORMAL = 1e-2
 
@@ -76,7 +76,7 @@ def load_gaussian(source: str | Path, label: int | str | None = None) -> Gaussia
         if label is not None:
             raise ValueError(f"{path} holds one Gaussian and knows no classes.")
         return _published(path) if path.suffix.lower() != ".npz" else _mu_and_sigma(path)
-    tensors, metadata = read_tensors(path), read_tensor_metadata(path)
+    tensors, metadata = read_tensors(path), _described(path)
     if metadata.get("kind") != "gaussian" or "mean" not in tensors:
         raise ValueError(f"{path} holds {', '.join(tensors) or 'nothing'}, not a Gaussian written by underpaint.")
     if label is None:
@@ -94,7 +94,7 @@ def load_mixture(source: str | Path) -> Mixture:
         ValueError: as `load_gaussian`, or there are no classes in it.
     """
     path = _find(source)
-    classes = _classes(path, read_tensor_metadata(path))
+    classes = _classes(path, _described(path))
     if not classes:
         raise ValueError(f"{path} holds no classes; take the statistics of labelled data.")
     tensors = read_tensors(path)
@@ -105,6 +105,18 @@ def load_mixture(source: str | Path) -> Mixture:
 def gaussian_provenance(source: str | Path) -> dict[str, Any]:
     """What `save_gaussian` noted beside the Gaussian of a model in the box or a file."""
     return read_tensor_metadata(_find(source))
+
+
+def _described(path: Path) -> dict[str, Any]:
+    """The metadata of a file of a form that this version reads."""
+    metadata = read_tensor_metadata(path)
+    form = metadata.get("format", 1)
+    if not isinstance(form, int) or form > _FORMAT:
+        raise ValueError(
+            f"{path} is written in form {form!r}, and this version of underpaint reads forms 1 to {_FORMAT}; install a "
+            "newer one, or take the statistics again."
+        )
+    return metadata
 
 
 def _classes(path: Path, metadata: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -129,13 +141,13 @@ def _pack(gaussian: Gaussian, prefix: str) -> tuple[dict[str, Tensor], dict[str,
     """Tensors under names that begin with the prefix, and what else it takes to rebuild the covariance."""
     covariance, basis = gaussian.covariance, cast(Any, gaussian.covariance.basis)
     tensors = {"mean": gaussian.mean, "eigenvalues": covariance.eigenvalues}
-    notes: dict[str, Any] = {"residual": covariance.residual}
+    notes: dict[str, Any] = {"residual": covariance.residual, "covariance": covariance.kind}
     if isinstance(basis, CosineBasis):
         tensors |= {"mix": basis.mix, "order": basis.order}
-        notes |= {"covariance": "stationary", "size": basis.size}
+        tensors |= {} if basis.low is None else {"low": basis.low}
+        notes["size"] = basis.size
     else:
         tensors["basis"] = basis
-        notes["covariance"] = "full" if covariance.full else "low-rank"
     return {prefix + name: tensor for name, tensor in tensors.items()}, notes
 
 
@@ -145,7 +157,8 @@ def _unpack(path: Path, tensors: dict[str, Tensor], notes: Mapping[str, Any], pr
         basis: Any
         if "mix" in part:
             height, width = notes["size"]
-            basis = CosineBasis(part["mix"].float(), part["order"], (height, width))
+            low = part["low"].float() if "low" in part else None
+            basis = CosineBasis(part["mix"].float(), part["order"], (height, width), low)
             if not torch.equal(basis.order.sort().values, torch.arange(len(basis.order))):
                 raise ValueError("the order of the modes is not a permutation")
         else:

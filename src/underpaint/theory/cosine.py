@@ -27,25 +27,49 @@ def cosine_transform(images: Tensor, inverse: bool = False) -> Tensor:
     return rows.T @ images @ columns if inverse else rows @ images @ columns.T
 
 
+def low_frequencies(size: tuple[int, int], side: int) -> Tensor:
+    """Which of the H W frequencies are the ``side`` lowest along both axes, [side^2]."""
+    height, width = size
+    return torch.arange(height * width).view(height, width)[:side, :side].flatten()
+
+
+def low_coordinates(size: tuple[int, int], channels: int, count: int) -> Tensor:
+    """Which of the F C coordinates, frequency by frequency, are those of the lowest frequencies, [count].
+
+    Raises:
+        ValueError: no square of frequencies has so many.
+    """
+    side = math.isqrt(count // channels)
+    if channels * side**2 != count or side > min(size):
+        raise ValueError(
+            f"The lowest frequencies of {channels} channels of size {size} are {channels} s^2 coordinates, s at most "
+            f"{min(size)}; got {count}."
+        )
+    return (low_frequencies(size, side).unsqueeze(1) * channels + torch.arange(channels)).flatten()
+
+
 @dataclass(frozen=True, eq=False)
 class CosineBasis:
     """An orthonormal [D, D] that is applied and not stored: a 2-D DCT of each channel, then, at each of the F = H W
-    frequencies, a rotation of the channels.
+    frequencies, a rotation of the channels, and one of all coordinates of the lowest frequencies together.
 
     It stands where a dense basis may: ``rows @ q``, ``coordinates @ q.T`` and, made dense, ``q[:, k]``. Work a row:
-    O(D (H + W + C)); memory: O(D C).
+    O(D (H + W + C) + K^2); memory: O(D C + K^2).
 
     Attributes:
         mix: orthonormal columns for each frequency, [F, C, C].
         order: which of the F C coordinates comes k-th, [D].
         size: (H, W).
+        low: orthonormal columns for the K coordinates of the lowest frequencies, [K, K], or None; K is C s^2.
     """
 
     mix: Tensor
     order: Tensor
     size: tuple[int, int]
+    low: Tensor | None = None
     transposed: bool = False
     _inverse: Tensor | None = field(default=None, repr=False)
+    _places: Tensor | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         frequencies, channels = self.size[0] * self.size[1], self.mix.shape[-1]
@@ -56,6 +80,11 @@ class CosineBasis:
             )
         if self._inverse is None:  # else it is that of the basis that this one is made from
             object.__setattr__(self, "_inverse", self.order.argsort())
+        if self.low is not None and self._places is None:
+            if self.low.ndim != 2 or self.low.shape[0] != self.low.shape[1]:
+                raise ValueError(f"A rotation of the lowest frequencies is [K, K], got {tuple(self.low.shape)}.")
+            places = low_coordinates(self.size, channels, len(self.low))
+            object.__setattr__(self, "_places", places.to(self.order.device))
 
     @property
     def shape(self) -> torch.Size:
@@ -81,8 +110,9 @@ class CosineBasis:
         mix, order = self.mix.to(device=device, dtype=dtype), self.order.to(device=device)
         if mix is self.mix and order is self.order:
             return self
-        inverse = None if self._inverse is None else self._inverse.to(device=device)
-        return replace(self, mix=mix, order=order, _inverse=inverse)
+        low = None if self.low is None else self.low.to(device=device, dtype=dtype)
+        inverse, places = (None if part is None else part.to(device=device) for part in (self._inverse, self._places))
+        return replace(self, mix=mix, order=order, low=low, _inverse=inverse, _places=places)
 
     def __getitem__(self, index: tuple[slice, Any]) -> Tensor:
         """Columns as a dense [D, K]; all rows must be asked for."""
@@ -95,11 +125,19 @@ class CosineBasis:
     def __rmatmul__(self, rows: Tensor) -> Tensor:
         channels = self.mix.shape[-1]
         if self.transposed:
-            mixed = rows[..., self._inverse].unflatten(-1, (-1, channels))
+            mixed = self._turned(rows[..., self._inverse], back=True).unflatten(-1, (-1, channels))
             spectrum = torch.einsum("...fk,fck->...cf", mixed, self.mix)
             return cosine_transform(spectrum.unflatten(-1, self.size), inverse=True).flatten(-3)
         spectrum = cosine_transform(rows.unflatten(-1, (channels, *self.size))).flatten(-2)
-        return torch.einsum("...cf,fck->...fk", spectrum, self.mix).flatten(-2)[..., self.order]
+        mixed = torch.einsum("...cf,fck->...fk", spectrum, self.mix).flatten(-2)
+        return self._turned(mixed)[..., self.order]
+
+    def _turned(self, coordinates: Tensor, back: bool = False) -> Tensor:
+        """Coordinates [..., D], frequency by frequency, those of the lowest rotated in place, or rotated back."""
+        if self.low is not None:
+            turned = coordinates[..., self._places] @ (self.low.T if back else self.low)
+            coordinates[..., self._places] = turned
+        return coordinates
 
     @classmethod
     def __torch_function__(cls, function: Any, types: Any, arguments: Any = (), keywords: Any = None) -> Any:
@@ -113,4 +151,5 @@ class CosineBasis:
             and a.size == b.size
             and a.transposed == b.transposed
             and (torch.equal(a.mix, b.mix) and torch.equal(a.order, b.order))
+            and (a.low is b.low or (a.low is not None and b.low is not None and torch.equal(a.low, b.low)))
         )

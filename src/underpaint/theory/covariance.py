@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..devices import Device, Dtype, find_device, find_dtype
 from .blocks import mirror, on_all_cores, slices, triangle
-from .cosine import CosineBasis
+from .cosine import CosineBasis, low_coordinates
 from .pieces import Pieces
 
 #: What is within this share of the largest may be rounding, of files in float32.
@@ -118,16 +118,29 @@ class Covariance:
         )
 
     @staticmethod
-    def stationary(blocks: Tensor, size: tuple[int, int], dtype: Dtype = torch.float32) -> Covariance:
+    def stationary(
+        blocks: Tensor, size: tuple[int, int], dtype: Dtype = torch.float32, low: Tensor | None = None
+    ) -> Covariance:
         """Diagonal in the 2-D DCT: a C x C covariance of the channels at each frequency, blocks [H W, C, C].
 
         The nearest such matrix to any other keeps its blocks; images whose statistics do not depend on the place are
-        nearly of this form.
+        nearly of this form. Those of real images do, at low frequencies above all: ``low`` [K, K], K = C s^2, is the
+        covariance of all channels of the s x s lowest frequencies (`low_coordinates`), in place of their blocks.
+
+        Raises:
+            ValueError: ``low`` has not the size of a square of frequencies.
         """
+        there = find_dtype(dtype)
         values, vectors = torch.linalg.eigh(blocks.detach().to("cpu", torch.float64))
-        values, order = values.clamp(min=0).flatten().sort(descending=True, stable=True)
+        values, rotation = values.flatten(), None
+        if low is not None:
+            places = low_coordinates(size, blocks.shape[-1], len(low))
+            values[places], rotation = torch.linalg.eigh(low.detach().to("cpu", torch.float64))
+            vectors[places // blocks.shape[-1]] = torch.eye(blocks.shape[-1], dtype=torch.float64)
+            rotation = rotation.to(there)
+        values, order = values.clamp(min=0).sort(descending=True, stable=True)
         # the basis is a matrix in all that is asked of it, but not to the type checker
-        return Covariance(values, cast(Tensor, CosineBasis(vectors.to(find_dtype(dtype)), order, size)))
+        return Covariance(values, cast(Tensor, CosineBasis(vectors.to(there), order, size, rotation)))
 
     @staticmethod
     def of(
@@ -188,6 +201,14 @@ class Covariance:
     def full(self) -> bool:
         """Whether the basis spans everything, so that no residual direction exists."""
         return self.rank == self.dimension
+
+    @property
+    def kind(self) -> str:
+        """Its form: "full", "low-rank" (with a residual variance) or "stationary" (in a basis of cosines)."""
+        stored: Any = self.basis
+        if isinstance(stored, CosineBasis):
+            return "stationary"
+        return "full" if self.full else "low-rank"
 
     @property
     def spectrum(self) -> Tensor:

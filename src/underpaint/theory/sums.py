@@ -5,6 +5,7 @@ Products are taken in the dtype of the rows, and added up in float64.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,8 +15,11 @@ import torch
 from torch import Tensor
 
 from .blocks import mirror, on_all_cores, slices, triangle
-from .cosine import cosine_transform
+from .cosine import cosine_transform, low_frequencies
 from .covariance import Covariance
+
+#: Coordinates of low frequencies, at most, whose covariance is kept whole.
+_TOGETHER = 1024
 
 
 class Sketch(Protocol):
@@ -191,25 +195,49 @@ class LowRank(_Linear):
 
 @dataclass(frozen=True)
 class Stationary(_Linear):
-    """The covariance of the channels at each frequency of the 2-D DCT, [H W, C, C], for images (C, H, W)."""
+    """The covariance of the channels at each frequency of the 2-D DCT, [H W, C, C], for images (C, H, W); and after it,
+    in one row of numbers, that of all channels of the ``side`` x ``side`` lowest frequencies together, [K, K]."""
 
     image: tuple[int, int, int]
+    side: int = 0
+
+    @staticmethod
+    def usual(image: tuple[int, int, int]) -> Stationary:
+        """With as many low frequencies together as are a quarter of all at most, and some `_TOGETHER` coordinates."""
+        channels, height, width = image
+        return Stationary(image, min(math.isqrt(_TOGETHER // channels), min(height, width) // 2))
+
+    @property
+    def together(self) -> int:
+        """K."""
+        return self.image[0] * self.side**2
 
     @property
     def shape(self) -> tuple[int, ...]:
         channels, height, width = self.image
-        return height * width, channels, channels
+        return (height * width * channels**2 + self.together**2,)
+
+    def _parts(self, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """Views: the blocks [F, C, C], and what is together [K, K]."""
+        blocks, low = kept.split([len(kept) - self.together**2, self.together**2])
+        channels = self.image[0]
+        return blocks.view(-1, channels, channels), low.view(self.together, self.together)
 
     def accumulate(self, kept: Tensor, rows: Tensor, weight: float = 1.0) -> None:
-        def transform(part: slice) -> Tensor:
-            spectrum = cosine_transform(rows[part].unflatten(1, self.image)).flatten(2)
-            return torch.einsum("ncf,nkf->fck", spectrum, spectrum)
+        lowest = low_frequencies(self.image[1:], self.side)
 
-        for block in on_all_cores(transform, slices(len(rows))):
-            kept.add_(block, alpha=weight)
+        def transform(part: slice) -> tuple[Tensor, Tensor]:
+            spectrum = cosine_transform(rows[part].unflatten(1, self.image)).flatten(2)
+            low = spectrum[:, :, lowest].mT.flatten(1)
+            return torch.einsum("ncf,nkf->fck", spectrum, spectrum), low.T @ low
+
+        for found in on_all_cores(transform, slices(len(rows))):
+            for place, part in zip(self._parts(kept), found, strict=True):
+                place.add_(part, alpha=weight)
 
     def finish(self, kept: Tensor, count: int, dtype: torch.dtype) -> Covariance:
-        return Covariance.stationary(kept, self.image[1:], dtype)
+        blocks, low = self._parts(kept)
+        return Covariance.stationary(blocks, self.image[1:], dtype, low if self.side else None)
 
 
 class Sums:

@@ -26,6 +26,7 @@ from ...progress import Progress, silent
 from ...sampling.solvers import Solver
 from ...sampling.trajectory import Trajectory, initial_noise, sample
 from ...theory.cloud import PointCloud
+from ...theory.covariance import Covariance
 from ...theory.denoiser import Denoiser
 from ...theory.gaussian import Gaussian
 from ...theory.mixture import Mixture
@@ -247,7 +248,7 @@ def load_model_and_data(
     # too few rows leave directions without variance, of which a mixture would be certain
     rank = None if smallest > 2 * rows.shape[1] else max(1, smallest // 4)
     about = {
-        "Gaussian": f"{_rank(known.covariance.rank, known.dimension)} Gaussian of {fitted}",
+        "Gaussian": f"{_form(known.covariance)} Gaussian of {fitted}",
         "mixture": f"{len(labels.unique())} {_rank(rank, rows.shape[1])} Gaussians, one for each of the {kind} of "
         f"{images.source}",
         "exact": f"exact score of {images.source}",
@@ -388,6 +389,10 @@ def with_labels(images: ImageData) -> Tensor:
 def largest_rank(rows: Tensor, limit: int = 4096) -> int | None:
     """None (full) up to a dimension of ``limit``, above it as many components as memory and data allow."""
     return None if rows.shape[1] <= limit else min(len(rows) // 2, 512)
+
+
+def _form(covariance: Covariance) -> str:
+    return covariance.kind if covariance.kind == "stationary" else _rank(covariance.rank, covariance.dimension)
 
 
 def _rank(rank: int | None, dimension: int) -> str:

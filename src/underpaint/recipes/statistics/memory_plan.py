@@ -153,7 +153,7 @@ def _options(source: Source, settings: Settings) -> list[Sketch]:
     )
     low: list[Sketch] = [LowRank(source.dimension, rank) for rank in ranks]
     image = source.shape if len(source.shape) == 3 else None
-    still: list[Sketch] = [Stationary((image[0], image[1], image[2]))] if image else []
+    still: list[Sketch] = [Stationary.usual((image[0], image[1], image[2]))] if image else []
     options = {"full": full, "low-rank": low, "stationary": still, "auto": full + low + still}[settings.kind]
     if not options:
         raise ValueError(
