@@ -81,6 +81,20 @@ def test_what_was_done_before_does_not_make_the_rest_look_quick() -> None:
     assert said == ["resumed: 52 of 60 in 20 s, about 80 s more"]
 
 
+def test_parts_that_are_done_together_all_count() -> None:
+    said, clock = list[str](), Clock()
+    lines = Lines(said.append, clock)
+    whole = Whole(lines.announce, "batches", 200)
+    for place in (10, 20):  # read from a file
+        clock.now += 0.001
+        whole.reach(place)
+    for place in (70, 120):  # made
+        clock.now += 10
+        whole.reach(place)
+    lines.look()
+    assert said == ["batches: 120 of 200 in 20 s, about 16 s more"]
+
+
 def test_a_whole_is_never_more_than_announced() -> None:
     calls = list[int]()
     whole = Whole(lambda what, total: lambda: calls.append(1), "x", 5)

@@ -12,8 +12,9 @@ from rich.console import Console
 
 #: Seconds until a stretch first says how long it will take, and between its lines after that.
 FIRST, EVERY = 1.0, 30.0
-#: Parts that follow each other as quickly as this had been done before.
-_AT_ONCE = 0.002
+#: Parts that follow each other as quickly as this had been done before; or, if as quickly as the second number, in one
+#: moment with the part before them.
+_AT_ONCE, _MOMENT = 0.002, 0.0001
 
 
 @contextmanager
@@ -64,6 +65,7 @@ class _Stretch:
     latest: float = field(init=False)
     due: float = field(init=False)
     said: bool = False
+    working: bool = False
 
     def __post_init__(self) -> None:
         self.began = self.latest = self.clock()
@@ -71,7 +73,9 @@ class _Stretch:
 
     def advance(self) -> None:
         now = self.clock()
-        self.before += now - self.latest < _AT_ONCE
+        if now - self.latest >= _MOMENT:
+            self.working = now - self.latest >= _AT_ONCE
+        self.before += not self.working
         self.done, self.latest = self.done + 1, now
 
     @property
