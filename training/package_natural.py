@@ -136,8 +136,13 @@ def grid(model: Model, steps: int, each: int = EACH) -> Tensor:
 
 def spaces(home: Path, names: Sequence[str], test: ImageData) -> dict[str, tuple[FeatureSet, Statistics]]:
     """The feature space of the box, then others, each with its reference of the test split."""
-    boxed = load_features(home / "classifier")
-    found = {boxed.name: (boxed, load_statistics("test", home / "classifier"))}
+    boxed, reference = load_features(home / "classifier"), load_statistics("test", home / "classifier")
+    if reference.count != len(test):
+        raise SystemExit(
+            f"The classifier's reference is of {reference.count or 0:,} test images, and {test.name} has "
+            f"{len(test):,}; make it of these by training/classifier.py."
+        )
+    found = {boxed.name: (boxed, reference)}
     for name in names:
         space = find_features(name, test.shape)
         found[space.name] = space, space.statistics(test.rows())
@@ -148,6 +153,7 @@ def measure(
     model: Model, train: ImageData, test: ImageData, gaussian: Gaussian, mixture: Mixture, args: argparse.Namespace
 ) -> dict[str, Any]:
     """Everything that the card states; the grid is drawn on the way."""
+    judges = spaces(args.out, args.features, test)  # refuses what does not suit before the work
     with replacing(args.out / "classes.png") as temporary:
         names = [train.classes.get(label, str(label)) for label in range(model.classes)]
         sheet(grid(model, args.steps), names).save(temporary, format="PNG", optimize=True)
@@ -157,7 +163,7 @@ def measure(
     samples |= theory_samples(gaussian, mixture, train, args.samples)
     few, level = test.take(args.tested), [model.schedule(sigma) for sigma in SIGMAS]
     judged = {"network": model, "gaussian": gaussian, "boxed": load_gaussian(args.out / "gaussian.safetensors")}
-    found = {title: distances(samples, *space) for title, space in spaces(args.out, args.features, test).items()}
+    found = {title: distances(samples, *space) for title, space in judges.items()}
     features = next(iter(found))
     return {
         "loss": {

@@ -12,7 +12,9 @@ from underpaint.analysis import agreement, emergence, geometry
 from underpaint.analysis.perturbation import perturb
 from underpaint.analysis.retrieval import nearest
 from underpaint.analysis.summary import Summary, by_group, interval, jackknife, left_out
-from underpaint.noise import DDPM, EDM
+from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, Schedule
+from underpaint.recipes.report.trajectories import measure_geometry
+from underpaint.recipes.trajectory import measure
 from underpaint.sampling.solvers import heun
 from underpaint.sampling.trajectory import Trajectory, initial_noise, sample
 from underpaint.theory import modes
@@ -55,6 +57,36 @@ def test_a_rotation_needs_two_components_and_leaves_no_residual():
         (x0.norm(dim=1) ** 2 / x[0].norm(dim=1) ** 2).max()
     )
     assert geometry.rotation_error(x, level, squared=True).max() > 0.01
+
+
+@pytest.mark.parametrize("schedule", [EDM(), Flow()], ids=["edm", "flow"])
+def test_the_geometry_of_a_path_does_not_depend_on_the_scale_of_its_states(gaussian: Gaussian, schedule: Schedule):
+    """The exact flow of one Gaussian on the levels of a schedule, and on the same in variance-preserving form."""
+    level = schedule.grid(30)
+    kept = NoiseLevel(level.alpha / level.norm, level.sigma / level.norm)
+    found = []
+    for own in (level, kept):
+        start = initial_noise(range(4), 12, own[0], torch.float64)
+        x = torch.stack([gaussian.flow(start, own[0], there) for there in own])
+        run = Trajectory(x, torch.stack([gaussian(*pair) for pair in zip(x[:-1], own[:-1], strict=True)]), own, 30)
+        found.append(measure(run, {}) | vars(measure_geometry(run)))
+    there, here = found
+    for name, value in here.items():
+        for one, other in zip(tensors(there[name]), tensors(value), strict=True):
+            torch.testing.assert_close(
+                one.abs(), other.abs(), rtol=1e-6, atol=1e-9, msg=lambda m, name=name: f"{name}: {m}"
+            )
+    assert float(there["rotation error"].max()) < 1
+    assert run.preserving is run
+
+
+def tensors(value: object) -> list[torch.Tensor]:
+    """All numbers of a measure."""
+    if isinstance(value, Summary):
+        return [torch.as_tensor(part) for part in (value.mean, value.low, value.high)]
+    if isinstance(value, dict):
+        return [number for part in value.values() for number in tensors(part)]
+    return [torch.as_tensor(value)]
 
 
 def test_rotation_coordinates_are_alpha_and_sigma():

@@ -20,7 +20,14 @@ from underpaint.cli import main
 from underpaint.data.datasets import load_data
 from underpaint.data.store import gaussian_provenance, load_mixture
 from underpaint.files import read_tensors
-from underpaint.metrics.features import FeatureSet, SmallClassifier, load_features, load_statistics, save_classifier
+from underpaint.metrics.features import (
+    FeatureSet,
+    SmallClassifier,
+    load_classifier,
+    load_features,
+    load_statistics,
+    save_classifier,
+)
 from underpaint.recipes.doctor import examine
 from underpaint.recipes.inventory import inventory
 from underpaint.recipes.shared.from_data import DataModel, denoiser_from_data
@@ -117,6 +124,20 @@ def test_the_boxed_statistics_are_those_of_the_data(box: Path, place: Path) -> N
     notes = gaussian_provenance("few")
     assert notes["class_names"] == dict(zip("012", CLASSES, strict=True))
     assert (notes["count"], notes["range"]) == (30, [-1, 1])
+
+
+def test_a_classifier_of_other_data_is_refused_before_the_work(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(TRAINING))
+    space, data = load_features(place / "classifier"), load_data(place / "data.npz")
+    few = {split: Moments.of(space.extract(data.rows(slice(0, 7)))) for split in ("train", "test")}
+    save_classifier(tmp_path / "classifier", load_classifier(place / "classifier"), space.name, few, (3, SIZE, SIZE))
+    script = import_module("package_natural")
+    monkeypatch.setattr(script, "generate", None)
+    asked = ("--run", place / "toy", "--data", place / "data.npz", "--out", tmp_path / "few")
+    with pytest.raises(SystemExit, match="reference is of 7 test images, and data has 9"):
+        run(script, monkeypatch, *asked, "--classifier", tmp_path / "classifier")
 
 
 def test_the_box_lists_it(box: Path) -> None:

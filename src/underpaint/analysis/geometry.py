@@ -1,7 +1,8 @@
 """The shape of single trajectories: how few directions they use, and how nearly they are rotations in a plane.
 
-Source of the measures: WV23, section 2 and its appendix. Rows are float; sums are
-taken in float64. Every function maps a stack of states [N, B, D] to one value, or one curve, a sample.
+Source of the measures: WV23, section 2 and its appendix, which take states in variance-preserving form
+(`Trajectory.preserving`). Rows are float; sums are taken in float64. Every function maps a stack of states [N, B, D] to
+one value, or one curve, a sample.
 """
 
 from __future__ import annotations
@@ -54,14 +55,14 @@ def rotation_coordinates(states: Tensor) -> Tensor:
 
 
 def rotation_error(states: Tensor, level: NoiseLevel, squared: bool = False) -> Tensor:
-    """|x_t - alpha_t x_0 - sigma_t x_T|^2 / |x_t|^2, x_0 the last state and x_T the first. [N, B] float64.
+    """|x_t - alpha_t x_0 - sigma_t x_T|^2 / |x_t|^2, x_0 the last state, x_T the first over its sigma. [N, B] float64.
 
     ``squared`` puts alpha_t^2 in place of alpha_t, as the authors' script does (alpha-bar for its root); it is a
     different measure, offered for comparison only.
     """
     x = states.double()
     alpha, sigma = (v[:, None, None].to(x.device) for v in (level.alpha, level.sigma))
-    predicted = (alpha**2 if squared else alpha) * x[-1] + sigma * x[0]
+    predicted = (alpha**2 if squared else alpha) * x[-1] + sigma / sigma[0] * x[0]
     return (x - predicted).square().sum(2) / x.square().sum(2)
 
 

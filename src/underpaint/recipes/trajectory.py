@@ -198,22 +198,23 @@ def _chunk(
 
 
 def measure(run: Trajectory, paths: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Measures "name" [B] and curves "name/level" [N+1, B] of a trajectory, float64.
+    """Measures "name" [B] and curves "name/level" [N+1, B] of a trajectory, float64; its geometry is that of its
+    variance-preserving form.
 
     ``paths`` holds states [N+1, B, D] that the theory foresees from the same start, by the theory's name.
     """
-    lags = tuple(lag for lag in LAGS if lag < len(run))
+    lags, shape = tuple(lag for lag in LAGS if lag < len(run)), run.preserving
     curves = {
-        "plane residual": geometry.plane_residual(run.x),
-        "rotation error": geometry.rotation_error(run.x, run.level),
+        "plane residual": geometry.plane_residual(shape.x),
+        "rotation error": geometry.rotation_error(shape.x, shape.level),
     }
     measures = {
-        "states needed": geometry.components_needed(run.x).double(),
-        "differences needed": geometry.components_needed(run.x.diff(dim=0)).double(),
+        "states needed": geometry.components_needed(shape.x).double(),
+        "differences needed": geometry.components_needed(shape.x.diff(dim=0)).double(),
         "noises needed": geometry.components_needed(run.eps).double(),
         **{name: curve.amax(0) for name, curve in curves.items()},
-        "angle": geometry.edge_angle(run.x),
-        **{f"cosine {lag}": c for lag, c in zip(lags, geometry.difference_cosines(run.x, lags), strict=True)},
+        "angle": geometry.edge_angle(shape.x),
+        **{f"cosine {lag}": c for lag, c in zip(lags, geometry.difference_cosines(shape.x, lags), strict=True)},
     }
     for name, path in paths.items():
         error = (path - run.x).double().square().sum(2) / run.x.double().square().sum(2)

@@ -16,6 +16,8 @@ from .solvers import Solver, check_solver, dpmpp_2m
 
 #: callback(index, x, denoised) after step `index` (from 0), with the state after it.
 Callback = Callable[[int, Tensor, Tensor], None]
+#: Levels whose norms are as near to 1 as this preserve the variance.
+_PRESERVED = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,19 @@ class Trajectory:
         """The noise estimate (x - alpha D)/sigma at states 0 .. N-1, [N, B, D]."""
         alpha, sigma = (v[:-1, None, None].to(self.x) for v in (self.level.alpha, self.level.sigma))
         return (self.x[:-1] - alpha * self.denoised) / sigma
+
+    @property
+    def preserving(self) -> Trajectory:
+        """The same run in variance-preserving form, states and levels over sqrt(alpha^2 + sigma^2).
+
+        The shape of a path depends on how its states are scaled: where the noise is 80 times the data, all of it is the
+        noise growing less. This is the scale in which WV23 speaks of planes, rotations and angles.
+        """
+        norm = self.level.norm
+        if float((norm - 1).abs().max()) < _PRESERVED:
+            return self
+        level = NoiseLevel(self.level.alpha / norm, self.level.sigma / norm)
+        return Trajectory(self.x / norm[:, None, None].to(self.x), self.denoised, level, self.nfe)
 
     def __len__(self) -> int:
         return len(self.denoised)

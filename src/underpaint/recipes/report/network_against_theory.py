@@ -98,7 +98,7 @@ def measure_agreement(
     distance, index = nearest(subject.cloud.points, trajectory.final)
     exact_distance, _ = nearest(subject.cloud.points, finals["exact"])
     root = subject.model.dimension**0.5
-    flow = torch.stack([trajectory.x[0], finals["Gaussian"]])
+    flow = torch.stack([trajectory.x[0], finals["Gaussian"]])  # an angle is one on any scale
     exact_shares = agreement.explained_shares(said["exact"], said["Gaussian"], mean)
     return Agreement(
         level=level,

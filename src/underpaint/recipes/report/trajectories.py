@@ -86,6 +86,8 @@ class Conditions:
 
 
 def measure_geometry(trajectory: Trajectory, lags: tuple[int, ...] = (1, 2, 5, 10)) -> Geometry:
+    """Of the run in variance-preserving form, whatever its schedule."""
+    trajectory = trajectory.preserving
     x = trajectory.x
     stacks = {"x": x, "difference": x.diff(dim=0), "eps": trajectory.eps}
     return Geometry(
