@@ -121,16 +121,24 @@ def accuracy(network: SmallClassifier, images: Tensor, labels: Tensor) -> float:
     return float((guesses == labels).double().mean())
 
 
+def spaced(count: int, most: int) -> Tensor:
+    """Evenly spaced places, ``most`` of them at most."""
+    return torch.linspace(0, count - 1, min(count, most)).round().long()
+
+
 def yardsticks(space: FeatureSet, images: Tensor, labels: Tensor, test: Moments, seed: int) -> list[dict[str, Any]]:
-    """Scores against the test split: of train images [N, C, H, W], and of samples of what fits their pixels."""
+    """Scores against the test split: of train images [N, C, H, W], and of samples of what fits their pixels.
+
+    Some images are evenly spaced, as the first ones may all be of one class.
+    """
     generator = torch.Generator().manual_seed(seed)
     rows, mirrored = images.flatten(1), images.flip(3).flatten(1)
     gaussian, mixture = Gaussian.fit(rows), Mixture.fit(rows, labels, rank=200)
     samples = {
         "train images": rows,
-        "the first train images": rows[:10_000],
-        "the first train images, fewer": rows[:300],
-        "the first train images, mirrored": mirrored[:10_000],
+        "some train images": rows[spaced(len(rows), 10_000)],
+        "some train images, fewer": rows[spaced(len(rows), 300)],
+        "some train images, mirrored": mirrored[spaced(len(rows), 10_000)],
         "a Gaussian of the train pixels, full rank": gaussian.sample(10_000, generator),
         "a mixture of 10 class Gaussians, rank 200": mixture.sample(10_000, generator),
     }
