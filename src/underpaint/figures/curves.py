@@ -85,7 +85,8 @@ def _angles(axes: Axes, report: Report) -> None:
 def _rotation(axes: Axes, report: Report) -> None:
     a, b = report.geometry.coordinates.unbind(2)
     axes.plot(a, b, color=COLOURS["network"], linewidth=0.6, alpha=0.35)
-    axes.plot(report.level.alpha, report.level.sigma, "--", color=COLOURS["Gaussian"], label="$(α_t, σ_t)$")
+    level = report.trajectory.preserving.level  # of which the coordinates are
+    axes.plot(level.alpha, level.sigma, "--", color=COLOURS["Gaussian"], label="$(α_t, σ_t)$")
     axes.plot([], [], color=COLOURS["network"], label="network, one line a seed")
     axes.set(title="in the plane of noise and image", xlabel="share of $x_0$", ylabel="share of $x_T$")
     axes.set_aspect("equal", adjustable="datalim")
