@@ -80,6 +80,13 @@ def test_the_geometry_of_a_path_does_not_depend_on_the_scale_of_its_states(gauss
     assert run.preserving is run
 
 
+def test_the_noise_of_a_rotation_is_the_first_state_over_its_sigma():
+    generator, level = torch.Generator().manual_seed(3), EDM().grid(20)
+    x0, noise = torch.randn(2, 5, 30, generator=generator, dtype=torch.float64)
+    x = level.alpha[:, None, None] * x0 + level.sigma[:, None, None] * noise
+    assert geometry.rotation_error(x, level).max() < 1e-3
+
+
 def tensors(value: object) -> list[torch.Tensor]:
     """All numbers of a measure."""
     if isinstance(value, Summary):

@@ -140,6 +140,13 @@ def test_a_classifier_of_other_data_is_refused_before_the_work(
         run(script, monkeypatch, *asked, "--classifier", tmp_path / "classifier")
 
 
+def test_yardsticks_are_of_images_from_end_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TRAINING))
+    classifier = import_module("classifier")
+    assert classifier.spaced(50_000, 5).tolist() == [0, 12_500, 25_000, 37_499, 49_999]
+    assert classifier.spaced(3, 5).tolist() == [0, 1, 2]
+
+
 def test_the_box_lists_it(box: Path) -> None:
     (entry,) = inventory()
     assert (entry["name"], entry["images"], entry["conditions"]) == ("few", "8 x 8 x 3", "classes 0 to 2")
