@@ -23,7 +23,7 @@ from .solution import FineSolution, distances
 
 #: Ridge of the least squares, as a share of each term's own square. Calls that follow closely on each other say almost
 #: the same: what a step of third order makes of them is, with 28 calls, 1e-4 of each.
-_RIDGE = 1e-8
+RIDGE = 1e-8
 #: Square of the least distance that a row's weight knows, as a share of the median's.
 _FLOOR = 1e-2
 #: Numbers that are held in double precision at once.
@@ -57,16 +57,16 @@ class Fit:
     def run(self, path: tuple[int, ...], known: Run | None = None) -> Run:
         """Fit along a path; what it has in common with the beginning of a known run is not done again."""
         same = 0
-        while known and same < len(path) and path[same] == known.path[same]:
+        while known and same < min(len(path), len(known.path)) and path[same] == known.path[same]:
             same += 1
         level = self.fine.level[torch.tensor(path)]
         states, seen = (known.states[:same], known.seen[:same]) if known else ([], [])
         fitted = known.coefficients[: max(same - 1, 0)] if known else []
         for i in range(same, len(path)):
             if i:
-                fitted.append(self._fitted(level, states, seen, self.fine.state(path[i])))
+                fitted.append(self.fitted(level, states, seen, self.fine.state(path[i])))
             self.advance(level, states, seen, fitted)
-        fitted.append(self._fitted(level, states, seen, self.fine.final))
+        fitted.append(self.fitted(level, states, seen, self.fine.final))
         return self._ended(path, level, states, seen, fitted)
 
     def follow(
@@ -80,7 +80,7 @@ class Fit:
 
     def refitted(self, run: Run) -> Run:
         """The run with its last step fitted to the end of the fine solution, which takes no call."""
-        last = self._fitted(run.level, run.states[:-1], run.seen, self.fine.final)
+        last = self.fitted(run.level, run.states[:-1], run.seen, self.fine.final)
         return self._ended(run.path, run.level, run.states[:-1], run.seen, [*run.coefficients[:-1], last])
 
     def advance(
@@ -100,10 +100,14 @@ class Fit:
         """Of the step from the last call: the Gaussian's flow [B, K], and what its coefficients multiply [F, B, K]."""
         i = len(seen) - 1
         there = level[i + 1] if i + 1 < len(level) else NoiseLevel.clean()
-        past: list[Seen] = [(level[j], states[j], seen[j]) for j in range(i, max(i - LOOK_BACK, -1), -1)]
-        return flown(states[i], level[i], there, self.covariance), step_terms(past, there, self.covariance)
+        past: list[Seen] = [(level[j], states[j], seen[j]) for j in range(i, -1, -1)]
+        return flown(states[i], level[i], there, self.covariance), self.beyond(past, there)
 
-    def _fitted(self, level: NoiseLevel, states: list[Tensor], seen: list[Tensor], wanted: Tensor) -> Tensor:
+    def beyond(self, past: Sequence[Seen], there: NoiseLevel) -> Tensor:
+        """What the coefficients of a step multiply, from all calls so far, the newest first: [F, B, K]."""
+        return step_terms(past[:LOOK_BACK], there, self.covariance)
+
+    def fitted(self, level: NoiseLevel, states: list[Tensor], seen: list[Tensor], wanted: Tensor) -> Tensor:
         """Coefficients of the step from the last call that lead nearest to what is wanted [B, K]."""
         start, terms = self.terms(level, states, seen)
         return nearest_fit(terms, wanted - start)
@@ -139,18 +143,18 @@ def plan_of(run: Run, start: NoiseLevel) -> Plan:
     return Plan(NoiseLevel.join(start, run.level, NoiseLevel.clean()), coefficients)
 
 
-def nearest_fit(terms: Tensor, wanted: Tensor) -> Tensor:
-    """Coefficients [F] of terms [F, B, K] nearest to what is wanted [B, K].
+def nearest_fit(terms: Tensor, wanted: Tensor, ridge: float | Tensor = RIDGE) -> Tensor:
+    """Coefficients [F] of terms [F, B, K] nearest to what is wanted [B, K], with one ridge or each its own [F].
 
     Least squares, and once more with each row weighed by one over the distance that it was left at: a step of
     iteratively reweighted least squares towards the least sum of distances.
     """
     squares, products = row_products(terms, wanted)
-    fitted = least_squares(squares, products, torch.ones_like(products[:, 0]), _RIDGE)
+    fitted = least_squares(squares, products, torch.ones_like(products[:, 0]), ridge)
     # of each row: |wanted - sum|^2
     explained = 2 * products @ fitted - (squares @ fitted) @ fitted
     left = (wanted.double().square().sum(1) - explained).clamp(min=0)
-    return least_squares(squares, products, row_weights(left.sqrt()), _RIDGE)
+    return least_squares(squares, products, row_weights(left.sqrt()), ridge)
 
 
 def row_products(terms: Tensor, wanted: Tensor, gains: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -171,9 +175,9 @@ def row_weights(errors: Tensor) -> Tensor:
     return 1 / (errors.square() + floor).sqrt()
 
 
-def least_squares(squares: Tensor, products: Tensor, weights: Tensor, ridge: float) -> Tensor:
+def least_squares(squares: Tensor, products: Tensor, weights: Tensor, ridge: float | Tensor) -> Tensor:
     """The coefficients [P] of least squares with weighted rows, from each row's squares [B, P, P] and products [B, P];
-    the ridge is in units of each coefficient's own square."""
+    the ridge, one or each its own [P], is in units of each coefficient's own square."""
     gram = torch.einsum("b,bpq->pq", weights, squares)
     size = gram.diagonal().sqrt()
     size = torch.where(size > 0, size, 1.0)
