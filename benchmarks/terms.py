@@ -106,7 +106,8 @@ def splines(covariance: Covariance, count: int = SPLINES) -> Tensor:
 def octaves(covariance: Covariance, shape: Sequence[int]) -> Tensor:
     """The share of each mode in each octave of frequency, of a basis of images of a shape: [octaves, K]; their sum is
     1."""
-    spectrum = cosine_transform(covariance.basis.double()[:, :].T.unflatten(1, tuple(shape))).square().sum(1)
+    basis = covariance.to(dtype=torch.float64).basis[:, :]
+    spectrum = cosine_transform(basis.T.unflatten(1, tuple(shape))).square().sum(1)
     rows, columns = (torch.arange(length).double() for length in spectrum.shape[1:])
     octave = (1 + torch.hypot(rows.unsqueeze(1), columns)).log2().floor().long()
     return torch.stack([spectrum[:, octave == k].sum(1) for k in range(int(octave.max()) + 1)])
@@ -312,10 +313,10 @@ def main() -> None:
         for row in compare(plans.plan(count), denoisers, gaussian, solutions, model.shape):
             rows.append(row)
             print(row, file=sys.stderr, flush=True)
+        if asked.out is not None:
+            write_text(asked.out, json.dumps([asdict(row) for row in rows]) + "\n")
     found = table(rows)
     print(json.dumps([asdict(row) for row in rows]) if asked.json else found)
-    if asked.out is not None:
-        write_text(asked.out, json.dumps([asdict(row) for row in rows]) + "\n")
     if asked.write is not None:
         put(found, asked.write, (f"<!-- terms of {model.name} -->\n", f"<!-- end of the terms of {model.name} -->\n"))
 
@@ -333,7 +334,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--fine", type=int, default=60, help="levels of the fine solution")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", action="store_true", help="print errors by seed as JSON")
-    parser.add_argument("--out", type=Path, help="a file for them")
+    parser.add_argument("--out", type=Path, help="a file for them, written after each number of calls")
     parser.add_argument("--write", type=Path, help="a page with the marks of the model's table")
     return parser.parse_args()
 

@@ -120,6 +120,17 @@ def test_octaves_are_of_the_frequencies_of_each_mode() -> None:
     assert len(FAMILIES["with octaves of frequency"].gains) == 2
 
 
+def test_octaves_of_a_stationary_covariance_are_those_of_its_cosines() -> None:
+    """Two channels at each of 4 x 4 frequencies, with variances that fall, so that modes are in the order of these."""
+    variances = torch.linspace(16, 1, 16, dtype=torch.float64)
+    stationary = Covariance.stationary(variances.view(-1, 1, 1) * torch.eye(2).double(), (4, 4))
+    found = terms.octaves(stationary, (2, 4, 4))
+    assert_close(found.sum(0), torch.ones(32).double())
+    radius = torch.tensor([(i * i + j * j) ** 0.5 for i in range(4) for j in range(4)], dtype=torch.float64)
+    octave = (1 + radius).log2().floor().long().repeat_interleave(2)
+    assert_close(found, torch.nn.functional.one_hot(octave).T.double(), rtol=0, atol=1e-6)
+
+
 def test_modes_are_fitted_each_by_itself() -> None:
     """With a ridge of r times its own square a coefficient is 1/(1 + r) of that of least squares."""
     generator = torch.Generator().manual_seed(0)
