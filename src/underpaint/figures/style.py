@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from torch import Tensor
 
 from ..analysis.summary import Summary
@@ -60,9 +61,19 @@ def new_figure(width: float, height: float, columns: int = 1, rows: int = 1, **o
     return figure, figure.subplots(rows, columns, **options)
 
 
+class _Plain(LogFormatter):
+    """Labels the ticks that matplotlib would label, by plain numbers: between powers of ten where less than a decade is
+    shown."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
 def noise_axis(axes: Axes, label: bool = True) -> None:
     """A log axis of sigma/alpha that runs as sampling does, from noise on the left to the image on the right."""
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(_Plain())
+    axes.xaxis.set_minor_formatter(_Plain())
     axes.invert_xaxis()
     if label:
         axes.set_xlabel("noise-to-signal ratio σ/α   (sampling runs this way →)")
