@@ -251,8 +251,17 @@ def test_what_is_written_of_a_sample_names_the_solver_of_its_plan(tmp_path: Path
     """It named that which the plan took the place of."""
     plan = Plan(load_model("fashion-mnist").schedule.grid(2), solver="exponential-1c")
     write_calibration(tmp_path / "plans.json", Calibration((plan,), {}))
-    request = SampleRequest(seeds=(0,), steps=2, solver="heun", calibration=str(tmp_path / "plans.json"))
+    request = SampleRequest(seeds=(0,), steps=2, calibration=str(tmp_path / "plans.json"))
     assert generate(request).summary["solver"] == "exponential-1c"
+
+
+def test_a_solver_beside_a_plan_is_refused(tmp_path: Path):
+    """It was ignored: the plan is the solver."""
+    plan = Plan(load_model("fashion-mnist").schedule.grid(2), solver="exponential-1c")
+    write_calibration(tmp_path / "plans.json", Calibration((plan,), {}))
+    request = SampleRequest(seeds=(0,), steps=2, solver="heun", calibration=str(tmp_path / "plans.json"))
+    with pytest.raises(ValueError, match="give --solver heun or --calibration, not both"):
+        generate(request)
 
 
 def test_one_image_is_not_called_images(tmp_path: Path):

@@ -78,7 +78,7 @@ CalibrationOption = Annotated[
     str | None,
     typer.Option(
         "--calibration",
-        help="A file of `underpaint calibrate`. Its plan for --steps calls takes the place of --solver and the grid.",
+        help="A file of `underpaint calibrate`. Its plan for --steps calls is solver and grid.",
     ),
 ]
 StatisticsOption = Annotated[

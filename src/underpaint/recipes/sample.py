@@ -40,13 +40,13 @@ _TOO_LOW = (
 @dataclass(frozen=True)
 class SampleRequest:
     """What to sample: ``condition`` is a class or a prompt, ``teleport`` the ratio sigma/alpha to skip to in closed
-    form, ``calibration`` a file whose plan for ``steps`` calls takes the place of solver and grid; ``device`` and
-    ``dtype`` are of the network."""
+    form, ``calibration`` a file whose plan for ``steps`` calls takes the place of solver and grid; ``solver`` is
+    dpmpp-2m unless told; ``device`` and ``dtype`` are of the network."""
 
     model: str = "fashion-mnist"
     seeds: tuple[int, ...] = tuple(range(16))
     steps: int = 25
-    solver: str = "dpmpp-2m"
+    solver: str | None = None
     teleport: float | None = None
     condition: Condition | None = None
     guidance: float = 1.0
@@ -85,11 +85,14 @@ def generate(request: SampleRequest, progress: Progress = silent, batch: int = 6
 
     Raises:
         ValueError: unknown model, solver or class; a teleport or a calibration without statistics, or both of them, or
-            statistics without either; a jump beyond the grid; no plan of so many calls.
+            statistics without either; a solver beside a calibration; a jump beyond the grid; no plan of so many calls.
     """
     if request.gaussian is not None and request.teleport is None and request.calibration is None:
         raise ValueError("Statistics are for --teleport or --calibration; give one of them, too, or no --gaussian.")
-    model, solver = load_on(request.model, request.device, request.dtype), find_solver(request.solver)
+    if request.solver is not None and request.calibration is not None:
+        raise ValueError(f"A calibrated plan is a solver; give --solver {request.solver} or --calibration, not both.")
+    made = request.solver or "dpmpp-2m"
+    model, solver = load_on(request.model, request.device, request.dtype), find_solver(made)
     asked = Request(
         request.model,
         () if request.condition is None else (request.condition,),
@@ -99,7 +102,7 @@ def generate(request: SampleRequest, progress: Progress = silent, batch: int = 6
     (case,) = cases(asked, model)
     denoise = find_denoiser(model, case)
     level = model.schedule.grid(request.steps)
-    skip, gaussian, made = 0, None, request.solver
+    skip, gaussian = 0, None
     if request.calibration is not None:
         solver, level, made = _calibrated(request, model)
     elif request.teleport is not None:
