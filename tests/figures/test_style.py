@@ -29,4 +29,5 @@ def test_the_labels_of_a_noise_axis_are_plain_numbers_that_do_not_overlap(most: 
     assert len(shown) >= 2
     assert all(here[1] < there[0] for here, there in pairwise(shown))
     numbers = [float(text) for *_, text in shown]
-    assert numbers == sorted(numbers, reverse=True) and most * 1.5 > numbers[0] > numbers[-1] > least / 1.5
+    assert numbers == sorted(numbers, reverse=True)
+    assert most * 1.5 > numbers[0] > numbers[-1] > least / 1.5
