@@ -114,6 +114,7 @@ def store(path: Path) -> Path:
         store_figures(path.parent / "figures", name)
     else:
         shown = "samples.png" if "stitched" in results else "error.png"
+        shown = "frechet.png" if place.stem.endswith("-frechet") else shown
         store_figure(path.with_name(shown), STORED / "figures" / f"{place.stem}.webp")
     return place
 

@@ -347,6 +347,17 @@ def test_the_finding_holds_ours_against_the_best_peer(found: tuple[Workbench, Be
     assert f"by calls: {nearest.rms:.3g} at 4 ({nearest.cell.solver}); on 3 held-out seeds" in alone
 
 
+def test_the_panel_of_defaults_shows_all_of_it(found: tuple[Workbench, Bench]) -> None:
+    """Its limits were those of the panel beside it, so that a peer that is far off at its defaults was cut off."""
+    _, result = found
+    far = (replace(score, errors=1e3 * score.errors) if score.role == "default" else score for score in result.scores)
+    for panel in error(replace(result, scores=tuple(far))).axes[:2]:
+        least, most = panel.get_ylim()
+        drawn = [y for line in panel.lines for y in line.get_ydata()]
+        assert least < min(drawn)
+        assert max(drawn) < most
+
+
 def test_tables_and_figures(found: tuple[Workbench, Bench], tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     _, result = found

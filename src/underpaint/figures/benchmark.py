@@ -41,6 +41,7 @@ def error(result: Bench) -> Figure:
     """Distance to the fine solution against calls: each family at its best grid, peers at diffusers' defaults, and ours
     over the best peer."""
     figure, axes = new_figure(12.0, 3.8, 3)
+    axes[1].sharey(axes[0])  # before they are drawn: the limits are then of both
     for panel, role in zip(axes, ("best", "default"), strict=False):
         for family in result.families:
             _curve(panel, family, result.of(role, family) or result.of("best", family))
@@ -48,7 +49,6 @@ def error(result: Bench) -> Figure:
         _calls_axis(panel)
     axes[0].set(title="each at its own best grid", ylabel="root mean square distance to the fine solution")
     axes[1].set_title("peers at diffusers' defaults")
-    axes[1].sharey(axes[0])
     axes[0].legend(fontsize=7)
     for family in dict.fromkeys(ratio.family for ratio in result.ratios):
         found = [ratio for ratio in result.ratios if (ratio.role, ratio.family) == ("best", family)]
