@@ -400,11 +400,15 @@ def test_a_benchmark_is_stored_as_its_table_under_its_command(
     page = results.on_page_markdown("before\n\n<!-- peers -->")
     assert page.startswith("before\n\n### Few calls\n\n```bash\nunderpaint bench --model emoji-scenes ")
     assert page.endswith("```\n\nWords.\n\n#### At best\n\n| a | b |\n")
-    Image.new("RGB", (1200, 600), "red").save(tmp_path / "error.png")
+    for name, colour in (("error", "red"), ("frechet", "blue")):
+        Image.new("RGB", (1200, 600), colour).save(tmp_path / f"{name}.png")
     results.store(tmp_path / "results.json")
     picture = "![Few calls: distance against calls](results/figures/bench-emoji-scenes-frechet.webp)"
     assert f"### Few calls\n\n{picture}\n\n```bash" in results.on_page_markdown("<!-- peers -->")
-    (tmp_path / "error.png").unlink()
+    with Image.open(tmp_path / "stored" / "figures" / "bench-emoji-scenes-frechet.webp") as shown:
+        red, _, blue = shown.convert("RGB").getpixel((9, 9))
+    assert blue > 200 > 50 > red, "a table of Fréchet distances has their figure"
+    (tmp_path / "frechet.png").unlink()
     results.store(tmp_path / "results.json")
     assert not list((tmp_path / "stored" / "figures").glob("*.webp")), "a figure of earlier results is left"
     (words,) = [shlex.split(line) for line in whole(page).splitlines() if line.startswith("underpaint")]
