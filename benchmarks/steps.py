@@ -1,6 +1,9 @@
 """What a step of a solver costs at the sizes that people run, beside what it cannot do without.
 
-    python benchmarks/steps.py [--dimensions 16384 65536] [--bases 64 256 stationary] [--rows 1] [--threads 1]
+    python benchmarks/steps.py [--dimensions 16384 65536] [--bases 64 256 stationary usual] [--rows 1] [--threads 1]
+
+Bases are of so many directions, "stationary" of cosines, and "usual" of cosines with the 1,024 coordinates of the
+lowest frequencies together, as `Stationary.usual` has them.
 
 The yardstick of each row is one step of DPM-Solver++ 2M (this library's) and the two products with the basis that a
 step of the Gaussian exponential integrator consists of, in the same run, with a denoiser that answers at once. Times
@@ -13,6 +16,7 @@ from __future__ import annotations
 import argparse
 import math
 import weakref
+from typing import Any
 
 import diffusers
 import torch
@@ -26,16 +30,19 @@ from underpaint.sampling.solvers import Solver
 from underpaint.theory.cosine import CosineBasis
 
 STEPS = 8
+#: Coordinates of the lowest frequencies that are taken together: the 16 x 16 lowest of four channels.
+LOW = 1024
 
 
 def gaussian_of(dimension: int, basis: str, device: str) -> up.Gaussian:
     """A Gaussian of a spectrum that falls as that of natural images, mean 0."""
     generator = torch.Generator().manual_seed(0)
-    if basis == "stationary":
+    if basis in ("stationary", "usual"):
         edge = math.isqrt(dimension // 4)
         falling = 30 / torch.arange(1, dimension + 1, dtype=torch.float64)
         mix = torch.eye(4).expand(edge * edge, 4, 4).contiguous()
-        covariance = up.Covariance(falling, CosineBasis(mix, torch.arange(dimension), (edge, edge)))
+        low = torch.linalg.qr(torch.randn(LOW, LOW, generator=generator)).Q if basis == "usual" else None
+        covariance = up.Covariance(falling, CosineBasis(mix, torch.arange(dimension), (edge, edge), low))
     else:
         rank = int(basis)
         q = torch.linalg.qr(torch.randn(dimension, rank, generator=generator)).Q
@@ -107,7 +114,8 @@ def measure(dimension: int, basis: str, rows: int, device: str, repeats: int) ->
     gaussian, level = gaussian_of(dimension, basis, device), up.EDM().grid(STEPS)
     x = torch.randn(rows, dimension, generator=torch.Generator().manual_seed(1)).to(device)
     answer, covariance = torch.tanh(x), gaussian.covariance
-    stored = covariance.basis if isinstance(covariance.basis, Tensor) else covariance.basis.mix
+    made: Any = covariance.basis
+    stored = [part for part in (made.mix, made.low) if part is not None] if isinstance(made, CosineBasis) else [made]
 
     def products() -> Tensor:
         return (x @ covariance.basis) @ covariance.basis.T
@@ -121,7 +129,7 @@ def measure(dimension: int, basis: str, rows: int, device: str, repeats: int) ->
     ]
     shown = []
     for solver, one in zip(known.values(), took, strict=True):
-        with Peak(x, answer, stored, gaussian.mean, covariance.eigenvalues) as peak:
+        with Peak(x, answer, *stored, gaussian.mean, covariance.eigenvalues) as peak:
             run(solver)
         states = peak.most / (x.numel() * x.element_size())
         shown.append(f"{1e3 * one:.3g} ms, {one / (took[0] + two):.2f}, {states:.1f}")
@@ -131,7 +139,7 @@ def measure(dimension: int, basis: str, rows: int, device: str, repeats: int) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dimensions", type=int, nargs="+", default=[16_384, 65_536, 262_144, 1_048_576])
-    parser.add_argument("--bases", nargs="+", default=["64", "256", "stationary"])
+    parser.add_argument("--bases", nargs="+", default=["64", "256", "stationary", "usual"])
     parser.add_argument("--rows", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

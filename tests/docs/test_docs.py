@@ -325,6 +325,15 @@ def test_stored_tables_can_be_read_on_the_repositorys_page(hook: Any) -> None:
         assert "On this page of the repository" not in results.on_page_markdown(text)
 
 
+def test_no_page_of_the_book_links_to_what_the_book_leaves_out(hook: Any) -> None:
+    """The tables are in its pages, and in files of their own for the repository alone: a link to one was dead."""
+    results = hook("results")
+    for page in sorted(DOCS.rglob("*.md")):
+        if results.STORED not in page.parents:
+            links = re.findall(r"\]\(([^)#]*results/[^)]*\.(?:md|json))", results.on_page_markdown(page.read_text()))
+            assert not links, f"{page.relative_to(DOCS)}: {links}"
+
+
 def test_the_command_of_a_report_is_one_that_makes_it(hook: Any) -> None:
     words = shlex.split(hook("results").command(REPORT))
     assert words[:2] == ["underpaint", "report"]
