@@ -264,6 +264,27 @@ def test_a_solver_beside_a_plan_is_refused(tmp_path: Path):
         generate(request)
 
 
+def test_a_solver_without_a_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="solver"):
+        generate(SampleRequest(seeds=(0,), steps=1, solver=""))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["sample", "--steps", "2", "--seeds", "0", "--teleport", "9", "--gaussian", ""],
+        ["calibrate", "--calls", "3", "--seeds", ""],
+        ["calibrate", "--calls", "3", "--held-out", ""],
+        ["calibrate", "--calls", "3", "--from", "data", "--data", ""],
+    ],
+)
+def test_an_empty_text_is_not_taken_for_an_option_that_is_left_out(words: list[str], tmp_path: Path) -> None:
+    """What stands by default was done, without a word."""
+    result = runner.invoke(app, [*words, "--out", str(tmp_path / "made.png"), "--quiet"])
+    assert isinstance(result.exception, ValueError), result.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_image_is_not_called_images(tmp_path: Path):
     done = runner.invoke(app, ["sample", "--seeds", "0", "--steps", "1", "--out", str(tmp_path / "one.png")])
     assert "1 image, 1 call of the network each" in done.stdout, done.output

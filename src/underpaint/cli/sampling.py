@@ -156,9 +156,9 @@ def calibrate(
             f"--{next(iter(given))} is for plans from data; give --from data or both, too, or leave it out."
         )
     chosen, numbers, unseen = (
-        parse_seeds(seeds or "0-31"),
+        parse_seeds("0-31" if seeds is None else seeds),
         parse_seeds(calls, "Calls"),
-        parse_seeds(held_out or "1000-1015"),
+        parse_seeds("1000-1015" if held_out is None else held_out),
     )
     parts = place.with_name(f"{place.name}.part")
     check_targets(place, parts / "first.safetensors")

@@ -91,7 +91,7 @@ def generate(request: SampleRequest, progress: Progress = silent, batch: int = 6
         raise ValueError("Statistics are for --teleport or --calibration; give one of them, too, or no --gaussian.")
     if request.solver is not None and request.calibration is not None:
         raise ValueError(f"A calibrated plan is a solver; give --solver {request.solver} or --calibration, not both.")
-    made = request.solver or "dpmpp-2m"
+    made = "dpmpp-2m" if request.solver is None else request.solver
     model, solver = load_on(request.model, request.device, request.dtype), find_solver(made)
     asked = Request(
         request.model,
@@ -140,7 +140,9 @@ def _calibrated(request: SampleRequest, model: Model) -> tuple[Solver, NoiseLeve
 
 
 def _statistics(request: SampleRequest, model: Model) -> Gaussian:
-    source = request.gaussian or (request.model if boxed(request.model) else None)
+    source = request.gaussian
+    if source is None and boxed(request.model):
+        source = request.model
     if source is None:
         raise ValueError(
             f"A jump needs the Gaussian of the data that {request.model} was trained on; give a file with --gaussian."

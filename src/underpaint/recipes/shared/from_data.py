@@ -130,10 +130,10 @@ class _Known:
 
     @cached_property
     def _images(self) -> ImageData | None:
-        name = self.how.data or self._model.notes.get("data")
+        name = self._model.notes.get("data") if self.how.data is None else self.how.data
         return (
             None
-            if name is None or (not self.how.data and is_missing(str(name)))
+            if name is None or (self.how.data is None and is_missing(str(name)))
             else load_data(str(name), shape=self._model.image_shape).take(_MOST)
         )
 
