@@ -113,8 +113,8 @@ def store(path: Path) -> Path:
         write_text(STORED / "claims.md", claims_page())
         store_figures(path.parent / "figures", name)
     else:
-        shown = "samples.png" if "stitched" in results else "error.png"
-        shown = "frechet.png" if place.stem.endswith("-frechet") else shown
+        of_distances = "frechet.png" if place.stem.endswith("-frechet") else "error.png"
+        shown = "samples.png" if "stitched" in results else of_distances
         store_figure(path.with_name(shown), STORED / "figures" / f"{place.stem}.webp")
     return place
 

@@ -39,7 +39,9 @@ DataGaussianOption = Annotated[
 ]
 SeedsOption = Annotated[str, typer.Option("--seeds", help="Seeds of the starting noise, such as 0-63 or 1,5,9-12.")]
 StepsOption = Annotated[int, typer.Option("--steps", help="Steps of the sampling grid.")]
-SolverOption = Annotated[str, typer.Option("--solver", help="Solver: ddim, euler, heun, dpmpp-2m or dpmpp-3m.")]
+_SOLVERS = "Solver: ddim, euler, heun, dpmpp-2m or dpmpp-3m."
+SolverOption = Annotated[str, typer.Option("--solver", help=_SOLVERS)]
+SolverUnlessPlannedOption = Annotated[str | None, typer.Option("--solver", help=f"{_SOLVERS} Default: dpmpp-2m.")]
 FullOption = Annotated[
     bool,
     typer.Option(

@@ -138,10 +138,10 @@ class ServerState:
         folder = assets.folder(place) or Path(place)
         return list(read_notes(folder).get("prompts", [])) if folder.is_dir() else []
 
-    def library(self, name: str, progress: Progress) -> TrainingImages:
+    def training_images(self, name: str, progress: Progress) -> TrainingImages:
         """A model's training images, encoded."""
         model = self.model(name)
-        return self.keep(("library", name), lambda: load_training_images(model, progress))
+        return self.keep(("training images", name), lambda: load_training_images(model, progress))
 
     def class_names(self, name: str) -> list[str]:
         """What each of a model's classes shows, where the box knows its data; otherwise their numbers."""

@@ -120,10 +120,10 @@ def _mapped(result: Map) -> list[str]:
 def retrieve_tab(server_state: ServerState, values: Values, progress: Progress) -> Answer:
     """The nearest training images along the way."""
     request, sampler = server_state.request(values)
-    library = server_state.library(str(values["model"]), progress)
+    known = server_state.training_images(str(values["model"]), progress)
     count = integer(values["neighbours"], "number of neighbours", 1, MAX_SEEDS)
     lookup = NearestSettings(count)
-    result = find_nearest_images(sampler, request, lookup, progress, library)
+    result = find_nearest_images(sampler, request, lookup, progress, known)
     ratios = level_names(result.level)
     names = ["network's estimate", *(f"nearest {k + 1}" for k in range(count)), "exact score's"]
     pictures = torch.stack([result.estimates, *result.neighbours.unbind(1), result.exact_estimates])
