@@ -308,9 +308,9 @@ def path_of(place: Any, expected: str) -> Path:
     """A place that is given as a text or a path; ``expected`` says what it should be of.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is neither, or a text that is empty, which would be the folder of the moment.
     """
-    if not isinstance(place, str | Path):
+    if not isinstance(place, str | Path) or place == "":
         raise ValueError(f"Expected the path of {expected}, got {shown(place)}.")
     return Path(place)
 

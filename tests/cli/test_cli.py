@@ -270,18 +270,19 @@ def test_a_solver_without_a_name_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("words", "said"),
     [
-        ["sample", "--steps", "2", "--seeds", "0", "--teleport", "9", "--gaussian", ""],
-        ["calibrate", "--calls", "3", "--seeds", ""],
-        ["calibrate", "--calls", "3", "--held-out", ""],
-        ["calibrate", "--calls", "3", "--from", "data", "--data", ""],
+        (["sample", "--steps", "2", "--seeds", "0", "--teleport", "9", "--gaussian", ""], "''"),
+        (["calibrate", "fashion-mnist", "--calls", "3", "--seeds", ""], "Seeds are numbers .* got ''"),
+        (["calibrate", "fashion-mnist", "--calls", "3", "--held-out", ""], "Seeds are numbers .* got ''"),
+        (["calibrate", "fashion-mnist", "--calls", "3", "--from", "data", "--data", ""], "a file or folder .* got ''"),
     ],
 )
-def test_an_empty_text_is_not_taken_for_an_option_that_is_left_out(words: list[str], tmp_path: Path) -> None:
+def test_an_empty_text_is_not_taken_for_an_option_that_is_left_out(words: list[str], said: str, tmp_path: Path) -> None:
     """What stands by default was done, without a word."""
     result = runner.invoke(app, [*words, "--out", str(tmp_path / "made.png"), "--quiet"])
     assert isinstance(result.exception, ValueError), result.output
+    assert re.search(said, str(result.exception))
     assert not list(tmp_path.iterdir())
 
 
