@@ -128,7 +128,7 @@ def _sketched(rows: Tensor, width: int = 8) -> Tensor:
 #: and (alpha/sigma)^2.
 Weigh = Callable[[Tensor, Views, float], Callable[[Tensor], Iterator[Tensor]]]
 #: So many log-weights stay in the cache of a CPU until they are added up.
-_CACHED = 1 << 19
+_CACHED = 1 << 18
 
 
 def cheapest(views: Views) -> tuple[Weigh, int]:
@@ -146,8 +146,10 @@ def cheapest(views: Views) -> tuple[Weigh, int]:
 def gathered(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], Iterator[Tensor]]:
     """From the windows of both: of so many places together as the cache holds for the first of all data rows, and of
     the same ones for later rows, which may be fewer."""
-    windows = views.windows.to(scaled.device)
+    last = views.windows.new_full((len(views.windows), 1), scaled.shape[1])
+    windows = torch.cat([views.windows, last], 1).to(scaled.device)  # the column of zeros, for half squared lengths
     queries, together = _columns(scaled)[windows].mT, 0
+    queries[..., -1] = -square / 2
 
     def logits(stored: Tensor) -> Iterator[Tensor]:
         nonlocal together
@@ -156,7 +158,8 @@ def gathered(scaled: Tensor, views: Views, square: float) -> Callable[[Tensor], 
             together = max(1, _CACHED // (len(scaled) * len(stored))) if stored.device.type == "cpu" else len(windows)
         for index, query in zip(windows.split(together), queries.split(together), strict=True):
             patches = columns.index_select(0, index.flatten()).view(*index.shape, -1)
-            yield (query @ patches).sub_(patches.square().sum(1, keepdim=True), alpha=square / 2)
+            patches[:, -1] = patches[:, :-1].square().sum(1)
+            yield query @ patches
 
     return logits
 
