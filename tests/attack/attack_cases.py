@@ -49,7 +49,7 @@ BASE = {
     "sample": "--model {model} --seeds 0-1 --steps 4 --out result.png",
     "calibrate": "{model} --calls 3 --seeds 0-1 --held-out 5-6 --fine 20 --effort 2 --gaussian {gaussian} "
     "--out result.json",
-    "bench": "--model {model} --calls 3 --seeds 4-5 --tuning 0-1 --fine 8 --steps 4 --grids log --solvers DDIM "
+    "bench": "--model {model} --calls 3 --seeds 4-5 --tuning 0-1 --fine 8 --grids log --solvers DDIM,exponential "
     "--gaussian {gaussian} --no-parquet --out result",
     "stats": "{data} --out result.safetensors",
     "convert": "{snapshot} --out result.safetensors",
@@ -66,7 +66,11 @@ _WITH = {
     ("map", "--guidance"): "--model {classes} --class 1",
     ("calibrate", "--calibration"): "--calls 3",
     ("bench", "--calibration"): "--solvers calibrated",
-    ("bench", "--own"): "--samples 4 --reference {reference}",
+    **{
+        ("bench", option): "--samples 4 --reference {reference}"
+        for option in ("--own", "--steps", "--solver", "--features")
+    },
+    **{("compare", option): "--local 100" for option in ("--released", "--shared", "--tune-shared")},
     ("convert", "--config"): "",
     ("spectrum", "--config"): "",
 }

@@ -324,7 +324,10 @@ def test_calibrate_refuses_what_is_for_plans_from_data_alone(option, value, tmp_
     place = tmp_path / "plans.json"
     assert run(monkeypatch, "calibrate", "fashion-mnist", option, value, "--calls", "5", "--out", str(place)) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert said == f"underpaint: {option} is for plans from data; give --from data or both, too, or leave it out."
+    assert said == (
+        f"underpaint: `underpaint calibrate` reads {option} {value} only with --from data or both; give that, too, or "
+        f"leave out {option}."
+    )
     assert not list(tmp_path.iterdir())
 
 

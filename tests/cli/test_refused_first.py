@@ -60,8 +60,10 @@ REFUSED = [
     ("perturb --along torn.safetensors", "not a complete safetensors file"),
     ("perturb --at 99", "steps 0 to 29"),
     ("report --samples 20 --gaussian torn.safetensors", "not a complete safetensors file"),
-    ("report --samples 20 --column picture", "A split and a column are of data"),
-    ("report --samples 20 --split test", "A split and a column are of data"),
+    ("report --samples 20 --column picture", "does not read --column picture beside --samples 20"),
+    ("report --samples 20 --split test", "does not read --split test beside --samples 20"),
+    ("report --samples 20 --regimes", "does not read --regimes beside --samples 20"),
+    ("bench --gaussian known.safetensors --own 50", "reads --own 50 only with --samples"),
     ("report --samples 20 --class 9", "class labels 0 to 2, got 9"),
     ("retrieve --data nowhere", "no data called 'nowhere'"),
     ("compare --data nowhere", "no data called 'nowhere'"),
@@ -70,7 +72,7 @@ REFUSED = [
     ("sample --teleport 10 --gaussian torn.safetensors", "not a complete safetensors file"),
     ("bench --gaussian known.safetensors --calibration torn.json", "not valid JSON"),
     ("bench --samples 20 --features nowhere", "no features 'nowhere'"),
-    ("sample --gaussian known.safetensors", "Statistics are for --teleport or --calibration"),
+    ("sample --gaussian known.safetensors", "reads --gaussian known.safetensors only with --teleport or --calibration"),
     ("sample --out new.jpg", "new.jpg would be a folder here, and ends as a file does"),
     ("morph 1 2 --out new.gif", "new.gif would be a folder here"),
     ("report --out new.html", "new.html would be a folder here"),
@@ -84,10 +86,19 @@ REFUSED = [
     ("calibrate --gaussian known.safetensors --budget soon", "A budget is a number of calls"),
     ("calibrate --gaussian known.safetensors --from data --data nowhere --budget 10", "got a budget of 10"),
     ("stats test_refused_first:counting --samples 20 --out s.npz --features nowhere", "no features 'nowhere'"),
-    ("stats test_refused_first:counting --samples 20 --size 4 --mode L", "leave out --size, --mode, or --samples"),
-    ("stats test_refused_first:counting --samples 20 --split test --column x", "leave out --split, --column, or"),
-    ("stats test_refused_first:counting --samples 20 --latents fashion-mnist", "leave out --latents, or --samples"),
-    ("stats . --latents test_refused_first:counting --size 4", "leave out --size and --mode"),
+    (
+        "stats test_refused_first:counting --samples 20 --size 4 --mode L",
+        "does not read --size 4, --mode L beside --samples 20",
+    ),
+    (
+        "stats test_refused_first:counting --samples 20 --split test --column x",
+        "does not read --split test, --column x beside",
+    ),
+    (
+        "stats test_refused_first:counting --samples 20 --latents fashion-mnist",
+        "does not read --latents fashion-mnist beside",
+    ),
+    ("stats . --latents test_refused_first:counting --size 4", "does not read --size 4 beside --latents"),
 ]
 
 

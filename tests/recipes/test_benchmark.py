@@ -548,7 +548,8 @@ def test_what_parquet_needs_is_said_before_the_work(monkeypatch: pytest.MonkeyPa
         ({"solvers": ("magic",)}, "no solver 'magic' to compare; choose from DDIM"),
         ({"grids": ("square",)}, "no grid 'square' to compare; choose from linspace"),
         ({"samples": 1}, "0 or at least 2 samples"),
-        ({"own": 1}, "own images need at least 2 steps, got 1"),
+        ({"own": 1, "samples": 2}, "own images need at least 2 steps, got 1"),
+        ({"own": 50}, "own images are for Fréchet distances; give samples, too, or leave out own = 50"),
         ({"own": 10, "samples": 2}, "own images need more steps than the 10 calls .* got 10; give more with --own"),
         ({"batch": 0}, "batches of at least 1"),
     ],
@@ -572,6 +573,13 @@ def test_bad_workbenches_get_a_sentence(tmp_path: Path) -> None:
         ),
         (Request(), Settings(solvers=("exponential",)), {}, "compared with peers; give one of DDIM"),
         (Request(), Settings(), {"calibration": tmp_path / "plans.json"}, "has used seed 2005"),
+        (
+            Request(),
+            Settings(solvers=("DDIM",)),
+            {"calibration": tmp_path / "plans.json"},
+            "Plans or rules are given, and calibrated is not among the solvers",
+        ),
+        (Request(conditions=(3, "a boot")), Settings(), {}, "takes no prompts, got 'a boot'"),
         (Request(conditions=(3,)), Settings(samples=4), {}, "Nothing judges images of class 3"),
         (Request(), Settings(samples=4), {"reference": tmp_path / "other.npz"}, "of the features 'other'"),
     ):

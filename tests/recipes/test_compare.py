@@ -464,6 +464,9 @@ def test_everything_is_written(whole: Comparison, run: Compare, tmp_path: Path) 
         (lambda: Settings(ratios=(1.0, 0.0)), "sigma/alpha of a comparison must be above 0"),
         (lambda: Settings(solver="x"), "Unknown solver"),
         (lambda: Sweeps(tune_shared=-1), "images that shared patches are tuned with must .* got -1"),
+        (lambda: Sweeps(local=0, released=100), "leave out released, shared and tune_shared"),
+        (lambda: Sweeps(shared=1001), r"shared = 1,001 of local = 1,000 images are asked for; give as many at most"),
+        (lambda: Sweeps(shared=20, tune_shared=21), r"tune_shared = 21 of shared = 20 images"),
         (lambda: Sweeps(local=20), r"at least 100 data points, got local = 20; 0 leaves them out"),
     ],
 )

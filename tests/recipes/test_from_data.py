@@ -99,6 +99,8 @@ def test_without_data_the_classes_of_the_statistics_serve(data: Path, tmp_path: 
     x = standard_normal(5, 16).float()
     assert_close(denoise(x, LEVEL), up.Mixture.fit(rows, labels)(x, LEVEL), rtol=1e-4, atol=1e-4)
     assert about == {"unconditional": f"3 Gaussians, one for each class of {place}"}
+    with pytest.raises(ValueError, match=r"No mixture is fitted to data here \(3 Gaussians.*leave out --data, --comp"):
+        denoiser_from_data(sampler(), [Conditioning()], DataModel(components=4), (str(place),))
     save_gaussian(place, up.Gaussian.fit(rows))
     with pytest.raises(ValueError, match="silent does not say what it was trained on; give its data with --data"):
         denoiser_from_data(sampler(), [Conditioning()], DataModel(), (str(place),))
@@ -171,6 +173,8 @@ def test_the_data_are_the_prior_of_few_seeds(data: Path, tmp_path: Path) -> None
 def test_plans_come_from_the_network_or_the_data() -> None:
     with pytest.raises(ValueError, match="made from network, data or both, got 'air'"):
         calibrate_model(Request(), origin="air")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"DataModel\(.*rank=3\) is for plans from data; make them from data or both"):
+        calibrate_model(Request(), data=DataModel(rank=3))
     asked = Request("emoji-scenes", ("a fox",), (1.0, 3.0))
     with pytest.raises(ValueError, match="Plans from the data alone are for a guidance of 1"):
         calibrate_model(asked, origin="data")

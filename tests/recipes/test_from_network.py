@@ -75,8 +75,9 @@ def test_a_network_that_cannot_tell_is_refused_and_nothing_is_written(module: st
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--size", "8"), "of a model's own states; leave out --size."),
-        (("--split", "test", "--precise"), "of a model's own states; leave out --split, --precise."),
+        (("--size", "8"), "does not read --size 8 beside --jacobian"),
+        (("--split", "test", "--precise"), "does not read --split test, --precise beside --jacobian"),
+        (("--memory", "8GB"), "does not read --memory 8GB beside --jacobian"),
         (("--rank", "0"), "rank must lie between 1 and the dimension 64, got 0."),
         (("--rank", "65"), "rank must lie between 1 and the dimension 64, got 65."),
         (("--samples", "1"), "The number of samples to compare with must be a whole number from 2 to"),

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from underpaint.analysis.paths import great_circle
 from underpaint.cli import app
 from underpaint.figures.morph import morph_strips, write_morph
-from underpaint.recipes.morph import Morph, MorphSettings, _between, morph
+from underpaint.recipes.morph import Morph, MorphSettings, _between, morph, prepare_ends
 from underpaint.recipes.shared.request import Conditioning, Request, Sampler
 from underpaint.sampling.trajectory import initial_noise
 
@@ -123,6 +123,13 @@ def test_the_same_command_gives_the_same_path(sampler: Sampler):
     assert isinstance(first, Morph)
 
 
+def test_a_class_beside_ends_that_have_their_own_is_refused() -> None:
+    """It was left unread; an end that is a seed alone, or a picture, takes it."""
+    with pytest.raises(ValueError, match=r"conditions of their own, 3@7 and 8@9; leave class 5 out"):
+        prepare_ends(Request(conditions=(5,)), "3@7", "8@9")
+    assert prepare_ends(Request(conditions=(5,)), "3@7", "8").model.name == "fashion-mnist"
+
+
 @pytest.mark.parametrize(
     ("ends", "words"),
     [
@@ -138,7 +145,16 @@ def test_what_is_no_end_is_refused(pixels: Sampler, ends: tuple[str, str], words
 
 
 def test_settings_are_checked():
-    for change, words in (({"paths": ("curvy",)}, "Paths are some of"), ({"points": 2}, "pictures of a path")):
+    for change, words in (
+        ({"paths": ("curvy",)}, "Paths are some of"),
+        ({"points": 2}, "pictures of a path"),
+        (
+            {"paths": ("straight", "minimum-energy"), "walkers": 3},
+            "walkers is not read by paths of the kinds straight, m",
+        ),
+        ({"paths": ("straight", "noise"), "rounds": 2}, "rounds is not read by paths of the kinds straight, noise"),
+        ({"paths": ("noise",), "begin": 3.0}, "begin is not read by paths of the kinds noise; leave it out"),
+    ):
         with pytest.raises(ValueError, match=words):
             MorphSettings(**change)
 

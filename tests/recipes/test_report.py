@@ -403,6 +403,7 @@ def test_settings_are_checked():
         ({"seeds": (1,) * 9}, "differ"),
         ({"steps": 5}, "at least 12 steps"),
         ({"samples": 1}, "at least 2 samples, or 0"),
+        ({"samples": 0, "respent": True}, r"spent again for Fréchet distances \(--full\); leave that out"),
         ({"solver": "x"}, "Unknown solver"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -39,14 +39,13 @@ def fashion() -> Model:
 
 
 def test_cases_are_conditions_times_guidance(fashion: Model):
-    request = Request(conditions=("an apple", 3, "a bear"), guidance=(1.0, 2.0), negative="a bear")
+    request = Request(conditions=("an apple", "a bear"), guidance=(1.0, 2.0), negative="a bear")
     assert cases(request, latent_model()) == (
         Conditioning("an apple"),
         Conditioning("an apple", 2.0, "a bear"),
         Conditioning("a bear"),
         Conditioning("a bear", 2.0, "a bear"),
     )
-    assert cases(Request(conditions=("an apple", 3)), fashion) == (Conditioning(3),)
     assert cases(Request(), fashion) == (Conditioning(),)
     assert cases(Request(conditions=(3,), guidance=(2.0,), negative="4"), fashion) == (Conditioning(3, 2.0, 4),)
     assert as_condition("4", latent_model()) == "4"
@@ -58,6 +57,7 @@ def test_cases_that_cannot_be_run_get_a_sentence(fashion: Model):
         (Request(guidance=(3.0,)), fashion, "need a class or a prompt"),
         (Request(conditions=(3,), negative="4"), fashion, "acts through guidance"),
         (Request(conditions=("a boot",)), fashion, "takes no prompts, got 'a boot'"),
+        (Request(conditions=(3, "a boot")), fashion, "takes no prompts, got 'a boot'"),
         (Request(conditions=(12,)), fashion, "knows class labels 0 to 9, got 12"),
         (Request(conditions=(12,)), latent, "takes no class labels"),
         (Request(conditions=(3,), guidance=(2.0,), negative="a boot"), fashion, "takes no prompts, got 'a boot'"),
@@ -147,11 +147,17 @@ def test_statistics_from_files(tmp_path: Path):
     model, whole, part = latent_model(), tmp_path / "all.safetensors", tmp_path / "a=b.safetensors"
     save_gaussian(whole, GAUSSIANS[""])
     save_gaussian(part, GAUSSIANS["an apple"])
-    theory = load_theory(Request("latent", statistics=(str(whole), f"an apple={whole}", f"x = y={whole}")), model)
+    files, model = (
+        (str(whole), f"an apple={whole}", f"x = y={whole}"),
+        replace(model, embed=lambda _: torch.zeros(1, 32)),
+    )
+    theory = load_theory(Request("latent", ("an apple", "x = y"), statistics=files), model)
     torch.testing.assert_close(theory.everything.mean, GAUSSIANS[""].mean.float())
     assert set(theory.parts) == {"an apple", "x = y"}
     assert load_theory(Request("latent", statistics=(str(part),)), model).everything is not None
     assert load_theory(Request("latent"), model).everything is None
+    with pytest.raises(ValueError, match=r"'an apple=.* are of an apple, which is not asked for; ask for it, or leave"):
+        load_theory(Request("latent", ("x = y",), statistics=files), model)
     classes = tmp_path / "classes.safetensors"
     bear = Gaussian(MEANS["a bear"], Covariance.isotropic(DIMENSION, 2.0))
     save_gaussian(classes, GAUSSIANS[""], {2: (50, bear)})
@@ -182,7 +188,7 @@ def test_statistics_that_do_not_fit_get_a_sentence(tmp_path: Path, fashion: Mode
         ("none.safetensors", "no file none.safetensors"),
     ):
         with pytest.raises(ValueError, match=words):
-            load_theory(Request(statistics=(text,)), fashion)
+            load_theory(Request(conditions=(3,), statistics=(text,)), fashion)
 
 
 def test_preparing():

@@ -491,6 +491,8 @@ def test_what_cannot_be_planned_is_refused() -> None:
         (flat, {"kind": "stationary"}, r"needs images or latents \(C, H, W\); rows has \(24,\)"),
         (images, {"memory": 1e3}, "1e-06 GB are not enough: a stationary covariance needs 1 MB"),
         (images, {"kind": "dense"}, "Unknown kind of covariance 'dense'; choose from auto, full"),
+        (images, {"kind": "stationary", "rank": 3}, "A stationary covariance has no rank; leave out --rank 3"),
+        (images, {"memory": 1e3, "rank": 3}, "are not enough: a rank-3 covariance"),
         (images, {"rank": 0}, "must be at least 1"),
         (images, {"kind": "low-rank", "rank": 25}, "between 1 and the dimension 24, got 25"),
         (source_of(rows_like(1)), {}, "at least 2 items; rows has 1"),
@@ -803,6 +805,12 @@ def test_samples_of_a_class_are_those_of_its_denoiser() -> None:
     assert source.identity != own_samples(model, 4, steps=2, solver="ddim").identity
     with pytest.raises(ValueError, match=r"\(class 3, guidance 2\) is for samples of a model; give --samples"):
         open_data("fashion-mnist", case=case)
+    with pytest.raises(
+        ValueError, match=r"A device \('cpu'\) is of a network; give --samples, --latents or --features"
+    ):
+        open_data("fashion-mnist", device="cpu")
+    with pytest.raises(ValueError, match="leave out --mode, --no-labels, or --samples"):
+        open_data("fashion-mnist", mode="", samples=4, labels=False)
 
 
 def test_latents_are_what_the_model_encodes(tmp_path: Path, model: Model) -> None:

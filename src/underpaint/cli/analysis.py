@@ -289,7 +289,6 @@ def retrieve(
     split: SplitOption = "train",
     column: ColumnOption = None,
     labelled: LabelsOption = True,
-    gaussian: DataGaussianOption = None,
     seeds: SeedsOption = "0-15",
     steps: StepsOption = 25,
     solver: SolverOption = "dpmpp-2m",
@@ -312,7 +311,7 @@ def retrieve(
     from ..recipes.retrieve import Settings, retrieve as compute
     from ..recipes.shared.model_and_data import Sources
 
-    sources = Sources(model, data, split, column, labelled, gaussian, device, dtype)
+    sources = Sources(model, data, split, column, labelled, device=device, dtype=dtype)
     settings = Settings(sources, label, chosen, steps, solver, samples)
     with progress_bars(quiet) as progress:
         result = compute(settings, progress)

@@ -20,6 +20,7 @@ from typer.core import TyperCommand
 from ..bounds import MOST_ITEMS, SEEDS, shown
 from ..damage import out_of_memory
 from ..version import __version__
+from .idle import check_read
 from .progress import progress_on
 
 if TYPE_CHECKING:  # so that `underpaint --help` need not wait for torch
@@ -43,8 +44,8 @@ OFTEN = (
 
 
 class Command(TyperCommand):
-    """A command that says so where it takes an option once that another command takes several times: the last would be
-    taken, and the others left unread."""
+    """A command that says so where an option would be left unread: given several times to a command that takes it once,
+    or without others that it needs."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         *_, found = self.make_parser(ctx).parse_args(args=list(args))
@@ -52,7 +53,9 @@ class Command(TyperCommand):
             name = next((name for name in option.opts if name in OFTEN), None)
             if name and not option.multiple and found.count(option) > 1:
                 raise ValueError(f"`underpaint {self.name}` takes {name} once, got it {found.count(option)} times.")
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        check_read(str(self.name), ctx)
+        return rest
 
 
 def parse_seeds(text: str, what: str = "Seeds") -> tuple[int, ...]:

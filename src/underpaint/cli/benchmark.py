@@ -22,9 +22,7 @@ from .options import (
     PromptsOption,
     QuietOption,
     SeedsOption,
-    SolverOption,
     StatisticsOption,
-    StepsOption,
 )
 
 
@@ -67,10 +65,15 @@ def bench(
     own: Annotated[
         int, typer.Option("--own", help="With --samples: steps of the solution for the network's own images.")
     ] = 100,
-    steps: StepsOption = 20,
-    solver: SolverOption = "dpmpp-2m",
+    steps: Annotated[
+        int, typer.Option("--steps", help="With --samples: steps of the grid whose first steps are skipped.")
+    ] = 20,
+    solver: Annotated[
+        str, typer.Option("--solver", help="With --samples: the solver that takes the others.")
+    ] = "dpmpp-2m",
     reference: Annotated[
-        Path | None, typer.Option("--reference", help="Feature statistics (.npz of mu and sigma) to compare with.")
+        Path | None,
+        typer.Option("--reference", help="With --samples: feature statistics (.npz of mu and sigma) to compare with."),
     ] = None,
     features: FeaturesOption = None,
     batch: Annotated[int, typer.Option("--batch", help="Number of seeds that are solved and stored at a time.")] = 64,

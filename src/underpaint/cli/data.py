@@ -113,18 +113,6 @@ def stats(
     from ..recipes.statistics.sources import open_data, parse_size
 
     if jacobian:
-        odd: dict[str, object] = {
-            "--features": features,
-            "--latents": encoder,
-            "--size": size,
-            "--mode": mode,
-            "--column": column,
-        }
-        odd |= {"--shrinkage": shrinkage, "--kind": kind != "auto", "--split": split != "train"}
-        odd |= {"--precise": precise, "--strict": strict, "--checkpoint": checkpoint}
-        named = [name for name, value in odd.items() if value]
-        if named:
-            raise ValueError(f"Statistics by --jacobian are of a model's own states; leave out {', '.join(named)}.")
         _from_network(data, place, rank, samples, (prompt, label, guidance, negative), device, dtype, as_json, quiet)
         return
     settings = Settings(kind, rank, parse_memory(memory), classes, precise, strict, groups, shrinkage=shrinkage)

@@ -143,16 +143,8 @@ def calibrate(
     Example: underpaint calibrate fashion-mnist --calls 5,8,10 --out fashion-mnist.json
     """
     model = the_model(model, named)
-    if budget is not None and any(given is not None for given in (seeds, held_out, fine, effort)):
-        raise ValueError(
-            "A --budget takes the place of --seeds, --held-out, --fine and --effort; give one or the others."
-        )
     mixture: dict[str, Any] = {"data": data, "components": components, "rank": rank}
     given = {name: value for name, value in mixture.items() if value is not None}
-    if given and origin == "network":
-        raise ValueError(
-            f"--{next(iter(given))} is for plans from data; give --from data or both, too, or leave it out."
-        )
     chosen, numbers, unseen = (
         parse_seeds("0-31" if seeds is None else seeds),
         parse_seeds(calls, "Calls"),
@@ -171,7 +163,11 @@ def calibrate(
         model, conditions, (guidance,), negative, chosen, statistics=tuple(gaussian or ()), device=device, dtype=dtype
     )
     how: dict[str, Any] = {"calls": numbers, "held_out": unseen, "fine": fine}
-    how |= {"effort": 150 if effort is None else effort, "origin": origin, "data": DataModel(**given)}
+    how |= {
+        "effort": 150 if effort is None else effort,
+        "origin": origin,
+        "data": DataModel(**given) if given else None,
+    }
     how |= {"budget": budget, "tell": tell(quiet)}
     with kept_in(parts), progress_bars(quiet) as progress:
         found = calibrate_model(request, parts, None if quiet else say_check, progress=progress, **how)

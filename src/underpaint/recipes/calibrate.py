@@ -71,6 +71,8 @@ def calibrate_model(
     """
     if origin not in _ORIGINS:
         raise ValueError(f"Plans are made from {', '.join(_ORIGINS[:-1])} or {_ORIGINS[-1]}, got {shown(origin)}.")
+    if origin == "network" and data is not None:
+        raise ValueError(f"{data} is for plans from data; make them from data or both, or leave it out.")
     sampler = prepare(request)
     model, gaussian = sampler.model, sampler.theory.everything
     if gaussian is None:

@@ -41,6 +41,7 @@ from .shared.request import (
     describe,
     find_denoiser,
     load_on,
+    name_condition,
     prepare,
 )
 from .shared.results import listed, picture, quantity
@@ -90,6 +91,11 @@ class MorphSettings:
         if unknown or not self.paths or len(set(self.paths)) < len(self.paths):
             what = ", ".join(map(shown, self.paths)) or "none"
             raise ValueError(f"Paths are some of {', '.join(KINDS)}, each once; got {what}.")
+        pulled = {"rounds": ROUNDS, "levels": LEVELS, "begin": None}
+        idle = {} if {"minimum-energy", "principal"} & {*self.paths} else pulled
+        idle |= {} if "principal" in self.paths else {"walkers": WALKERS}
+        for name in (name for name, usual in idle.items() if getattr(self, name) != usual):
+            raise ValueError(f"{name} is not read by paths of the kinds {', '.join(self.paths)}; leave it out.")
         integer(self.points, "number of pictures of a path", 3, 1001)
         integer(self.levels, "number of levels", 2, 10_000)
         integer(self.rounds, "number of rounds", 1, 10_000)
@@ -168,8 +174,11 @@ def prepare_ends(request: Request, start: str, end: str) -> Sampler:
     """The model made ready for the conditions of both ends, too.
 
     Raises:
-        ValueError: as `prepare`.
+        ValueError: as `prepare`; a class or prompt beside two ends that have their own.
     """
+    if request.conditions and all(_SEED.fullmatch(text) and "@" in text for text in (start, end)):
+        named = " and ".join(name_condition(condition) for condition in request.conditions)
+        raise ValueError(f"Both ends have conditions of their own, {start} and {end}; leave {named} out.")
     model = load_on(request.model, request.device, request.dtype)
     own = [text.partition("@")[2] for text in (start, end) if _SEED.fullmatch(text)]
     conditions = (*request.conditions, *(as_condition(text, model) for text in own if text))

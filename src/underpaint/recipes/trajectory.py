@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,10 @@ from .shared.request import (
     cases,
     describe,
     find_denoiser,
+    load_on,
     name_condition,
     network_calls,
+    of_its_kind,
     prepare,
 )
 from .shared.results import quantity
@@ -123,11 +125,13 @@ def prepare_all(asks: Sequence[Request]) -> list[tuple[Sampler, tuple[Conditioni
     """
     if len(asks) > 1 and any(request.statistics for request in asks):
         raise ValueError("Statistics are those of one model's states; give --gaussian with one --model at a time.")
-    loaded = [(sampler, cases(request, sampler.model)) for request in asks for sampler in [prepare(request)]]
-    taken = {case.condition for _, listed in loaded for case in listed}
+    loaded = [(request, load_on(request.model, request.device, request.dtype)) for request in asks]
+    taken = {condition for request, model in loaded for condition in of_its_kind(request.conditions, model)}
     for condition in {condition for request in asks for condition in request.conditions} - taken:
         raise ValueError(f"None of {', '.join(request.model for request in asks)} takes {name_condition(condition)!r}.")
-    return loaded
+    # a model that takes none of them says so
+    own = [(replace(r, conditions=of_its_kind(r.conditions, model) or r.conditions), model) for r, model in loaded]
+    return [(prepare(request, model), cases(request, model)) for request, model in own]
 
 
 def survey(

@@ -72,6 +72,17 @@ class Sweeps:
         integer(self.released, "number of images that released denoisers know", 0, MOST_ITEMS)
         integer(self.shared, "number of images that denoisers with shared patches know", 0, MOST_ITEMS)
         integer(self.tune_shared, "number of images that shared patches are tuned with", 0, MOST_ITEMS)
+        if not self.local and (self.released or self.shared or self.tune_shared):
+            raise ValueError(
+                "With local = 0, released denoisers and those with shared patches are left out, too; leave out "
+                "released, shared and tune_shared."
+            )
+        for few, many in (("shared", "local"), ("tune_shared", "shared")):
+            if getattr(self, few) > (getattr(self, many) or MOST_ITEMS):
+                raise ValueError(
+                    f"{few} = {getattr(self, few):,} of {many} = {getattr(self, many):,} images are asked for; give "
+                    "as many at most."
+                )
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,6 +41,11 @@ class Settings:
             raise ValueError(f"The report needs at least 12 steps to follow a trajectory, got {self.steps}.")
         if self.samples == 1:
             raise ValueError("A Fréchet distance needs at least 2 samples, or 0 to leave it out; got 1.")
+        if self.respent and not self.samples:
+            raise ValueError(
+                "Saved calls are spent again for Fréchet distances (--full); leave that out, or give samples for them "
+                "(--frechet)."
+            )
         check_steps(self.steps)
         integer(self.samples, "number of samples for Fréchet distances", 0, MOST_ITEMS)
         find_solver(self.solver)

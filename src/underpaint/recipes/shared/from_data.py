@@ -60,10 +60,17 @@ def denoiser_from_data(
     ``statistics`` are files, of which the first with classes serves where there are no data.
 
     Raises:
-        ValueError: there are no data and no statistics of them by class, or nothing is known of a case's condition.
+        ValueError: there are no data and no statistics of them by class, nothing is known of a case's condition, or
+            ``how`` says what to fit where nothing is fitted.
     """
     known = _Known(sampler, how, tuple(statistics))
-    return in_turn([_in_case(known, case) for case in cases]), known.about
+    denoise = in_turn([_in_case(known, case) for case in cases])
+    if not known.fitted and how != DataModel():
+        raise ValueError(
+            f"No mixture is fitted to data here ({'; '.join(known.about.values())} is taken); leave out --data, "
+            "--components and --rank."
+        )
+    return denoise, known.about
 
 
 def _in_case(known: _Known, case: Conditioning) -> Denoiser:
@@ -80,6 +87,11 @@ class _Known:
     @cached_property
     def about(self) -> dict[str, str]:
         return {}
+
+    @cached_property
+    def fitted(self) -> list[int]:
+        """Rows of the data that mixtures were fitted to."""
+        return []
 
     @cached_property
     def _made(self) -> dict[Condition | None, Denoiser]:
@@ -148,6 +160,7 @@ class _Known:
         return torch.empty(0, self._model.dimension) if labels is None else self._rows[labels == condition]
 
     def _mixture(self, rows: Tensor) -> Mixture:
+        self.fitted.append(len(rows))
         return k_means_mixture(rows, self._count(rows), self.how.rank)
 
     def _count(self, rows: Tensor) -> int:

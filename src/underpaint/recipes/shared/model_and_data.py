@@ -197,8 +197,10 @@ class Sources:
             integer(self.samples, "number of samples in the place of data", 20, MOST_ITEMS)
             if self.data is not None:
                 raise ValueError(f"Give data ({shown(self.data)}) or a number of samples in their place, not both.")
-            if self.column is not None or plain_split(self.split) != "train":
-                raise ValueError("A split and a column are of data; leave them out where samples stand for the data.")
+            if self.column is not None or plain_split(self.split) != "train" or not self.labelled:
+                raise ValueError(
+                    "A split, a column and labels are of data; leave them out where samples stand for the data."
+                )
 
     @property
     def place(self) -> str:

@@ -68,7 +68,7 @@ class Request:
 
     Attributes:
         model: a name in the box, or a place.
-        conditions: prompts and class labels; none means unconditionally. A model takes those of its kind.
+        conditions: prompts or class labels, whichever the model takes; none means unconditionally.
         guidance: weights w of D_u + w (D_c - D_u); each is run with each condition.
         negative: what D_u is conditioned on, a prompt or the digits of a label; by default "anything".
         statistics: files that `load_gaussian` reads: "FILE" for all the data (and the classes in it), "CONDITION=FILE"
@@ -91,19 +91,21 @@ class Request:
         check_seeds(self.seeds)
 
 
+def of_its_kind(conditions: Sequence[Condition], model: Model) -> tuple[Condition, ...]:
+    """Those that a model takes: prompts or class labels."""
+    return tuple(c for c in conditions if isinstance(c, str) == (model.embed is not None))
+
+
 def cases(request: Request, model: Model) -> tuple[Conditioning, ...]:
-    """Each condition of the model's kind with each guidance.
+    """Each condition with each guidance.
 
     Raises:
-        ValueError: conditions are given but none of the model's kind, or a negative without guidance to act through.
+        ValueError: a condition is not of the model's kind, or a negative without guidance to act through.
     """
-    taken = [c for c in request.conditions if isinstance(c, str) == (model.embed is not None)]
-    if request.conditions and not taken:
-        taken = list(request.conditions)  # the model says what is wrong with them
     negative = None if request.negative is None else as_condition(request.negative, model)
     if negative is not None and set(request.guidance) == {1.0}:
         raise ValueError("What to lead away from acts through guidance; give a --guidance other than 1 with it.")
-    conditions: list[Condition | None] = [*taken] or [None]
+    conditions: list[Condition | None] = [*request.conditions] or [None]
     listed = tuple(
         Conditioning(c, weight, None if weight == 1 else negative) for c in conditions for weight in request.guidance
     )
@@ -284,7 +286,8 @@ def load_theory(request: Request, model: Model) -> Theory:
     for a prompt that names just one of their classes those of that class.
 
     Raises:
-        ValueError: a file cannot be read, or is of another dimension than the model.
+        ValueError: a file cannot be read, is of another dimension than the model, or of a class or prompt that is not
+            asked for.
     """
     given: dict[Condition | None, Gaussian] = {}
     about: dict[str, str] = {}
@@ -300,7 +303,13 @@ def load_theory(request: Request, model: Model) -> Theory:
     for text in request.statistics or default:
         whole = text in default or Path(text).is_file()
         name, _, source = ("", "", text) if whole else text.rpartition("=")
-        know(as_condition(name, model) if name else None, load_gaussian(source), source)
+        condition = as_condition(name, model) if name else None
+        if condition is not None and condition not in wanted:
+            raise ValueError(
+                f"The statistics {shown(text)} are of {name_condition(condition)}, which is not asked for; ask for it, "
+                "or leave them out."
+            )
+        know(condition, load_gaussian(source), source)
         if not name:
             for condition, (label, called) in _named(wanted, source, model).items():
                 know(condition, load_gaussian(source, label), f"{source}, {called}" if called else source)

@@ -50,6 +50,10 @@ class Settings:
             raise ValueError(f"rank and groups must be at least 1, got {self.rank} and {self.groups}.")
         integer(self.groups, "number of groups", 1, MOST_ITEMS)
         integer(self.rank or 1, "rank", 1, MOST_ITEMS)
+        if self.kind == "stationary" and self.rank is not None:
+            raise ValueError(
+                f"A stationary covariance has no rank; leave out --rank {self.rank}, or give another --kind."
+            )
         if self.shrinkage not in (None, *SHRINKAGE):
             raise ValueError(f"Unknown shrinkage {self.shrinkage!r}; choose {', '.join(SHRINKAGE)} or none.")
         if self.shrinkage and (self.rank or self.kind not in ("auto", "full")):
@@ -154,7 +158,8 @@ def _options(source: Source, settings: Settings) -> list[Sketch]:
     low: list[Sketch] = [LowRank(source.dimension, rank) for rank in ranks]
     image = source.shape if len(source.shape) == 3 else None
     still: list[Sketch] = [Stationary.usual((image[0], image[1], image[2]))] if image else []
-    options = {"full": full, "low-rank": low, "stationary": still, "auto": full + low + still}[settings.kind]
+    auto = full + low + ([] if settings.rank else still)  # which has none
+    options = {"full": full, "low-rank": low, "stationary": still, "auto": auto}[settings.kind]
     if not options:
         raise ValueError(
             f"A stationary covariance needs images or latents (C, H, W); {source.name} has {source.shape}."

@@ -55,12 +55,16 @@ def open_data(
     there = own_device(device)
     if dtype is not None and samples is None and encoder is None:
         raise ValueError(f"A dtype ({shown(dtype)}) is of a model; give --samples or --latents, too.")
+    if device is not None and samples is None and encoder is None and features is None:
+        raise ValueError(
+            f"A device ({shown(device)}) is of a network; give --samples, --latents or --features, too, or none."
+        )
     if samples is None and case not in (None, Conditioning()):
         raise ValueError(f"A class, prompt or guidance ({case}) is for samples of a model; give --samples, too.")
     if features is not None and encoder is not None:
         raise ValueError("Features are of pictures and not of latents; give --features or --latents.")
     if samples is not None:
-        _check_samples(size, mode, split, column, encoder)
+        _check_samples(size, mode, split, column, encoder, labels)
         model = load_on(place, device, dtype)
         space = None if features is None else find_features(features, model.image_shape, there)
         source = own_samples(model, samples, case=case)
@@ -79,11 +83,17 @@ def open_data(
 
 
 def _check_samples(
-    size: tuple[int, int] | None, mode: str | None, split: str, column: str | None, encoder: str | None
+    size: tuple[int, int] | None,
+    mode: str | None,
+    split: str,
+    column: str | None,
+    encoder: str | None,
+    labels: bool = True,
 ) -> None:
     """Refuse options that are of pictures and tables where samples of a model are asked for."""
-    odd = {"--size": size, "--mode": mode, "--split": split != "train", "--column": column, "--latents": encoder}
-    named = [name for name, value in odd.items() if value]
+    odd = {"--size": size, "--mode": mode, "--column": column, "--latents": encoder}
+    named = [name for name, value in odd.items() if value is not None]
+    named += ["--split"] * (split != "train") + ["--no-labels"] * (not labels)
     if named:
         raise ValueError(f"Samples of a model are its own states; leave out {', '.join(named)}, or --samples.")
 
