@@ -23,7 +23,8 @@ from underpaint.calibration.levels import shortest_path, step_losses
 from underpaint.calibration.refine import refine
 from underpaint.calibration.search import guesses, search
 from underpaint.calibration.solution import FineSolution, precision, solve_finely
-from underpaint.recipes.shared.request import Request, cases, find_denoiser, in_turn, prepare
+from underpaint.recipes.shared.request import Request, cases, find_denoiser, prepare
+from underpaint.sampling.use import in_turn
 
 Row = tuple[str, int, Tensor]
 

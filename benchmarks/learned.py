@@ -36,10 +36,11 @@ from underpaint.models.schedulers.peers import grids, lay, peer
 from underpaint.noise import NoiseLevel, Schedule
 from underpaint.recipes.benchmark.benchmark import bootstrap_ratio
 from underpaint.recipes.shared.checkpoints import Parts, drop_parts
-from underpaint.recipes.shared.request import Request, Sampler, cases, find_denoiser, in_turn, prepare
+from underpaint.recipes.shared.request import Request, Sampler, cases, find_denoiser, prepare
 from underpaint.sampling.fitted import read_calibration
 from underpaint.sampling.linear import LearnedRules, LinearRule, linear_rule, write_rules
 from underpaint.sampling.solvers import ddim_step
+from underpaint.sampling.use import in_turn
 
 #: Plain solvers that a fit may begin with, and hold its times to.
 PLAIN = ("DDIM", "DPM-Solver++ 2M", "DPM-Solver++ 3M", "UniPC-2 bh2", "UniPC-3 bh2", "DEIS-3")

@@ -26,8 +26,9 @@ from underpaint.figures.pictures import show
 from underpaint.figures.style import RC
 from underpaint.models.schedulers.peers import SCHEDULERS, lay, lay_default, peer
 from underpaint.noise import NoiseLevel
-from underpaint.recipes.shared.request import Conditioning, find_denoiser, in_turn
+from underpaint.recipes.shared.request import Conditioning, find_denoiser
 from underpaint.sampling.solvers import Solver
+from underpaint.sampling.use import in_turn
 
 GRIDS = ("linspace", "leading", "trailing", "karras")
 #: What a plan is held against: so many steps of diffusers' UniPC of order 3.

@@ -33,9 +33,9 @@ from underpaint.cli.base import parse_seeds
 from underpaint.files import write_text
 from underpaint.noise import NoiseLevel
 from underpaint.recipes.benchmark.benchmark import bootstrap_ratio
-from underpaint.recipes.shared.request import Request, cases, find_denoiser, in_turn, prepare
+from underpaint.recipes.shared.request import Request, cases, find_denoiser, prepare
 from underpaint.sampling.fitted import LOOK_BACK, TERMS, Plan, Seen, combine, read_calibration, step_terms
-from underpaint.sampling.use import use_of
+from underpaint.sampling.use import in_turn, use_of
 from underpaint.theory import modes
 from underpaint.theory.cosine import cosine_transform
 from underpaint.theory.covariance import Covariance

@@ -3,11 +3,15 @@
     python benchmarks/transfer.py                                   # shows the table
     python benchmarks/transfer.py --write docs/guides/speed_up.md   # puts it between the page's marks
     python benchmarks/transfer.py --json --keep plans.json          # errors by seed; plans, with what they lose
+    python benchmarks/transfer.py --range --write docs/guides/speed_up.md  # plans for a range of guidance instead
 
 On emoji-scenes. Each use has its own fine solution, its best plain solver (of diffusers', on the grids on which `bench`
 finds them best here; chosen on held-out seeds), and a plan fitted for it; the errors of all are those of further seeds.
 Another resolution takes another Gaussian, of the network's own samples there. Each use is kept in --parts as it is
 measured, and is not measured again.
+
+With --range the plans are fitted to the same prompts at four weights of guidance together, on as many seeds for each
+weight, and used at these and between them.
 """
 
 from __future__ import annotations
@@ -29,14 +33,17 @@ import underpaint as up
 from underpaint.files import write_text
 from underpaint.models.schedulers.peers import lay, peer
 from underpaint.recipes.benchmark.benchmark import bootstrap_ratio
-from underpaint.recipes.shared.request import in_turn
 from underpaint.sampling.fitted import Calibration, read_calibration, write_calibration
-from underpaint.sampling.use import differences, use_of
+from underpaint.sampling.use import differences, in_turn, use_of
 
 MODEL, MARKS = "emoji-scenes", ("<!-- table of transfer -->\n", "<!-- end of the table -->\n")
+#: Weights of guidance that plans for a range are fitted to, those that they are used at, and the marks of their table.
+WEIGHTS, USED = (1.5, 3.0, 5.0, 7.5), (1.5, 2.0, 3.0, 4.0, 5.0, 7.5)
+RANGE_MARKS = ("<!-- table of a range -->\n", "<!-- end of the range -->\n")
 SEEN = ("a frog on a purple background", "a gift on a blue background")
 UNSEEN = ("a fox on a green background", "a pizza and a cup of coffee on a brown background")
 SEEDS, HELD_OUT, JUDGED = range(8), range(1000, 1004), range(2000, 2016)
+HELD_OUT_OF_ALL = range(1000, 1016)
 CALLS, FINE, EFFORT = (5, 8), 30, 8
 #: Plain solvers, their grids, the held-out seeds that choose among them, and steps of the solution that all are held
 #: against.
@@ -91,7 +98,7 @@ class Place:
 
     def planned(self, plans: Calibration, calls: int) -> Tensor:
         """Errors of plans that were fitted somewhere."""
-        solver, level = Calibration(plans.plans, {}).solver(self.gaussian, calls)
+        solver, level = Calibration(plans.at(self.guidance).plans, {}).solver(self.gaussian, calls)
         return self.errors(level, solver, JUDGED)
 
     def plain(self, calls: int) -> tuple[str, Tensor]:
@@ -116,6 +123,20 @@ def places() -> Iterator[Place]:
     yield replace(home, name="weights changed by 1 %", model=changed(up.load_model(MODEL), 0.01))
     wide = replace(model, shape=(model.shape[0], EDGE, EDGE))
     yield replace(home, name=f"latents of {EDGE} x {EDGE} in place of 12 x 12", model=wide)
+
+
+def weights() -> Iterator[Place]:
+    """The uses of plans for a range."""
+    home = next(places())
+    yield from (replace(home, name=f"guidance {weight:g}", guidance=weight) for weight in USED)
+
+
+def for_range() -> Calibration:
+    """Plans for all weights, from as many seeds for each as those for one."""
+    home, how = next(places()), {"fine": FINE, "effort": EFFORT}
+    cases = [home.model.conditional(prompt, weight) for prompt in home.prompts for weight in WEIGHTS]
+    seeds = range(len(SEEDS) * len(WEIGHTS))
+    return up.calibrate(in_turn(cases), home.gaussian, home.model.schedule, CALLS, seeds, HELD_OUT_OF_ALL, **how)
 
 
 def changed(model: up.Model, share: float) -> up.Model:
@@ -156,26 +177,27 @@ class Row:
         return "1" if self.plan == getattr(self, other) else f"{value:.2f} ({low:.2f} to {high:.2f}), {medians:.2f}"
 
 
-def measured(place: Place, home: Place, plans: Calibration) -> Iterator[Row]:
-    """What becomes of plans in a use."""
+def measured(place: Place, plans: Calibration, home: bool) -> Iterator[Row]:
+    """What becomes of plans in a use, or at home, where they were fitted."""
     for calls in CALLS:
         solver, plain = place.plain(calls)
-        own = plans if place is home else place.plans
+        own = plans if home else place.plans
         errors = [one.tolist() for one in (place.planned(plans, calls), place.planned(own, calls), plain)]
         yield Row(place.name, calls, *errors, solver)
 
 
-def measure(parts: Path, only: Sequence[int] = ()) -> tuple[Calibration, list[Row]]:
+def measure(parts: Path, only: Sequence[int] = (), ranged: bool = False) -> tuple[Calibration, list[Row]]:
     """The plans, and what becomes of them in each use; what the folder holds is not measured again."""
     parts.mkdir(parents=True, exist_ok=True)
-    listed, rows = list(places()), list[Row]()
-    if not (parts / "plans.json").exists():
-        write_calibration(parts / "plans.json", listed[0].plans)
-    plans = read_calibration(parts / "plans.json")
+    listed, rows, name = list(weights() if ranged else places()), list[Row](), "range-" if ranged else ""
+    known = parts / f"{name}plans.json"
+    if not known.exists():
+        write_calibration(known, for_range() if ranged else listed[0].plans)
+    plans = read_calibration(known)
     for i, place in enumerate(listed):
-        file = parts / f"{i}.json"
+        file = parts / f"{name}{i}.json"
         if not file.exists() and (not only or i in only):
-            found = [asdict(row) for row in measured(place, listed[0], plans)]
+            found = [asdict(row) for row in measured(place, plans, home=not (ranged or i))]
             write_text(file, json.dumps(found) + "\n")
         if file.exists():
             rows += [Row(**row) for row in json.loads(file.read_text(encoding="utf-8"))]
@@ -212,15 +234,18 @@ def main() -> None:
     parser.add_argument("--keep", type=Path, help="a file for the plans, with what was measured of them")
     parser.add_argument("--parts", type=Path, default=Path("transfer.part"), help="a folder for what is measured")
     parser.add_argument("--only", type=int, nargs="+", default=[], help="numbers of uses to measure now")
+    parser.add_argument("--range", action="store_true", help="plans for a range of guidance")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
-    plans, rows = measure(asked.parts, asked.only)
+    if asked.range and asked.keep is not None:
+        raise SystemExit("--keep writes the plans for one guidance with what they lose; give it without --range.")
+    plans, rows = measure(asked.parts, asked.only, asked.range)
     print(json.dumps([asdict(row) for row in rows]) if asked.json else table(rows))
     if asked.keep is not None:
         write_calibration(asked.keep, with_losses(plans, rows))
     if asked.write is not None:
-        put(table(rows), asked.write, MARKS)
+        put(table(rows), asked.write, RANGE_MARKS if asked.range else MARKS)
 
 
 if __name__ == "__main__":

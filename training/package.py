@@ -34,9 +34,10 @@ from underpaint.metrics.frechet import Statistics
 from underpaint.models.model import Model
 from underpaint.models.networks.diffusers import load_pixel_model
 from underpaint.noise import NoiseLevel
-from underpaint.recipes.shared.request import Conditioning, find_denoiser, in_turn
+from underpaint.recipes.shared.request import Conditioning, find_denoiser
 from underpaint.sampling.solvers import dpmpp_2m
 from underpaint.sampling.trajectory import initial_noise, sample
+from underpaint.sampling.use import in_turn
 from underpaint.theory.cloud import PointCloud
 from underpaint.theory.denoiser import Denoiser
 from underpaint.theory.gaussian import Gaussian

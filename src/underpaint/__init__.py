@@ -62,6 +62,7 @@ if TYPE_CHECKING:  # for type checkers and editors: the table below, once more
         sample as sample,
         seeded_noise as seeded_noise,
     )
+    from .sampling.use import in_turn as in_turn
     from .schedules import VPSDE as VPSDE, Interpolant as Interpolant, Truncated as Truncated
     from .theory import modes as modes
     from .theory.cloud import PointCloud as PointCloud
@@ -115,6 +116,7 @@ _PUBLIC = {
     "sampling.solvers": ("dpmpp_2m", "dpmpp_3m", "euler", "find_solver", "heun"),
     "sampling.teleport": ("respend", "steps_above", "teleport"),
     "sampling.trajectory": ("Trajectory", "initial_noise", "sample", "seeded_noise"),
+    "sampling.use": ("in_turn",),
     "schedules": ("Interpolant", "Truncated", "VPSDE"),
     "theory": ("modes",),
     "theory.cloud": ("PointCloud",),

@@ -16,9 +16,8 @@ from torch import Tensor, nn
 import underpaint as up
 from underpaint.calibration.calibrate import calibrate
 from underpaint.models.network import hash_weights
-from underpaint.recipes.shared.request import in_turn
 from underpaint.sampling.fitted import Calibration, Plan, read_calibration, write_calibration
-from underpaint.sampling.use import Loss, Use, differences, joined, use_of
+from underpaint.sampling.use import Loss, Use, differences, in_turn, joined, use_of
 
 SHAPE = (1, 2, 3)
 FITTED = {"guidance": [3.0], "conditions": ["classes"], "dtype": "float32", "shape": [1, 2, 3]}

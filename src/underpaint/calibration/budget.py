@@ -87,9 +87,18 @@ class Memory:
     beside: int
 
     @staticmethod
-    def of(calls: int, seeds: int, held_out: int, coordinates: int, size: int = 4, fine: int | None = None) -> Memory:
-        """Of plans of so many calls at most, in coordinates of so many bytes."""
-        runs, terms = 2 * (2 * calls + 1), LOOK_BACK * TERMS
+    def of(
+        calls: int,
+        seeds: int,
+        held_out: int,
+        coordinates: int,
+        size: int = 4,
+        fine: int | None = None,
+        ranged: bool = False,
+    ) -> Memory:
+        """Of plans of so many calls at most, in coordinates of so many bytes; for a range of guidance terms are twice
+        as many."""
+        runs, terms = 2 * (2 * calls + 1), LOOK_BACK * TERMS * (1 + ranged)
         rows = seeds * (runs + terms + _MADE) + held_out * _MADE
         losing = losing_numbers(fine or FINEST, seeds, coordinates)
         return Memory(2 * seeds * coordinates * size, max(rows * coordinates * size + _DOUBLE, losing * size))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from ..noise import NoiseLevel, Schedule
 from ..progress import Progress, Whole, silent
 from ..sampling.fitted import Calibration, Plan, fingerprint
 from ..sampling.solvers import Solver
-from ..sampling.use import use_of
+from ..sampling.use import InTurn, use_of
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .few_seeds import FewSeeds
@@ -57,7 +57,9 @@ def calibrate(
     """Fit plans to a denoiser.
 
     Args:
-        denoise: the network, with its condition and guidance.
+        denoise: the network, with its condition and guidance. Of several weights of guidance in turn (`in_turn`), all
+            above 0, plans are made for the range: each coefficient is a straight line in the weight's logarithm,
+            where that is nearer on held-out seeds than one for all.
         gaussian: statistics of its data, of any form.
         schedule: the network's own.
         calls: numbers of calls to plan for.
@@ -76,7 +78,8 @@ def calibrate(
         keep: keeps the fine solutions, what steps lose, and each plan, so that an interrupted fit goes on.
 
     Raises:
-        ValueError: no seeds, seeds in both sets, or numbers of calls that are no plan.
+        ValueError: no seeds, seeds in both sets, numbers of calls that are no plan, more cases in turn than seeds, or
+            a range of guidance that a fit is not for.
 
     Examples:
         >>> import torch
@@ -88,6 +91,7 @@ def calibrate(
         3
     """
     wanted = check_options(seeds, calls, held_out, fine, effort)
+    _check_turns(denoise, len(seeds), prior)
     steps, known = fine, None
     if steps is None:
         finding = partial(_found_precision, denoise, gaussian, schedule, seeds, wanted[-1], progress)
@@ -127,7 +131,11 @@ def calibrate(
         if refined:
             left = most - spent - (fit.calls - begun)
             best = refine(fit, schedule, best, left, lambda run: judge.error(plan_of(run, solution.level[0])))
-        return found, judge.choose(plan_of(best, solution.level[0]), shortest, best.loss)
+        plan = plan_of(best, solution.level[0])
+        if fit.lean is not None:  # half of the coefficients may do better where seeds are few
+            same = plan_of(Fit(told, gaussian, solution, ranged=False).run(found), solution.level[0])
+            plan = min(plan, same, key=judge.error)
+        return found, judge.choose(plan, shortest, best.loss)
 
     if prior is not None:
         find = FewSeeds(judge, prior, wanted[0], effort).find
@@ -155,9 +163,32 @@ def _found_precision(
     return found
 
 
-def _telling(denoise: Denoiser, advance: Callable[[], None]) -> Denoiser:
-    """The denoiser, which tells of each call."""
+def _check_turns(denoise: Denoiser, seeds: int, prior: Denoiser | None) -> None:
+    """Whether several denoisers that share a batch are all seen, and whether plans can be made for their guidance."""
+    if not isinstance(denoise, InTurn):
+        return
+    count = len(denoise.denoisers)
+    if count > seeds:
+        raise ValueError(
+            f"There are {count} cases to fit to (each condition with each guidance) and {seeds} "
+            f"{'seed' if seeds == 1 else 'seeds'}: some would not be seen. Give {count} seeds or more."
+        )
+    weights = denoise.guidance(count)
+    if weights is None:
+        return
+    if not bool((weights > 0).all()):
+        raise ValueError(f"Plans for a range of guidance need weights above 0, got {float(weights.min()):g}.")
+    if prior is not None:
+        raise ValueError("Plans with a prior are for one guidance; leave out the prior, or give one weight.")
 
+
+def _telling(denoise: Denoiser, advance: Callable[[], None]) -> Denoiser:
+    """The denoiser, which tells of each call; of several in turn the first one does."""
+    if isinstance(denoise, InTurn):
+        first, *others = denoise.denoisers
+        return InTurn((_telling(first, advance), *others), denoise.turn)
+
+    @wraps(denoise, (), ())
     def call(x: Tensor, level: NoiseLevel) -> Tensor:
         denoised = denoise(x, level)
         advance()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..noise import NoiseLevel
 from ..sampling.fitted import LOOK_BACK, TERMS, Plan, Seen, combine, flown, step_terms
+from ..sampling.use import InTurn
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .solution import FineSolution, distances
@@ -48,11 +49,17 @@ class Run:
 
 
 class Fit:
-    """Fits coefficients along paths through the levels of a fine solution, and counts its calls."""
+    """Fits coefficients along paths through the levels of a fine solution, and counts its calls.
 
-    def __init__(self, denoise: Denoiser, gaussian: Gaussian, fine: FineSolution) -> None:
+    Where the rows of the denoiser have several weights of guidance, each coefficient is a straight line in their
+    logarithm, unless a fit is not ``ranged``.
+    """
+
+    def __init__(self, denoise: Denoiser, gaussian: Gaussian, fine: FineSolution, ranged: bool = True) -> None:
         self.denoise, self.gaussian, self.fine = denoise, gaussian, fine
         self.covariance, self.calls = gaussian.covariance, 0
+        weights = denoise.guidance(len(fine.seeds)) if ranged and isinstance(denoise, InTurn) else None
+        self.lean = None if weights is None else weights.log().unsqueeze(1)
 
     def run(self, path: tuple[int, ...], known: Run | None = None) -> Run:
         """Fit along a path; what it has in common with the beginning of a known run is not done again."""
@@ -97,11 +104,15 @@ class Fit:
         return start + combine(coefficients, terms)
 
     def terms(self, level: NoiseLevel, states: list[Tensor], seen: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Of the step from the last call: the Gaussian's flow [B, K], and what its coefficients multiply [F, B, K]."""
+        """Of the step from the last call: the Gaussian's flow [B, K], and what its coefficients multiply [F, B, K]; in
+        a range of guidance, then the same times its logarithm."""
         i = len(seen) - 1
         there = level[i + 1] if i + 1 < len(level) else NoiseLevel.clean()
         past: list[Seen] = [(level[j], states[j], seen[j]) for j in range(i, -1, -1)]
-        return flown(states[i], level[i], there, self.covariance), self.beyond(past, there)
+        terms = self.beyond(past, there)
+        if self.lean is not None:
+            terms = torch.cat([terms, self.lean.to(terms) * terms])
+        return flown(states[i], level[i], there, self.covariance), terms
 
     def beyond(self, past: Sequence[Seen], there: NoiseLevel) -> Tensor:
         """What the coefficients of a step multiply, from all calls so far, the newest first: [F, B, K]."""
@@ -137,10 +148,12 @@ class Fit:
 
 def plan_of(run: Run, start: NoiseLevel) -> Plan:
     """The plan of a run, which jumps from the level where noise is drawn."""
-    coefficients = torch.zeros(len(run.level), LOOK_BACK, TERMS, dtype=torch.float64)
-    for step, fitted in zip(coefficients, run.coefficients, strict=True):
-        step.view(-1)[: len(fitted)] = fitted
-    return Plan(NoiseLevel.join(start, run.level, NoiseLevel.clean()), coefficients)
+    parts = len(run.coefficients[0]) // TERMS  # of the first step, which has one call: 2 where there are slopes
+    coefficients = torch.zeros(parts, len(run.level), LOOK_BACK * TERMS, dtype=torch.float64)
+    for i, fitted in enumerate(run.coefficients):
+        coefficients[:, i, : len(fitted) // parts] = fitted.view(parts, -1)
+    values, *slopes = coefficients.unflatten(2, (LOOK_BACK, TERMS))
+    return Plan(NoiseLevel.join(start, run.level, NoiseLevel.clean()), values, slopes=slopes[0] if slopes else None)
 
 
 def nearest_fit(terms: Tensor, wanted: Tensor, ridge: float | Tensor = RIDGE) -> Tensor:

@@ -14,6 +14,7 @@ from ..sampling.exponential import EXPONENTIALS
 from ..sampling.fitted import Calibration, Plan
 from ..sampling.solvers import Solver
 from ..sampling.trajectory import initial_noise, sample
+from ..sampling.use import by_guidance
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .levels import smoothed
@@ -83,7 +84,9 @@ class PlanSelector:
     def _left(self, solver: Solver, level: NoiseLevel, fine: FineSolution, most: int | None = None) -> Tensor:
         mean = self.gaussian.mean
         noise = initial_noise(fine.seeds[:most], len(mean), level[0], mean.dtype).to(mean.device)
-        found = sample(self.denoise, noise, level, solver, every=len(level)).final
+        found = torch.empty_like(noise)
+        for rows, denoise in by_guidance(self.denoise, len(noise)):
+            found[rows] = sample(denoise, noise[rows], level, solver, every=len(level)).final
         errors = distances(self.gaussian.covariance.analyse(found - mean), fine.final[:most], len(mean))
         return errors.clamp(min=self.reference)
 

@@ -87,7 +87,13 @@ def calibrate(
     calls: Annotated[str, typer.Option("--calls", help="Numbers of calls to plan for.")] = "3-6,8,10,14,20",
     prompts: PromptsOption = None,
     classes: ClassesOption = None,
-    guidance: GuidanceOption = 1.0,
+    guidance: Annotated[
+        list[float] | None,
+        typer.Option(
+            "--guidance",
+            help="Classifier-free guidance weight; 1 is none. Several times: plans for the range. Default: 1.",
+        ),
+    ] = None,
     negative: NegativeOption = None,
     budget: Annotated[
         str | None,
@@ -135,6 +141,9 @@ def calibrate(
     `sample --calibration`, `bench --calibration` and GaussianExponentialScheduler take the file. What is found is kept
     beside it until it is complete: interrupted, the same command goes on.
 
+    Given --guidance several times, such as 1.5, 3 and 7.5, each plan is for all weights from the least to the largest:
+    its coefficients follow the weight that you sample at.
+
     With --from data, a mixture of Gaussians of the data takes the place of the network: in seconds, without a call of
     the network, plans that are not as good as those fitted to it, and far better than plain solvers.
     With --from both, it is the prior of a fit to few seeds, such as --seeds 0-3 --held-out 1000-1003 --fine 60 --effort
@@ -158,9 +167,9 @@ def calibrate(
     from ..recipes.shared.request import Request
     from ..sampling.fitted import write_calibration
 
-    conditions = (*(prompts or ()), *(classes or ()))
+    conditions, weights = (*(prompts or ()), *(classes or ())), tuple(sorted({*(guidance or (1.0,))}))
     request = Request(
-        model, conditions, (guidance,), negative, chosen, statistics=tuple(gaussian or ()), device=device, dtype=dtype
+        model, conditions, weights, negative, chosen, statistics=tuple(gaussian or ()), device=device, dtype=dtype
     )
     how: dict[str, Any] = {"calls": numbers, "held_out": unseen, "fine": fine}
     how |= {
@@ -177,7 +186,7 @@ def calibrate(
     results = {"finding": finding(found)} | found.about | {"plans": plans, "file": str(place)}
     words = ["sample", "--model", model, "--calibration", str(place), "--steps", str(found.plans[0].calls)]
     words += ["--prompt", prompts[0]] if prompts else ["--class", str(classes[0])] if classes else []
-    words += [] if guidance == 1 else ["--guidance", f"{guidance:g}"]
+    words += [] if weights[-1] == 1 else ["--guidance", f"{weights[-1]:g}"]
     words += [] if negative is None else ["--negative", negative]
     then = f"Plans: {place}\nTo sample by one: underpaint {shlex.join(words)}"
     finish(results, as_json, quiet, *(f"  {plan}" for plan in found.plans), then=then)

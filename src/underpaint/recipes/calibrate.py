@@ -22,13 +22,13 @@ from ..models.schedulers.peers import FAMILIES, peer
 from ..noise import NoiseLevel
 from ..sampling.fitted import Calibration, Plan
 from ..sampling.trajectory import initial_noise
-from ..sampling.use import use_of
+from ..sampling.use import in_turn, use_of
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .shared.check import check_case
 from .shared.checkpoints import LARGE, Parts, gaussian_tensors
 from .shared.from_data import DataModel, denoiser_from_data
-from .shared.request import Conditioning, Request, Sampler, cases, find_denoiser, in_turn, prepare
+from .shared.request import Conditioning, Request, Sampler, cases, find_denoiser, prepare
 from .shared.results import listed
 
 #: Peers that a plan cannot be; DDIM and DPM-Solver++ are among this library's own.
@@ -52,6 +52,8 @@ def calibrate_model(
     **how: Any,
 ) -> Calibration:
     """Fit plans to a model, for all that is asked of it together: row i is run in case i modulo their number.
+
+    Of several weights of guidance, the plans are for all of their range.
 
     Args:
         request: the model, its cases, and the seeds to fit to.
@@ -81,6 +83,8 @@ def calibrate_model(
             "stats` makes one, of a model's own samples if there is nothing else)."
         )
     listed = cases(request, model)
+    if origin == "both" and len({case.guidance for case in listed}) > 1:
+        raise ValueError("Plans from both are for one guidance; give one --guidance, or --from network for a range.")
     if origin == "data" and any(case.guidance != 1 for case in listed):
         raise ValueError(
             "Plans from the data alone are for a guidance of 1: a mixture that is guided goes other ways than a "
@@ -183,7 +187,8 @@ def _memory(gaussian: Gaussian, request: Request, how: Mapping[str, Any], kept: 
     like = gaussian.covariance.analyse(gaussian.mean.unsqueeze(0))
     both = how.get("prior") is not None
     seeds = FewSeeds.seeds_held(len(request.seeds)) if both else len(request.seeds)
-    memory = Memory.of(calls, seeds, len(held_out), like.shape[1], like.element_size(), fine)
+    ranged = len({*request.guidance}) > 1
+    memory = Memory.of(calls, seeds, len(held_out), like.shape[1], like.element_size(), fine, ranged)
     return memory.words(fine, kept and not both and memory.each_step * (fine or FEWEST) // 2 >= LARGE)
 
 

@@ -7,15 +7,18 @@ Between two calls a step follows the Gaussian's flow, and adds what the latest c
 D_j and G_j are the images that the denoiser and the Gaussian saw in state j, less mu; psi, and the newest level's
 S = alpha^2 Sigma / (alpha^2 Sigma + sigma^2), are functions of Sigma. For data of that Gaussian there is nothing to
 add; where S vanishes, a step is one of a linear multistep method. What a to f are is for `calibration`.
+
+Plans for a range of guidance w have each of them as a straight line in its logarithm: a(w) = a + a' log w.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -164,6 +167,8 @@ class Plan:
     Attributes:
         level: the grid; sigma = 0 at its end. If there are coefficients, its first interval is a jump.
         coefficients: [N, 3, 6] float64, of `fitted_exponential`; None where a plain solver did better.
+        slopes: what is added to them for each unit of log w, likewise, where the plan is for a range of guidance w; see
+            `at`.
         solver: the name of that plain solver, one of `EXPONENTIALS` or of `SOLVERS`.
         errors: distances to the fine solution, means over seeds, in units of the data: what was fitted, on the seeds of
             the fit ("fit") and on held-out ones, and the best plain solver on these ("plain"); where it was measured,
@@ -175,6 +180,7 @@ class Plan:
     coefficients: Tensor | None = None
     solver: str = "fitted"
     errors: dict[str, float] = field(default_factory=dict)
+    slopes: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_grid(self.level)
@@ -183,13 +189,18 @@ class Plan:
         if self.coefficients is None:
             if self.solver not in EXPONENTIALS:
                 find_solver(self.solver)
-        elif self.coefficients.shape != (len(self.level) - 2, LOOK_BACK, TERMS):
-            raise ValueError(
-                f"A grid of {len(self.level)} levels takes coefficients {(len(self.level) - 2, LOOK_BACK, TERMS)}, got "
-                f"{tuple(self.coefficients.shape)}."
-            )
-        elif not bool(self.coefficients.isfinite().all()):
-            raise ValueError("Coefficients must be finite numbers, got NaN or infinity among them.")
+            if self.slopes is not None:
+                raise ValueError("A plan that is a plain solver has no slopes; leave them out, or give coefficients.")
+        for name, given in (("coefficients", self.coefficients), ("slopes", self.slopes)):
+            if given is None:
+                continue
+            if given.shape != (len(self.level) - 2, LOOK_BACK, TERMS):
+                raise ValueError(
+                    f"A grid of {len(self.level)} levels takes {name} {(len(self.level) - 2, LOOK_BACK, TERMS)}, got "
+                    f"{tuple(given.shape)}."
+                )
+            if not bool(given.isfinite().all()):
+                raise ValueError(f"{name.capitalize()} must be finite numbers, got NaN or infinity among them.")
 
     def __repr__(self) -> str:
         return f"Plan({self})"
@@ -212,6 +223,17 @@ class Plan:
         """Whether the first interval is the Gaussian's flow, without a call."""
         return self.coefficients is not None
 
+    def at(self, guidance: float) -> Plan:
+        """The plan at one weight of guidance, above 0: coefficients + slopes log(guidance). Itself if it has no slopes.
+
+        Raises:
+            ValueError: the weight is not above 0.
+        """
+        if self.slopes is None or self.coefficients is None:
+            return self
+        lean = math.log(number(guidance, "guidance of a plan", 1e-6, 1e6))
+        return replace(self, coefficients=self.coefficients + lean * self.slopes, slopes=None)
+
     @property
     def calls(self) -> int:
         """Calls of the denoiser."""
@@ -223,6 +245,8 @@ class Plan:
             return named_exponential(self.solver, gaussian)
         if self.coefficients is None:
             return find_solver(self.solver)
+        if self.slopes is not None:
+            raise ValueError("This plan is for a range of guidance; take that of your weight: `at(guidance)`.")
         return fitted_exponential(gaussian, self.coefficients)
 
 
@@ -230,7 +254,8 @@ class Plan:
 class Calibration:
     """Plans for several numbers of calls, of one denoiser with its Gaussian; ``about`` says how they came about.
 
-    Used for something else than they were fitted for, as far as both are known, they warn; see `doubt`.
+    Used for something else than they were fitted for, as far as both are known, they warn; see `doubt`. Plans for a
+    range of guidance take the weight from the denoiser, or from `at`.
 
     Examples:
         >>> import torch
@@ -270,12 +295,62 @@ class Calibration:
         """The solver of a number of calls, and the grid that it is for.
 
         Raises:
-            ValueError: there is no plan of so many calls, or it was made with another Gaussian.
+            ValueError: there is no plan of so many calls, or it was made with another Gaussian; when it solves, the
+                plan is for a range of guidance, and the denoiser has not one that it tells.
         """
         self.check(gaussian)
         plan = self.plan(calls)
+        if plan.slopes is not None:
+            return self._asking(gaussian, calls), plan.level
         inner = plan.after_jump(gaussian)
         return self._warning(jumping(gaussian, inner) if plan.jumps else inner, calls), plan.level
+
+    def _asking(self, gaussian: Gaussian, calls: int) -> Solver:
+        """The solver of a plan for a range of guidance, which asks the denoiser for its weight."""
+
+        def solve(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
+            told = use_of(denoise).guidance
+            if told is None or len(told) != 1:
+                what = "does not tell its weight" if told is None else f"has {' and '.join(f'{w:g}' for w in told)}"
+                raise ValueError(
+                    f"The plan is for {self.range}, and the denoiser {what}; sample at one weight at a time, or take "
+                    "the plans of one: `calibration.at(guidance)`."
+                )
+            self.warn(use_of(denoise), calls)
+            return Calibration(self.at(told[0]).plans, {}).solver(gaussian, calls)[0](denoise, x, level)
+
+        return solve
+
+    @property
+    def range(self) -> str:
+        """The range of guidance of plans that are for one, in words."""
+        return self.fitted_for.words(["guidance"], between=True) if self.fitted_for.guidance else "a range of guidance"
+
+    @property
+    def ranged(self) -> bool:
+        """Whether there are plans for a range of guidance."""
+        return any(plan.slopes is not None for plan in self.plans)
+
+    def at(self, guidance: float) -> Calibration:
+        """The plans at one weight of guidance; outside the range that they were fitted for, those at its end. Itself if
+        they are for no range.
+
+        Examples:
+            >>> import torch
+            >>> import underpaint as up
+            >>> from underpaint.sampling.fitted import Plan
+            >>> level = up.EDM().grid(3)
+            >>> plan = Plan(level, torch.zeros(2, 3, 6), slopes=torch.ones(2, 3, 6))
+            >>> plans = up.Calibration((plan,), {"for": {"guidance": [1.0, 4.0]}})
+            >>> [float(plans.at(w).plan(2).coefficients.max().exp()) for w in (2.0, 9.0)]
+            [2.0, 4.0]
+        """
+        if not self.ranged:
+            return self
+        known = self.fitted_for.guidance or (number(guidance, "guidance of a plan", 1e-6, 1e6),)
+        weight = min(max(guidance, min(known)), max(known))
+        about = self.about | {"for": self.fitted_for.known | {"guidance": [weight]}}
+        return Calibration(tuple(plan.at(weight) for plan in self.plans), about)
 
     @property
     def fitted_for(self) -> Use:
@@ -293,7 +368,7 @@ class Calibration:
         differ = differences(self.fitted_for, used)
         if not differ:
             return None
-        fitted, now = self.fitted_for.words(differ), used.words(differ)
+        fitted, now = self.fitted_for.words(differ, between=True), used.words(differ)
         told = [loss.words for loss in self.losses if loss.calls == calls and loss.use == used.only(differ)]
         return f"The plan was fitted for {fitted}, and is used with {now}; {(told or [NOT_MEASURED])[0]}."
 
@@ -357,6 +432,7 @@ def write_calibration(path: str | Path, calibration: Calibration) -> None:
             "sigma": plan.level.sigma.tolist(),
             "coefficients": None if plan.coefficients is None else plan.coefficients.tolist(),
         }
+        | ({} if plan.slopes is None else {"slopes": plan.slopes.tolist()})
         for plan in calibration.plans
     ]
     write_text(path, json.dumps({"kind": "calibration", "about": calibration.about, "plans": plans}) + "\n")
@@ -394,6 +470,7 @@ def read_calibration(path: str | Path) -> Calibration:
 
 def _read_plan(plan: Any) -> Plan:
     fitted = json_part(plan, "coefficients", list, type(None))
+    slopes = json_part({"slopes": None, **plan}, "slopes", list, type(None))
     level = NoiseLevel(*(json_tensor(json_part(plan, name, list), name) for name in ("alpha", "sigma")))
     errors = json_part(plan, "errors", dict)
     if errors and not {"held_out", "plain"} <= errors.keys():
@@ -403,4 +480,5 @@ def _read_plan(plan: Any) -> Plan:
         None if fitted is None else json_tensor(fitted, "coefficients"),
         json_part(plan, "solver", str),
         {name: number(error, f"error {name!r} of a plan") for name, error in errors.items()},
+        None if slopes is None else json_tensor(slopes, "slopes"),
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from ..bounds import integer, number, shown
@@ -31,7 +32,7 @@ class Use:
     """What a denoiser is used for, as far as it is known; None is not known.
 
     Attributes:
-        guidance: the weights, in order.
+        guidance: the weights, in order; what is fitted for several is for all between them.
         conditions: of `KINDS`, in order.
         dtype: of the network, as in "bfloat16".
         shape: of one state.
@@ -62,9 +63,12 @@ class Use:
         told = {name: value for name, value in asdict(self).items() if value is not None}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in told.items()}
 
-    def words(self, names: Iterable[str]) -> str:
-        """Some of what is known."""
-        return ", ".join(_WORDS[name](getattr(self, name)) for name in names)
+    def words(self, names: Iterable[str], between: bool = False) -> str:
+        """Some of what is known; of several weights of guidance all of them, or that it is ``between`` them."""
+        told = {name: _WORDS[name](getattr(self, name)) for name in names}
+        if between and "guidance" in told and self.guidance and len({*self.guidance}) > 1:
+            told["guidance"] = f"guidance {min(self.guidance):g} to {max(self.guidance):g}"
+        return ", ".join(told.values())
 
     def only(self, names: Iterable[str]) -> Use:
         """Some of what is known, and no more."""
@@ -116,6 +120,76 @@ class Knowing:
         return self.tell()
 
 
+@dataclass(frozen=True, eq=False)
+class InTurn:
+    """Denoisers that share a batch: row i goes to the one of number ``turn[i]``, or i, modulo their count."""
+
+    denoisers: tuple[Denoiser, ...]
+    turn: tuple[int, ...] | None = None
+
+    def __call__(self, x: Tensor, level: NoiseLevel) -> Tensor:
+        """E[x0 | x]."""
+        numbers, result = self._numbers(len(x)), torch.empty_like(x)
+        for k, one in enumerate(self.denoisers):
+            rows = (numbers == k).nonzero().flatten()
+            if len(rows):
+                result[rows] = one(x[rows], level)
+        return result
+
+    @property
+    def use(self) -> Use:
+        """What they are used for together."""
+        return joined([use_of(one) for one in self.denoisers])
+
+    def guidance(self, rows: int) -> Tensor | None:
+        """The weight of guidance of each of so many rows, float64 [rows]; None where all that is known is one, or
+        nothing."""
+        told = [use_of(one).guidance for one in self.denoisers]
+        known = [weights[0] for weights in told if weights is not None and len(weights) == 1]
+        if len({*known}) < 2 or len(known) < len(told):
+            return None
+        return torch.tensor(known, dtype=torch.float64)[self._numbers(rows)]
+
+    def only(self, rows: Tensor, of: int) -> InTurn:
+        """That of some rows [.] of a batch of so many: of the denoisers that these go to."""
+        kept, turn = self._numbers(of)[rows].unique(return_inverse=True)
+        return InTurn(tuple(self.denoisers[k] for k in kept.tolist()), tuple(turn.tolist()))
+
+    def _numbers(self, rows: int) -> Tensor:
+        return torch.tensor(range(rows) if self.turn is None else self.turn) % len(self.denoisers)
+
+
+def in_turn(denoisers: Sequence[Denoiser], seeds: Sequence[int] | None = None) -> Denoiser:
+    """One denoiser of several, such as of several prompts or weights of guidance.
+
+    Args:
+        denoisers: row i of a batch goes to that of number i modulo their count.
+        seeds: row i goes to number ``seeds[i]`` modulo their count; all batches are of these seeds then.
+
+    Raises:
+        ValueError: there are none.
+
+    Examples:
+        >>> import torch
+        >>> import underpaint as up
+        >>> near, far = (up.Gaussian.isotropic(torch.full((1,), mean), variance=0.0) for mean in (1.0, 9.0))
+        >>> up.in_turn([near, far])(torch.zeros(3, 1), up.EDM().grid(2)[0]).flatten()
+        tensor([1., 9., 1.])
+    """
+    if not denoisers:
+        raise ValueError("Denoisers that share a batch: got none, expected one or more.")
+    return denoisers[0] if len(denoisers) == 1 else InTurn(tuple(denoisers), None if seeds is None else tuple(seeds))
+
+
+def by_guidance(denoise: Denoiser, rows: int) -> list[tuple[Tensor, Denoiser]]:
+    """Of so many rows those of each weight of guidance [.], and their denoiser."""
+    weights = denoise.guidance(rows) if isinstance(denoise, InTurn) else None
+    if weights is None or not isinstance(denoise, InTurn):
+        return [(torch.arange(rows), denoise)]
+    parts = [(weights == weight).nonzero().flatten() for weight in weights.unique()]
+    return [(part, denoise.only(part, rows)) for part in parts]
+
+
 def use_of(denoise: Denoiser) -> Use:
     """What a denoiser, or the one that a function hands its calls on to, says that it is used for."""
     told = getattr(inspect.unwrap(denoise, stop=lambda one: hasattr(type(one), "use")), "use", None)
@@ -145,14 +219,15 @@ def _same(values: Sequence[Value | None]) -> Value | None:
 def differences(fitted: Use, used: Use) -> list[str]:
     """The fields in which a use is none of those that something was fitted for, where both are known.
 
-    Weights differ in another precision anyway; and a shape of as many axes only is another one, since the same states
-    may be written as rows.
+    Weights of guidance between those that something was fitted for are none other. Weights of the network differ in
+    another precision anyway; and a shape of as many axes only is another one, since the same states may be written as
+    rows.
     """
-    found = [
-        name
-        for name in ("guidance", "conditions")
-        if (known := getattr(fitted, name)) is not None and not set(getattr(used, name) or ()) <= set(known)
-    ]
+    found = []
+    if fitted.guidance and any(not min(fitted.guidance) <= w <= max(fitted.guidance) for w in used.guidance or ()):
+        found.append("guidance")
+    if fitted.conditions is not None and not set(used.conditions or ()) <= set(fitted.conditions):
+        found.append("conditions")
     if None not in (fitted.dtype, used.dtype) and fitted.dtype != used.dtype:
         found.append("dtype")
     if fitted.shape and used.shape and len(fitted.shape) == len(used.shape) and fitted.shape != used.shape:

@@ -113,6 +113,11 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             if not isinstance(calibration, Calibration):
                 raise ValueError(f"Expected a Calibration or the path of one, got {shown(calibration)}.")
             calibration.check(gaussian)
+            if calibration.ranged:
+                raise ValueError(
+                    f"The plans are for {calibration.range}, and a scheduler does not see guidance; give those of your "
+                    "weight: read_calibration(file).at(guidance)."
+                )
             _refuse_noise(eta)
         self.layout, self.gaussian, self.calibration = layout, gaussian, calibration
         self._forget()

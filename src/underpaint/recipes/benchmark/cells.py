@@ -29,10 +29,11 @@ from ...sampling.linear import LearnedRules, LinearRule
 from ...sampling.solvers import Solver
 from ...sampling.teleport import steps_above
 from ...sampling.trajectory import NotFinite, initial_noise, sample
+from ...sampling.use import in_turn
 from ...theory.denoiser import Denoiser
 from ...theory.gaussian import Gaussian
 from ..shared.checkpoints import checkpoint_name, gaussian_tensors, load_or_make
-from ..shared.request import Conditioning, Sampler, describe, find_denoiser, in_turn, network_calls
+from ..shared.request import Conditioning, Sampler, describe, find_denoiser, network_calls
 
 #: Families of ours: from the first level; after a jump; and as a calibration has planned it.
 OURS = ("exponential", "teleported", "calibrated")
@@ -328,6 +329,7 @@ class Workbench:
         plan = self.calibration.plan(cell.steps) if self.calibration and cell.grid == "plan" else None
         if plan is not None and plan.coefficients is not None:
             tensors["coefficients"] = plan.coefficients
+            tensors |= {} if plan.slopes is None else {"slopes": plan.slopes}
         if cell.grid == "rule":
             rule = self._rule(cell)
             tensors |= {"weights": rule.weights, "told alpha": rule.told.alpha, "told sigma": rule.told.sigma}

@@ -21,10 +21,11 @@ from ...data.datasets import ImageData, load_data
 from ...data.named import is_missing
 from ...data.store import gaussian_provenance, load_mixture
 from ...models.model import Condition, Model
+from ...sampling.use import in_turn
 from ...theory.denoiser import Denoiser, guide
 from ...theory.mixture import Mixture
 from .model_and_data import check_several, encode, k_means_mixture
-from .request import Conditioning, Sampler, check_statistics, in_turn, is_ours, name_condition
+from .request import Conditioning, Sampler, check_statistics, is_ours, name_condition
 
 #: Rows of the data that a mixture is fitted to, at most: drawn without replacement.
 _MOST = 10_000

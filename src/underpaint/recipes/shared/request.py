@@ -25,7 +25,6 @@ from ...noise import NoiseLevel
 from ...progress import Progress, silent
 from ...sampling.solvers import Solver, find_solver
 from ...sampling.trajectory import Trajectory, initial_noise, sample
-from ...sampling.use import Knowing, joined, use_of
 from ...theory.denoiser import Denoiser, check_weight, guide
 from ...theory.gaussian import Gaussian, guided_gaussian
 from ...version import __version__
@@ -124,23 +123,6 @@ def find_denoiser(model: Model, case: Conditioning) -> Denoiser:
     if case.condition is None:
         return model
     return model.conditional(case.condition, case.guidance, case.negative)
-
-
-def in_turn(denoisers: Sequence[Denoiser], seeds: Sequence[int] | None = None) -> Denoiser:
-    """Row i by the denoiser of number ``seeds[i]`` modulo their count; without seeds, of number i modulo it."""
-
-    def denoise(x: Tensor, level: NoiseLevel) -> Tensor:
-        turn = torch.tensor(range(len(x)) if seeds is None else seeds) % len(denoisers)
-        result = torch.empty_like(x)
-        for k, one in enumerate(denoisers):
-            rows = (turn == k).nonzero().flatten()
-            if len(rows):
-                result[rows] = one(x[rows], level)
-        return result
-
-    if len(denoisers) == 1:
-        return denoisers[0]
-    return Knowing(denoise, lambda: joined([use_of(one) for one in denoisers]))
 
 
 def blend(here: Denoiser, there: Denoiser, share: Tensor) -> Denoiser:
