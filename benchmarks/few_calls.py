@@ -1,0 +1,161 @@
+"""The table of few calls in the README: measured again by one command, from what the tables of the book say of themselves.
+
+    python benchmarks/few_calls.py                        # the table, from the stored tables in docs/results
+    python benchmarks/few_calls.py --print                # the commands that measure them, folder by folder
+    python benchmarks/few_calls.py --run build/few-calls --write README.md   # runs them all, stores, and writes
+
+Each stored table begins with its commands: plans by `underpaint calibrate`, rules by benchmarks/learned.py, and
+`underpaint bench`. --run runs them in a folder for each table. What a folder holds is not made again: stopped, the same
+command goes on; delete a folder to measure anew. All of them take hours on a few cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pages import put
+
+ROOT = Path(__file__).resolve().parents[1]
+STORED, MARKS = ROOT / "docs" / "results", ("<!-- few calls -->\n", "<!-- end of few calls -->\n")
+CALLS = (3, 4, 5, 6, 8, 10, 14, 20)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the README: what it is called, the stored table, and whose error is over that of the best solver of
+    diffusers, or of what was learned."""
+
+    words: str
+    table: str
+    family: str = "calibrated"
+    learned: bool = False
+
+
+LINES = (
+    Line("calibrated / best solver, `fashion-mnist`", "bench-fashion-mnist"),
+    Line("calibrated, `cifar10`", "bench-cifar10"),
+    Line("calibrated, `emoji-scenes` with prompts and guidance 3", "bench-emoji-scenes"),
+    Line("plans from the data, no network call, `fashion-mnist`", "bench-fashion-mnist-from-data"),
+    Line("plans from the data, no network call, `cifar10`", "bench-cifar10-from-data"),
+    Line("no plan, the Gaussian alone, `cifar10`", "bench-cifar10", "exponential"),
+    Line("calibrated / learned times and weights, `fashion-mnist`", "bench-fashion-mnist", learned=True),
+    Line("calibrated / learned times and weights, `cifar10`", "bench-cifar10", learned=True),
+    Line("calibrated / learned times and weights, `emoji-scenes`", "bench-emoji-scenes", learned=True),
+)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A stored table: the commands that measure it, and its rows by section."""
+
+    name: str
+    text: str
+
+    @classmethod
+    def read(cls, name: str) -> Stored:
+        return cls(name, (STORED / f"{name}.md").read_text(encoding="utf-8"))
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """Each in words."""
+        block = self.text.split("```bash\n")[1].split("```")[0].replace("\\\n", " ")
+        return [shlex.split(line) for line in block.splitlines()]
+
+    @cached_property
+    def sections(self) -> list[dict[str, dict[int, str]]]:
+        """Of each part its rows, and of each row its cells by calls."""
+        found = []
+        for part in self.text.split("\n| calls |")[1:]:
+            head, _, *rows = ("|" + part).split("\n\n")[0].splitlines()
+            calls = [int(cell) for cell in _cells(head)]
+            found.append({_cells(row)[0]: dict(zip(calls, _cells(row)[1:], strict=True)) for row in rows})
+        return found
+
+    def ratio(self, line: Line, calls: int) -> tuple[float, float] | None:
+        """Of root mean squares, the larger of that to the peers at their best grids and at their defaults; and of
+        medians. None where there is none."""
+        best, defaults, spread = self.sections
+        against = f"{line.family} / {'learned' if line.learned else 'best peer'}"
+        told = [part.get(against, {}).get(calls, "-") for part in ([best] if line.learned else [best, defaults])]
+        values = [float(re.findall(r"\*\*([\d.]+)\*\*", cell)[0]) for cell in told if cell != "-"]
+        if not values:
+            return None
+        if not line.learned:
+            return max(values), float(spread[f"{line.family} / least of a peer, medians"][calls])
+        mine, theirs = (float(spread[name][calls].rpartition(" ")[2]) for name in (line.family, "learned"))
+        return max(values), mine / theirs
+
+
+def _cells(row: str) -> list[str]:
+    return [cell.strip() for cell in row.strip().strip("|").split("|")]
+
+
+def table(lines: Sequence[Line] = LINES) -> str:
+    """As markdown: ratios of root mean squares, in brackets those of medians."""
+    rows = [f"| calls | {' | '.join(map(str, CALLS))} |", "|---" * (len(CALLS) + 1) + "|"]
+    for line in lines:
+        stored = Stored.read(line.table)
+        ratios = (stored.ratio(line, calls) for calls in CALLS)
+        cells = ["" if ratio is None else f"{_short(ratio[0])} ({_short(ratio[1])})" for ratio in ratios]
+        rows.append(f"| {line.words} | {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}".removeprefix("0")
+
+
+def names() -> list[str]:
+    """The stored tables that the README needs."""
+    return list(dict.fromkeys(line.table for line in LINES))
+
+
+def runnable(words: Sequence[str]) -> list[str]:
+    """A command for this Python, and for the scripts of this repository, from any folder."""
+    first = {"underpaint": [sys.executable, "-m", "underpaint"], "python": [sys.executable]}[words[0]]
+    return first + [str(ROOT / word) if word.startswith("benchmarks/") else word for word in words[1:]]
+
+
+def due(folder: Path, commands: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
+    """The commands whose results a folder does not hold."""
+    for words in commands:
+        made = words[words.index("--out") + 1] if "--out" in words else "bench/results.json"
+        if not (folder / made).exists():
+            yield words
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, metavar="FOLDER", help="measure the tables there, and store them")
+    parser.add_argument("--only", nargs="+", choices=names(), default=names(), help="tables to measure")
+    parser.add_argument("--print", action="store_true", help="show the commands, and run none")
+    parser.add_argument("--write", type=Path, help="a page with the marks of the table")
+    asked = parser.parse_args()
+    for name in asked.only if asked.run or asked.print else ():
+        folder = (asked.run or Path("build/few-calls")) / name
+        for words in due(folder, Stored.read(name).commands):
+            print(f"cd {folder}; {shlex.join(words)}", file=sys.stdout if asked.print else sys.stderr, flush=True)
+            if not asked.print:
+                folder.mkdir(parents=True, exist_ok=True)
+                subprocess.run(runnable(words), cwd=folder, check=True)
+        if asked.run and not asked.print:
+            store = [sys.executable, str(ROOT / "docs" / "hooks" / "results.py"), f"{folder}/bench/results.json"]
+            subprocess.run(store, check=True)
+    if asked.print:
+        return
+    found = table()
+    print(found)
+    if asked.write is not None:
+        put(found, asked.write, MARKS)
+
+
+if __name__ == "__main__":
+    main()
