@@ -1,4 +1,4 @@
-"""The table of few calls in the README: measured again by one command, from what the tables of the book say of themselves.
+"""The README's table of few calls: measured again by one command, from what the stored tables say of themselves.
 
     python benchmarks/few_calls.py                        # the table, from the stored tables in docs/results
     python benchmarks/few_calls.py --print                # the commands that measure them, folder by folder

@@ -357,6 +357,7 @@ def main() -> None:
     if len({seed for seeds in sets.values() for seed in seeds}) < sum(map(len, sets.values())):
         raise SystemExit("Give other seeds to fit to, to judge on and to hold out.")
     about |= {name: list(seeds) for name, seeds in sets.items()} | {"fine": args.fine, "rounds": args.rounds}
+    about["tried"] = list(args.forms)
     folder = args.out.with_name(f"{args.out.name}.part")
     folder.mkdir(parents=True, exist_ok=True)
     keep = Parts(folder, about, (NoiseLevel, LinearRule, Plain))

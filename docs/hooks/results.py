@@ -295,7 +295,8 @@ def bench_commands(setup: dict[str, Any]) -> Iterator[str]:
         words = ["python", "benchmarks/learned.py", "--model", *_placed(setup), *_asked(learned["cases"])]
         words += ["--calls", *map(str, learned["calls"]), "--seeds", _seeds(learned["seeds"])]
         words += ["--judge", _seeds(learned["judge"]), "--held-out", _seeds(learned["held_out"])]
-        words += ["--fine", str(learned["fine"]), "--rounds", str(learned["rounds"]), "--out", "learned.json"]
+        words += ["--fine", str(learned["fine"]), "--rounds", str(learned["rounds"])]
+        words += ["--forms", *dict.fromkeys(learned.get("tried") or learned["forms"].values()), "--out", "learned.json"]
         yield shlex.join(words)
     words = ["underpaint", "bench", "--model", *_placed(setup), *_asked(setup["cases"])]
     words += ["--seeds", _seeds(setup["seeds"]), "--tuning", _seeds(setup["tuning"]), "--calls", _seeds(setup["calls"])]
