@@ -22,13 +22,13 @@ from underpaint.recipes.shared.request import (
     as_condition,
     cases,
     find_denoiser,
-    in_turn,
     load_theory,
     only,
     own_device,
     prepare,
 )
 from underpaint.sampling.trajectory import initial_noise
+from underpaint.sampling.use import in_turn
 from underpaint.theory.covariance import Covariance
 from underpaint.theory.gaussian import Gaussian
 
