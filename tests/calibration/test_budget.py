@@ -70,7 +70,7 @@ def test_a_budget_at_the_command_line(tmp_path: Path) -> None:
     given = ["calibrate", "fashion-mnist", "--calls", "3", "--budget"]
     for words, sentence in (
         (["many"], "such as 20000, or a time, such as 15min; got 'many'"),
-        (["3000", "--effort", "3"], "takes the place of"),
+        (["3000", "--effort", "3"], "does not read --effort 3 beside --budget 3000; give one or the other."),
         (["0.001s"], "A budget of 0.001s is 1 calls of the denoiser here. Plans of 3 calls take"),
     ):
         result = CliRunner().invoke(app, [*given, *words, "--out", str(place)])
