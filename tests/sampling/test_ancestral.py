@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from underpaint.noise import EDM, NoiseLevel, Schedule, spaced_ratios
-from underpaint.sampling.exponential import Rule, _weights, gaussian_ancestral, gaussian_exponential
+from underpaint.sampling.exponential import Rule, _integrals, gaussian_ancestral, gaussian_exponential
 from underpaint.sampling.response import respond
 from underpaint.sampling.solvers import Solver, ancestral, ddim_step
 from underpaint.sampling.trajectory import initial_noise, sample, seeded_noise
@@ -241,15 +241,16 @@ def test_few_calls_end_nearer_to_a_mixture_than_sde_dpm_solver_plus_plus(eta: fl
 @pytest.mark.parametrize("power", [1.0, 1.25, 2.0, 5.0])
 def test_weights_are_their_integrals(power: float) -> None:
     start, end, nodes = 1.0, -0.5, [1.0, 1.7]
+    given = [torch.tensor(values, dtype=torch.float64) for values in (nodes, start, end)]
     for variance in (0.0, 0.3, 20.0):
 
         def kernel(t: float, j: int, variance: float = variance) -> float:
-            lagrange = (t - nodes[1 - j]) / (nodes[j] - nodes[1 - j])
-            return power * lagrange * math.exp(2 * t) / (variance + math.exp(2 * t)) ** (1 + power / 2)
+            newton = math.prod(t - node for node in nodes[: j + 1])
+            return power * newton * math.exp(2 * t) / (variance + math.exp(2 * t)) ** (1 + power / 2)
 
         scale = (variance + math.exp(2 * end)) ** (power / 2)
         expected = [scale * quad(kernel, end, start, args=(j,), epsabs=1e-13)[0] for j in (0, 1)]
-        found = _weights(torch.tensor([variance], dtype=torch.float64), nodes, start, end, power)[:, 0]
+        found = _integrals(torch.tensor([variance], dtype=torch.float64), *given, power)[:, 0]
         assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +12,16 @@ from scipy.integrate import quad
 from torch.testing import assert_close
 
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, Schedule, spaced_ratios
-from underpaint.sampling.exponential import _gauss_legendre, _weights, advance, gaussian_exponential, local_mean
+from underpaint.sampling import exponential, fitted
+from underpaint.sampling.exponential import (
+    _differences,
+    _gauss_legendre,
+    _integrals,
+    advance,
+    gains_by_call,
+    gaussian_exponential,
+    local_mean,
+)
 from underpaint.sampling.solvers import dpm_solver, euler, heun
 from underpaint.sampling.trajectory import initial_noise, sample
 from underpaint.theory.covariance import Covariance
@@ -63,11 +72,18 @@ def test_order_2_without_variance_is_dpm_solver_plus_plus_2m(mixture: Mixture):
     )
 
 
+def lagrange(variances: torch.Tensor, nodes: torch.Tensor, start: float, end: float) -> torch.Tensor:
+    """Weights of each node, from the integrals of Newton's products, [J, M]."""
+    ends = (torch.tensor(value, dtype=torch.float64) for value in (start, end))
+    ratio = ((variances + math.exp(2 * end)) / (variances + math.exp(2 * start))).sqrt()
+    return _differences(nodes) @ torch.cat([(1 - ratio).unsqueeze(0), _integrals(variances, nodes[:-1], *ends)])
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_weights_are_the_integrals(count: int):
     nodes = torch.tensor([0.3, 1.1, 1.7, 2.9], dtype=torch.float64)[:count]
     variances, start, end = torch.tensor([0.0, 0.04, 1.0, 30.0], dtype=torch.float64), 0.5, -0.75
-    weights = _weights(variances, nodes, torch.tensor(start).double(), torch.tensor(end).double())
+    weights = lagrange(variances, nodes, start, end)
     for j in range(count):
         for k, value in enumerate(variances.tolist()):
 
@@ -80,6 +96,20 @@ def test_weights_are_the_integrals(count: int):
     # together they move what a constant moves
     ratio = ((variances + math.exp(2 * end)) / (variances + math.exp(2 * start))).sqrt()
     torch.testing.assert_close(weights.sum(0), 1 - ratio)
+
+
+def test_divided_differences_are_those_of_newton(normal) -> None:
+    """Of a polynomial of degree J - 1 they are its coefficients in Newton's form: it is met everywhere again."""
+    nodes = torch.tensor([[2.9, 1.7, 1.1, 0.3], [0.5, 0.4, -2.0, 7.0]], dtype=torch.float64)
+    coefficients = normal(4, seed=3)
+
+    def polynomial(t: torch.Tensor) -> torch.Tensor:
+        return sum(c * t**k for k, c in enumerate(coefficients))
+
+    found = (_differences(nodes) * polynomial(nodes).unsqueeze(-1)).sum(-2)
+    t = torch.tensor([0.1, 5.0], dtype=torch.float64).view(2, 1)
+    before = torch.cat([torch.ones_like(t), (t - nodes[:, :-1]).cumprod(-1)], 1)
+    torch.testing.assert_close((found * before).sum(1), polynomial(t.squeeze(1)), rtol=1e-9, atol=1e-9)
 
 
 def smooth(steps: int) -> NoiseLevel:
@@ -171,9 +201,10 @@ def test_weights_serve_gradients_though_they_were_first_asked_for_without():
     _gauss_legendre.cache_clear()
     nodes, start = (torch.tensor(values, dtype=torch.float64) for values in ([0.3, 1.1], 0.5))
     with torch.inference_mode():
-        _weights(torch.ones(3, dtype=torch.float64), nodes, start, start - 1)
+        _integrals(torch.ones(3, dtype=torch.float64), nodes, start, start - 1)
     end = torch.tensor(-0.5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda end: _weights(torch.ones(3, dtype=torch.float64), nodes, start, end), (end,))
+    ones = torch.ones(3, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda end: _integrals(ones, nodes, start, end), (end,))
 
 
 @CORRECTED
@@ -204,12 +235,12 @@ def test_weights_of_many_variances_are_those_of_each() -> None:
     alike = torch.full((5000,), 0.3, dtype=torch.float64)
     for variances in (many, alike, torch.zeros(5000, dtype=torch.float64)):
         for nodes, start, end in (((0.4, 1.1, 2.5), 0.4, -0.3), ((-3.0, -2.3), -3.0, -6.2)):
-            exact = _weights(variances, nodes, start, end)
+            places = torch.tensor(nodes, dtype=torch.float64)
+            exact = lagrange(variances, places, start, end)
             for dtype, error in ((torch.float64, 1e-12), (torch.float32, 4e-7)):
                 pieces = Pieces.of(variances, torch.empty(0, dtype=dtype))
-                found = torch.cat(
-                    [gains for _, gains in pieces.gains(partial(_weights, nodes=nodes, start=start, end=end))], 1
-                )
+                known = lagrange(pieces.asked, places, start, end)
+                found = torch.cat([gains for _, gains in pieces.gains(known)], 1)
                 assert found.dtype == dtype
                 assert len(pieces.asked) < 1200
                 assert_close(found.double(), exact, rtol=0, atol=error * float(exact.abs().max()))
@@ -237,3 +268,37 @@ def test_a_step_with_a_corrector_is_the_step_made_again(
     assert_close(
         sample(mixture, x, level, gaussian_exponential(full, order, corrector)).final, expected, rtol=0, atol=1e-9
     )
+
+
+def test_gains_are_asked_for_several_calls_at_once_and_once_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of few variances those of a whole grid are had by one quadrature, of many in turns."""
+    monkeypatch.setattr(exponential, "_TOGETHER", 12)
+    asked: list[list[int]] = []
+
+    def gains(variances: torch.Tensor, calls: torch.Tensor) -> torch.Tensor:
+        asked.append(calls.tolist())
+        return calls.view(-1, 1, 1) * variances
+
+    for count, expected in ((3, [[0, 1, 2, 3], [4, 5, 6]]), (100, [[k] for k in range(7)])):
+        variances = torch.arange(count, dtype=torch.float64)
+        asked.clear()
+        for call, found in enumerate(gains_by_call(gains, variances, range(7))):
+            assert torch.equal(found, call * variances.unsqueeze(0))
+        assert asked == expected
+
+
+@pytest.mark.parametrize("name", ["exponential", "plan"])
+def test_a_step_meets_each_coordinate_once(full: Gaussian, mixture: Mixture, name: str, monkeypatch) -> None:
+    """Local mean, correction and step are one pass over the coordinates, and one question for gains."""
+    passes, plain = [], Covariance.along
+
+    def counted(self: Covariance, *given: Any) -> Any:
+        passes.append(given)
+        return plain(self, *given)
+
+    monkeypatch.setattr(Covariance, "along", counted)
+    level = EDM().grid(7)
+    plan = torch.zeros(7, fitted.LOOK_BACK, fitted.TERMS, dtype=torch.float64)
+    solver = gaussian_exponential(full, 2, True) if name == "exponential" else fitted.fitted_exponential(full, plan)
+    sample(mixture, initial_noise(range(2), 6, level[0], torch.float64), level, solver)
+    assert len(passes) == 7

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 
 from underpaint.noise import DDPM, EDM, Flow, NoiseLevel, Schedule
 from underpaint.theory import modes
-from underpaint.theory.covariance import Covariance
+from underpaint.theory.covariance import Covariance, add
 from underpaint.theory.denoiser import guide
 from underpaint.theory.gaussian import Gaussian, guided_gaussian
 from underpaint.theory.moments import Moments
@@ -530,13 +530,30 @@ def test_a_full_basis_of_many_variances_is_combined_in_pieces(
     own = covariance.combine(function, parts, own=True)
     assert own.data_ptr() == given
     assert_close(own, expected, rtol=0, atol=error)
-    monkeypatch.setattr("underpaint.theory.covariance._BLOCK", 300)
+    monkeypatch.setattr("underpaint.theory.pieces._BLOCK", 300)  # across which pieces run
     asked.clear()
-    simple = covariance.combine(function, [kept, parts[1]], simple=True)  # of all variances, in blocks
-    assert asked == [300, 300, 200]
-    assert_close(simple, expected, rtol=0, atol=error)
+    assert_close(covariance.combine(function, [kept, parts[1]]), expected, rtol=0, atol=error)
+    assert len(asked) == 1
+    places = [part[0] for part in covariance._pieces.gains(function(covariance.asked))]
+    assert places == [slice(0, 300), slice(300, 600), slice(600, 800)]
     rising = Covariance(covariance.eigenvalues.flip(0), covariance.basis)  # in no order: each is asked for itself
     assert_close(rising.combine(function, [kept, parts[1]]), gains[0].flip(0) * kept + gains[1].flip(0) * parts[1])
+
+
+@pytest.mark.parametrize("rank", [0, 2, 6])
+def test_along_the_coordinates_parts_are_changed_in_place(rank: int, normal) -> None:
+    """Each coordinate once, with the gains of its variance; numbers outside the basis."""
+    covariance = Covariance.of(normal(6, 6) @ normal(6, 6).T, rank).to(dtype=torch.float64)
+    x, y = (covariance.split(rows) for rows in normal(2, 3, 6, seed=1))
+    variances = covariance.gains(lambda v: v, covariance.variances)
+    if rank < 6:  # on the basis twice, the second time as outside it
+        variances = torch.cat([variances[:rank], torch.full((rank + 6,), covariance.residual, dtype=torch.float64)])
+    expected = 1 / (1 + variances) * x + variances**2 * y
+    gains = torch.stack([1 / (1 + covariance.asked), covariance.asked**2])
+    for (one, other), (of_x, of_y) in covariance.along(gains, x, y):
+        of_x.mul_(one)
+        add(of_x, other, of_y)
+    assert_close(x, expected)
 
 
 @pytest.mark.parametrize("rank", [0, 2, 6])

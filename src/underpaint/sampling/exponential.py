@@ -31,10 +31,9 @@ is the midpoint rule of SDE-DPM-Solver++ (Lu22), with Q in the place of D.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -44,12 +43,16 @@ from torch import Tensor
 from ..bounds import number
 from ..noise import NoiseLevel
 from ..theory import modes
-from ..theory.covariance import Covariance
+from ..theory.covariance import Covariance, add
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .solvers import Draw, Solver, Step, anew
 
 _NODES = 24
+#: Variances times calls whose gains are asked for at once.
+_TOGETHER = 512
+#: In the place of an infinite log(sigma/alpha).
+_FAR = 300.0
 
 #: How the step into sigma = 0 is made.
 Ending = Literal["flow", "denoised"]
@@ -113,32 +116,36 @@ def gaussian_exponential(
     unknown = replace(known, eigenvalues=torch.zeros_like(known.eigenvalues), residual=0.0) if above > 0 else known
 
     def solve(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
-        mean = gaussian.mean.to(x.dtype)
-        levels, dtype, unit = [*level], x.dtype, anew(draw)
-        # centred states y = (x - alpha mu) in coordinates of the covariance; Q of the latest calls, newest first
-        state, past = known.split(x, levels[0].alpha.to(x) * mean), list[Seen]()
-        covariance, images = known, list[Seen]()  # denoised images, while they may be needed in the place of Q
-        for i, (here, there) in enumerate(pairwise(levels)):
+        mean, dtype, unit = gaussian.mean.to(x.dtype), x.dtype, anew(draw)
+        gains = partial(_gains, level=level, order=order, corrector=corrector, eta=eta, rule=rule)
+        by_call = gains_by_call(gains, known.asked, range(len(level) - 1))
+        # the centred state y = (x - alpha mu) in coordinates of the covariance; Q of former calls, newest first
+        state, past = known.split(x, level.alpha[0].to(x) * mean), list[Tensor]()
+        covariance, images = known, list[Tensor]()  # denoised images, while they may be needed in the place of Q
+        for i, (here, there) in enumerate(pairwise(level)):
+            own = next(by_call)
             denoised = denoise(x, here)
             del x  # what a step holds is 1 + order + 1 states, and what it makes
-            image, kept = known.split(denoised, mean), above > 0 and covariance is known
-            if kept:
-                images = [(here, image), *images][:order]
-            past.insert(0, (here, local_mean(image, state, covariance, here, own=not kept)))
-            if corrector and i:
-                state = corrected(state, past, levels[i - 1], covariance, eta, rule)
-            if kept and here.ratio < above:
-                covariance, past, images = unknown, images, []  # without a covariance, Q is the denoised image
             if there.sigma == 0 and ending == "denoised":
                 yield there.alpha.to(denoised) * denoised, denoised
                 return
-            usable = 1 if there.sigma == 0 else order
-            state = advance(state, past[:usable], here, there, covariance, eta, rule, own=True)
-            del past[order:]
+            past.insert(0, known.split(denoised, mean))
+            if above > 0 and covariance is known:
+                images = [past[0].clone(), *images][:order]
+            if covariance is known and here.ratio < above:
+                alone = torch.tensor([i])
+                _follow(gains(known.asked, alone, step=False)[0], state, past, known)
+                covariance, past, images = unknown, images, []  # without a covariance, Q is the denoised image
+                _follow(gains(unknown.asked, alone, corrector=False)[0], state, past, unknown)
+                by_call = gains_by_call(gains, unknown.asked, range(i + 1, len(level) - 1))
+            else:
+                _follow(own, state, past, covariance)
+            del past[order + corrector - 1 :]
             if eta:
                 state = state + _noise(unit(denoised.to(dtype)), here, there, covariance, eta)
             x = known.join(state).to(dtype).add_(mean, alpha=float(there.alpha))
             yield x, denoised
+            del denoised
 
     return solve
 
@@ -188,95 +195,118 @@ def named_exponential(name: str, gaussian: Gaussian) -> Solver:
     return gaussian_exponential(gaussian, *EXPONENTIALS[name], ending="denoised")
 
 
-def local_mean(denoised: Tensor, state: Tensor, covariance: Covariance, level: NoiseLevel, own: bool = False) -> Tensor:
-    """Q from the centred denoised image, which may be the caller's ``own`` to lose, and state, in coordinates of the
-    covariance."""
-    alpha, sigma = float(level.alpha), float(level.sigma)
-
-    def factors(variances: Tensor) -> Tensor:
-        """Of D and of the state: Q = D - (lambda alpha / sigma^2)(y - alpha D)."""
-        weight = variances * (alpha / sigma**2)
-        return torch.stack([1 + weight * alpha, -weight])
-
-    return covariance.combine(factors, [denoised, state], own, simple=True)
+def local_mean(denoised: Tensor, state: Tensor, covariance: Covariance, level: NoiseLevel) -> Tensor:
+    """Q from the centred denoised image and state, in coordinates of the covariance."""
+    return covariance.combine(partial(_recognised, level=level), [denoised, state])
 
 
-def advance(
-    state: Tensor,
-    past: Sequence[Seen],
-    here: NoiseLevel,
-    there: NoiseLevel,
-    covariance: Covariance,
-    eta: float = 0.0,
-    rule: Rule = "integral",
-    own: bool = False,
-) -> Tensor:
-    """The step from here to there with Q interpolated through ``past`` (its level, Q), in coordinates; of strength
-    ``eta``, its mean. It takes the place of a state that is the caller's ``own`` to lose."""
-    nodes = _finite(past)
+def advance(state: Tensor, past: Sequence[Seen], here: NoiseLevel, there: NoiseLevel, covariance: Covariance) -> Tensor:
+    """The step from here to there with Q interpolated through ``past`` (its level, Q), in coordinates."""
+    # a level with alpha = 0 lies infinitely far back, and says nothing of the slope
+    nodes = [(level, q) for level, q in past if level.alpha > 0] or list(past[:1])
+    times = torch.stack([level.log_ratio for level, _ in nodes])
 
     def factors(variances: Tensor) -> Tensor:
         """Of the state, and of each Q: [1 + J, M]."""
-        ratio = _ratio(variances, here, there, eta)
-        if len(nodes) == 1:
-            return torch.stack([ratio, _constant(ratio, here, there)])
-        times = [_time(level) for level, _ in nodes]
-        weights = _weights(variances, times, _time(here), _time(there), 1 + eta**2, rule)
-        return torch.cat([ratio.unsqueeze(0), weights.mul_(float(there.alpha))])
+        ratio = modes.psi(variances, here, there)
+        terms = _constant(ratio, here, there).unsqueeze(0)
+        if len(nodes) > 1:
+            beyond = there.alpha * _integrals(variances, times[:-1], here.log_ratio, there.log_ratio)
+            terms = torch.cat([terms, beyond])
+        return torch.cat([ratio.unsqueeze(0), _differences(times) @ terms])
 
-    return covariance.combine(factors, [state, *(q for _, q in nodes)], own, simple=len(nodes) == 1)
+    return covariance.combine(factors, [state, *(q for _, q in nodes)])
 
 
-def corrected(
-    state: Tensor,
-    past: Sequence[Seen],
-    here: NoiseLevel,
-    covariance: Covariance,
-    eta: float = 0.0,
-    rule: Rule = "integral",
+def gains_by_call(
+    gains: Callable[[Tensor, Tensor], Tensor], variances: Tensor, calls: Sequence[int]
+) -> Iterator[Tensor]:
+    """The gains of one call after another, from what makes those of some [n] of them: several at once, as what it takes
+    to ask hardly grows with them; not so many that they are large themselves."""
+    together = max(1, _TOGETHER // len(variances))
+    for first in range(0, len(calls), together):
+        yield from gains(variances, torch.tensor(calls[first : first + together]))
+
+
+def _follow(gains: Tensor, state: Tensor, past: Sequence[Tensor], covariance: Covariance) -> None:
+    """The newest of the ``past``, a denoised image, becomes Q, and then the state the next one; in their places."""
+    for (of_image, of_state, ratio, *of_each), (y, *known) in covariance.along(gains, state, *past):
+        known[0].mul_(of_image)
+        add(known[0], of_state, y)
+        y.mul_(ratio)
+        for gain, q in zip(of_each, known, strict=False):  # the first steps know few of them
+            add(y, gain, q)
+
+
+def _gains(
+    variances: Tensor,
+    calls: Tensor,
+    level: NoiseLevel,
+    order: int,
+    corrector: bool,
+    eta: float,
+    rule: Rule,
+    step: bool = True,
 ) -> Tensor:
-    """What a step from here would have led to, had it known the Q that was seen at its end, the first of ``past``; in
-    place of the state that it led to without.
+    """What calls at some levels [n] make of image and state, which is Q; and of the state and of each Q, the newest
+    first, which is the next state, or with ``step=False`` this one corrected: [n, 3 + J, M].
 
-    A polynomial through one node more differs by the product of (t - t_j) over the former nodes, times the divided
-    difference of all (Newton's form), so that one integral is enough and the state at the beginning is not needed.
+    The polynomial through the calls in Newton's form: each term is an integral of the product of (t - t_j) over the
+    newest nodes, times the divided difference of Q at one node more. The corrector, once Q is seen at the end of a
+    step, adds the next term to what the step led to; the state at its beginning is not needed.
     """
-    there, former = past[0][0], _finite(past[1:])
-    nodes = [past[0], *former]
+    here, there, nodes = level[calls], level[calls + 1], _nodes(level, order)
+    steps = torch.cat([calls[:1] - 1, calls]).clamp(min=0)
+    integrals = _integrals(variances, nodes[steps, :-1], nodes[steps, 0], nodes[steps + 1, 0], 1 + eta**2, rule)
+    ratio = _ratio(variances, here, there, eta) if step else integrals.new_ones(len(calls), len(variances))
+    terms = integrals.new_zeros(len(calls), order + 1, len(variances))  # one for each divided difference
+    degree, infinite = torch.arange(1, order + 1), int(level.alpha[0] == 0)
+    if step:
+        most = torch.where(there.sigma > 0, (calls - infinite).clamp(max=order - 1), 0)
+        terms[:, 0] = _constant(ratio, here, there)
+        terms[:, 1:] = (there.alpha.unsqueeze(1) * (degree <= most.unsqueeze(1))).unsqueeze(2) * integrals[1:]
+    if corrector:
+        last = (calls - infinite).clamp(max=order)
+        left = ratio.unsqueeze(1) * (here.alpha.unsqueeze(1) * (degree == last.unsqueeze(1))).unsqueeze(2)
+        terms[:, 1:] += left * integrals[:-1]
+    of_each = _differences(nodes[calls]) @ terms
+    if corrector and infinite:  # Q at the first level was taken for all on the way to the next, and now the newest is
+        left = (ratio * here.alpha.unsqueeze(1) * (calls == 1).unsqueeze(1)).unsqueeze(1)
+        of_each[:, :2] += left * torch.tensor([[1.0], [-1.0]])
+    return torch.cat([_recognised(variances, here), ratio.unsqueeze(1), of_each[:, : order + corrector]], 1)
 
-    def factors(variances: Tensor) -> Tensor:
-        """Of the state, and of each Q: [1 + J, M]."""
-        if former[0][0].alpha == 0:  # Q at that level was taken for all, and now the newest is
-            weight, shares = _constant(_ratio(variances, here, there, eta), here, there), [1.0, -1.0]
-        else:
-            times = [_time(level) for level, _ in nodes]
-            weight = float(there.alpha) * _integral(variances, times[1:], _time(here), times[0], 1 + eta**2, rule)
-            shares = [1 / math.prod(t - other for other in times if other != t) for t in times]
-        return torch.stack([torch.ones_like(weight), *(share * weight for share in shares)])
 
-    return covariance.combine(factors, [state, *(q for _, q in nodes)], own=True)
-
-
-def _time(level: NoiseLevel) -> float:
-    """log(sigma/alpha)."""
-    return math.log(float(level.sigma) / float(level.alpha))
-
-
-def _finite(past: Sequence[Seen]) -> list[Seen]:
-    """Those that say something of the slope: a level with alpha = 0 lies infinitely far back."""
-    return [(level, q) for level, q in past if level.alpha > 0] or list(past[:1])
+def _recognised(variances: Tensor, level: NoiseLevel) -> Tensor:
+    """Q = D - (lambda alpha / sigma^2)(y - alpha D): gains of image and state, [..., 2, M]."""
+    alpha = level.alpha.unsqueeze(-1)
+    weight = variances * (alpha / level.sigma.unsqueeze(-1).square())
+    return torch.stack([1 + weight * alpha, -weight], -2)
 
 
 def _ratio(variances: Tensor, here: NoiseLevel, there: NoiseLevel, eta: float) -> Tensor:
     """What a step leaves of the state along each mode."""
-    (alpha, sigma), (to_alpha, to_sigma) = ((float(level.alpha), float(level.sigma)) for level in (here, there))
-    ratio = ((variances * to_alpha**2 + to_sigma**2) / (variances * alpha**2 + sigma**2)).sqrt()
+    ratio = modes.psi(variances, here, there)
     return ratio * modes.correlation(variances, here, there) ** eta**2 if eta else ratio
 
 
 def _constant(ratio: Tensor, here: NoiseLevel, there: NoiseLevel) -> Tensor:
     """What a step makes of a Q that stays as it is."""
-    return float(there.alpha) - ratio * float(here.alpha)
+    return there.alpha.unsqueeze(-1) - ratio * here.alpha.unsqueeze(-1)
+
+
+def _nodes(level: NoiseLevel, order: int) -> Tensor:
+    """log(sigma/alpha) of each of N levels and of the ``order`` before it, newest first, [N, 1 + order]; where it is
+    infinite, or there is no such level, a number that is finite and no other's."""
+    time = level.log_ratio.nan_to_num(posinf=_FAR, neginf=-_FAR)
+    before = torch.arange(order, 0, -1, dtype=torch.float64) + _FAR
+    return torch.cat([before, time]).unfold(0, order + 1, 1).flip(1)
+
+
+def _differences(nodes: Tensor) -> Tensor:
+    """The share of each node in the divided differences of the first, of the first two, and so on: [..., J, J]."""
+    own = torch.eye(nodes.shape[-1], dtype=torch.bool)
+    gaps = torch.where(own, 1.0, nodes.unsqueeze(-1) - nodes.unsqueeze(-2))
+    return gaps.reciprocal().cumprod(-1).triu()
 
 
 def _noise(unit: Tensor, here: NoiseLevel, there: NoiseLevel, covariance: Covariance, eta: float) -> Tensor:
@@ -288,51 +318,28 @@ def _noise(unit: Tensor, here: NoiseLevel, there: NoiseLevel, covariance: Covari
     return covariance.combine(factors, [covariance.split(unit)])
 
 
-def _weights(
-    variances: Tensor,
-    nodes: Sequence[float] | Tensor,
-    start: float | Tensor,
-    end: float | Tensor,
-    power: float = 1.0,
-    rule: Rule = "integral",
+def _integrals(
+    variances: Tensor, nodes: Tensor, start: Tensor, end: Tensor, power: float = 1.0, rule: Rule = "integral"
 ) -> Tensor:
-    """(lambda + s'^2)^(p/2) times the integral of p l_j(t) s^2 / (lambda + s^2)^(1 + p/2) dt, t = log s from end to
-    start; p = 1 + eta^2, 1 for the flow. [J, M].
+    """(lambda + s'^2)^(p/2) times the integrals of p w_j(t) s^2 / (lambda + s^2)^(1 + p/2) dt, t = log s from end to
+    start, where w_j are the products of (t - t_k) over the first j of nodes [..., J]; p = 1 + eta^2, 1 for the flow.
+    [..., J, M].
 
-    l_j are the Lagrange polynomials of the nodes. Gauss-Legendre in t: the integrand is smooth, 24 nodes reach
-    rounding. By the midpoint rule, l_j stands at the middle.
+    Gauss-Legendre in t: the integrand is smooth, 24 nodes reach rounding. By the midpoint rule, w_j stands at the
+    middle.
     """
-    places = torch.as_tensor(nodes, dtype=torch.float64)
-    t, measure, kernel = _quadrature(variances, start, end, power, rule)
-    gaps = places.unsqueeze(1) - places
-    shares = (t - places.unsqueeze(1)) / (gaps + torch.eye(len(places), dtype=gaps.dtype)).unsqueeze(2)  # [J, J, 24]
-    own = torch.eye(len(places), dtype=torch.bool).unsqueeze(2)
-    return (torch.where(own, 1.0, shares).prod(1) * measure) @ kernel
-
-
-def _integral(
-    variances: Tensor, nodes: Sequence[float], start: float, end: float, power: float = 1.0, rule: Rule = "integral"
-) -> Tensor:
-    """The same with the product of all (t - t_j) in place of l_j. [M]."""
-    t, measure, kernel = _quadrature(variances, start, end, power, rule)
-    for node in nodes:
-        measure = measure * (t - node)
-    return measure @ kernel
-
-
-def _quadrature(
-    variances: Tensor, start: float | Tensor, end: float | Tensor, power: float, rule: Rule
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Places t of the polynomial, the measure dt of each [24], and what stands beside it, [24, M]."""
-    points, quadrature = _gauss_legendre(_NODES)
-    end = torch.as_tensor(end, dtype=torch.float64)
+    points, measure = _gauss_legendre(_NODES)
+    start, end = start.unsqueeze(-1), end.unsqueeze(-1)
     t = end + (points + 1) / 2 * (start - end)
-    square = (2 * t).exp().unsqueeze(1)
+    square = (2 * t).exp().unsqueeze(-1)
     whole = variances + square
-    left = (variances + (2 * end).exp()) / whole
-    kernel = square / whole * (left.sqrt() if power == 1 else power * left ** (power / 2))
-    places = t if rule == "integral" else torch.full_like(t, float(start + end) / 2)
-    return places, (start - end) / 2 * quadrature, kernel
+    left = (variances + (2 * end).exp().unsqueeze(-1)) / whole
+    kernel = square / whole
+    del whole
+    kernel *= left.sqrt_() if power == 1 else power * left ** (power / 2)
+    place = t if rule == "integral" else (start + end) / 2
+    products = (place.unsqueeze(-2) - nodes.unsqueeze(-1)).cumprod(-2)
+    return (products * (measure * (start - end) / 2).unsqueeze(-2)) @ kernel
 
 
 @cache

@@ -19,7 +19,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,10 @@ from ..bounds import number, shown
 from ..files import json_part, json_tensor, read_json, write_text
 from ..noise import NoiseLevel
 from ..theory import modes
-from ..theory.covariance import Covariance, SpectralFunction
+from ..theory.covariance import Covariance, add
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
-from .exponential import EXPONENTIALS, named_exponential
+from .exponential import EXPONENTIALS, gains_by_call, named_exponential
 from .solvers import Solver, Step, find_solver
 from .trajectory import check_grid
 from .use import NOT_MEASURED, Loss, Use, differences, use_of
@@ -60,16 +60,20 @@ def fitted_exponential(gaussian: Gaussian, coefficients: Tensor) -> Solver:
         if len(level) != len(coefficients) + 1:
             raise ValueError(f"The coefficients are for {len(coefficients)} steps, the grid has {len(level) - 1}.")
         mean, dtype = gaussian.mean.to(x), x.dtype
-        gains = cache(partial(_step_gains, level=level, coefficients=coefficients))
+        gains = partial(_gains, level=level, coefficients=coefficients)
+        by_call = gains_by_call(gains, covariance.asked, range(len(coefficients)))
         state = covariance.split(x, level.alpha[0].to(x) * mean)
-        due: list[Tensor] = []  # what former calls add to the states after the next ones
-        for i, (here, there) in enumerate(pairwise(level)):
+        due = [torch.zeros_like(state) for _ in range(LOOK_BACK - 1)]  # what former calls add to the next states
+        for here, there in pairwise(level):
+            own = next(by_call)
             denoised = denoise(x, here)
             del x  # what a step holds is LOOK_BACK + 1 states, and what it makes
-            ahead = [_at(gains, i + k, k) for k in range(min(LOOK_BACK, len(coefficients) - i))]
-            state, *due = _told(state, covariance.split(denoised, mean), due, ahead, covariance)
+            image = covariance.split(denoised, mean)
+            _tell(own, state, image, due, covariance)
+            state, *due = *due, image
             x = covariance.join(state).to(dtype).add_(mean, alpha=float(there.alpha))
             yield x, denoised
+            del denoised
 
     return solve
 
@@ -80,48 +84,36 @@ def _completed(coefficients: Tensor) -> Tensor:
     return torch.nn.functional.pad(coefficients, (0, TERMS - _FORMER)) if former else coefficients
 
 
-def _told(
-    state: Tensor, image: Tensor, due: Sequence[Tensor], gains: Sequence[SpectralFunction], covariance: Covariance
-) -> list[Tensor]:
-    """The next state, and what is known so far of the ones after it, once an image was seen in a state: what is due to
-    each from former calls, and gains [2, M] of image and state. Images and what was due are given away."""
-    known = []
-    for k, added in enumerate(gains):
-        if k < len(due):
-            known.append(covariance.combine(_beside(added), [due[k], image, state], own=True))
-        else:
-            known.append(covariance.combine(added, [image, state], own=k == len(gains) - 1))
-    return known
+def _tell(gains: Tensor, state: Tensor, image: Tensor, due: Sequence[Tensor], covariance: Covariance) -> None:
+    """What is due to the next states grows by what an image that was seen in a state adds; the image becomes what is
+    due to the last of them."""
+    for of_each, (x, d, *known) in covariance.along(gains, state, image, *due):
+        *former, (of_image, of_state) = zip(of_each[::2], of_each[1::2], strict=True)
+        for sums, (gain, other) in zip(known, former, strict=True):
+            add(sums, gain, d)
+            add(sums, other, x)
+        d.mul_(of_image)
+        add(d, of_state, x)
 
 
-def _at(gains: SpectralFunction, *place: int) -> SpectralFunction:
-    return lambda variances: gains(variances)[place]
+def _gains(variances: Tensor, calls: Tensor, level: NoiseLevel, coefficients: Tensor) -> Tensor:
+    """What calls at some levels [n] add to each of the next states, in gains of the image and of the state that it was
+    seen in: [n, 6, M], two for each state.
 
-
-def _beside(gains: SpectralFunction) -> SpectralFunction:
-    """The gains of some parts beside one that stays as it is."""
-    return lambda variances: torch.nn.functional.pad(gains(variances), (0, 0, 1, 0), value=1)
-
-
-def _step_gains(variances: Tensor, level: NoiseLevel, coefficients: Tensor) -> Tensor:
-    """What the state after each of N steps takes of the image and of the state of each call that the step looks back
-    on, the newest first: [N, 3, 2, M].
-
-    With G = shrinkage y the terms of a call are gains of its image and of its state alone. The newest state is led by
-    the Gaussian's flow, besides.
+    With G = shrinkage y the terms of a call are gains of its image and of its state alone. The state that comes next is
+    led by the Gaussian's flow, besides. What lies beyond the grid gets nothing.
     """
-    shrinkage = modes.shrinkage(variances, level[:-1])
-    known = level.alpha[:-1].unsqueeze(-1) * shrinkage
-    powers = torch.stack([torch.ones_like(known), known, known.square()], 1)
-    coefficients = coefficients.to(powers)
-    beyond, of_image = (
-        level.alpha[1:].view(-1, 1, 1) * (coefficients[..., [one, one + 1, two]] @ powers)
-        for one, two in ((0, 4), (2, 5))
-    )
-    former = torch.stack([shrinkage.roll(k, 0) for k in range(LOOK_BACK)], 1)
-    of_state = -beyond * former
-    of_state[:, 0] += modes.psi(variances, level[:-1], level[1:])
-    return torch.stack([beyond + of_image, of_state], 2)
+    count, places = len(coefficients), torch.arange(LOOK_BACK)
+    steps = calls.unsqueeze(1) + places
+    padded = torch.nn.functional.pad(coefficients.to(variances), (0, 0, 0, 0, 0, LOOK_BACK - 1))[steps, places]
+    steps = steps.clamp(max=count - 1)
+    a, b, c, d, e, f = (level.alpha[steps + 1].unsqueeze(-1) * padded).unsqueeze(-1).unbind(2)
+    newest, own = level[steps], modes.shrinkage(variances, level[calls]).unsqueeze(1)
+    known = newest.alpha.unsqueeze(-1) * modes.shrinkage(variances, newest)
+    beyond = a + known * (b + known * e)
+    of_state = -beyond * own
+    of_state[:, 0] += modes.psi(variances, level[calls], level[calls + 1])
+    return torch.stack([beyond + c + known * (d + known * f), of_state], 2).flatten(1, 2)
 
 
 def flown(state: Tensor, here: NoiseLevel, there: NoiseLevel, covariance: Covariance) -> Tensor:

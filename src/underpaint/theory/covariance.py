@@ -23,19 +23,19 @@ from .pieces import Pieces
 #: What is within this share of the largest may be rounding, of files in float32.
 ROUNDING = 1e-5
 SpectralFunction = Callable[[Tensor], Tensor]
+#: A gain of each of some coordinates [K], or of all of them.
+Gain = Tensor | float
 
 #: Of more variances than these, gains are made piece by piece.
 _MANY = 4096
-#: Variances of which a simple function is asked at once: what it makes stays in the processor's cache.
-_BLOCK = 1 << 14
 
 
-def _summed(gains: Tensor, parts: Sequence[Tensor]) -> Tensor:
-    """sum_j gains_j part_j for gains [J, K] and J parts [B, K]."""
-    total = gains[0] * parts[0]
-    for gain, part in zip(gains[1:], parts[1:], strict=True):
-        total.addcmul_(gain, part)
-    return total
+def add(rows: Tensor, gain: Gain, part: Tensor) -> None:
+    """rows += gain part in place, [B, K]."""
+    if isinstance(gain, Tensor):
+        rows.addcmul_(gain, part)
+    else:
+        rows.add_(part, alpha=gain)
 
 
 def eigensystem(matrix: Tensor) -> tuple[Tensor, Tensor]:
@@ -286,40 +286,47 @@ class Covariance:
         inside, outside = gains[..., : self.rank], gains[..., self.rank :]
         return torch.cat([inside, outside.expand(*outside.shape[:-1], like.shape[-1] - self.rank)], -1)
 
-    def combine(
-        self, function: SpectralFunction, parts: Sequence[Tensor], own: bool = False, simple: bool = False
-    ) -> Tensor:
-        """sum_j g_j(Sigma) part_j of J parts in coordinates [B, K]; ``function`` maps variances [M] to gains [J, M],
-        and is analytic in them.
+    @property
+    def asked(self) -> Tensor:
+        """The variances of which `along` needs gains, [M] float64: those that are stored, or few of many."""
+        return self.stored if self._pieces is None else self._pieces.asked
 
-        One pass over each part: outside the basis a gain is one number; of a full basis of many variances the gains are
-        made piece by piece, from few values of the function (`Pieces`); or, on the CPU, of all of them, where it is as
-        ``simple`` as a quotient. Where the first part is the caller's ``own`` to lose, the sum takes its place.
+    def along(self, gains: Tensor, *parts: Tensor) -> Iterator[tuple[Sequence[Gain], tuple[Tensor, ...]]]:
+        """Gains, and the parts of coordinates that they are for, some coordinates after others: views, to be changed in
+        place (`mul_` and `add`).
+
+        Each coordinate is met once. Outside the basis a gain is one number; of a full basis of many variances gains are
+        made block by block, from few values of a function that is analytic in them (`Pieces`).
+
+        Args:
+            gains: functions of the variances that are `asked`, [J, M].
+            parts: coordinates that `split` gave, or `combine` made of such, [B, K].
         """
-        if self.full:
-            pieces = self._pieces_like(parts[0])
-            if pieces is None:
-                return _summed(function(self.stored).to(parts[0]), parts)
-            total = parts[0] if own else torch.empty_like(parts[0])
-            whole = simple and total.device == self.stored.device
-            for place, gains in self._all_gains(function, total) if whole else pieces.gains(function):
-                total[:, place] = _summed(gains, [part[:, place] for part in parts])
-            return total
-        gains = function(self.stored)
-        numbers = gains[:, -1].tolist()
-        inside = _summed(gains[:, :-1].to(parts[0]), [part[:, : self.rank] for part in parts]) if self.rank else None
-        total = parts[0].mul_(numbers[0]) if own else numbers[0] * parts[0]
-        for number, part in zip(numbers[1:], parts[1:], strict=True):
-            total.add_(part, alpha=number)
-        if inside is not None:
-            total[:, : self.rank] = inside
-        return total
+        return self._along(self._pieces, gains, parts)
 
-    def _all_gains(self, function: SpectralFunction, like: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """What maps variances [M] to gains [J, M], asked of all along the basis, a block of them at a time."""
-        for start in range(0, self.rank, _BLOCK):
-            place = slice(start, start + _BLOCK)
-            yield place, function(self.stored[place]).to(like)
+    def _along(
+        self, pieces: Pieces | None, gains: Tensor, parts: Sequence[Tensor]
+    ) -> Iterator[tuple[Sequence[Gain], tuple[Tensor, ...]]]:
+        if pieces is not None:
+            for place, some in pieces.gains(gains):
+                yield some.unbind(), tuple(part[:, place] for part in parts)
+        elif self.full:
+            yield gains.to(parts[0]).unbind(), tuple(parts)
+        else:
+            if self.rank:
+                yield gains[:, :-1].to(parts[0]).unbind(), tuple(part[:, : self.rank] for part in parts)
+            yield gains[:, -1].tolist(), tuple(part[:, self.rank :] for part in parts)
+
+    def combine(self, function: SpectralFunction, parts: Sequence[Tensor], own: bool = False) -> Tensor:
+        """sum_j g_j(Sigma) part_j of J parts in coordinates [B, K]; ``function`` maps variances [M] to gains [J, M],
+        and is analytic in them. Where the first part is the caller's ``own`` to lose, the sum takes its place."""
+        total, pieces = parts[0] if own else parts[0].clone(), self._pieces_like(parts[0])
+        gains = function(self.stored if pieces is None else pieces.asked)
+        for (first, *others), (sums, *rest) in self._along(pieces, gains, [total, *parts[1:]]):
+            sums.mul_(first)
+            for gain, part in zip(others, rest, strict=True):
+                add(sums, gain, part)
+        return total
 
     def _pieces_like(self, like: Tensor) -> Pieces | None:
         """The spectrum in pieces, where it is one of many variances in order."""

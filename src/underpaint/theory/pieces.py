@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -14,8 +14,10 @@ from torch import Tensor
 _WIDTH = 4.0
 #: Nodes of a piece in single precision, and in double.
 _NODES = {torch.float32: 16, torch.float64: 32}
-#: Variances that a piece at the wide end has at least; fewer are taken as they are. The most of one.
-_FEWEST, _MOST = 64, 1 << 13
+#: Variances that a piece at the wide end has at least; fewer are taken as they are.
+_FEWEST = 64
+#: Variances whose gains are made at once: with their powers they stay in the processor's cache.
+_BLOCK = 1 << 12
 #: Variances above 0 below this share of the largest are taken for that: less than the square of any sigma/alpha in use.
 _NOTHING = 1e-20
 
@@ -54,19 +56,23 @@ class Pieces:
                 place[a:b] = (values[a:b] - at) / reach
         return Pieces(torch.cat([values[:alone], asked.flatten()]), alone, tuple(bounds), place.to(like))
 
-    def gains(self, function: Callable[[Tensor], Tensor]) -> Iterator[tuple[slice, Tensor]]:
-        """What maps variances [M] to gains [J, M], at all variances: [J, b - a] for the slice from a to b."""
-        known, place = function(self.asked), self.place
-        if self.alone:
-            yield slice(0, self.alone), known[:, : self.alone].to(place)
-        if not self.bounds:
-            return
-        count = _count(place)
+    def gains(self, known: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Those at all variances, from what is ``known`` of the ones that are asked, [J, M]: [J, b - a] for the slice
+        from a to b."""
+        count, place = _count(self.place), self.place
+        alone, values = known[:, : self.alone].to(place), known[:, self.alone :]
         waves, powers = _polynomial(count)
-        values = known[:, self.alone :].unflatten(1, (-1, count))
-        coefficients = (values @ waves @ powers).to(place).unbind(1)
-        for (a, b), own in zip(self.bounds, coefficients, strict=True):
-            yield slice(a, b), own @ _powers(place[a:b], count)
+        coefficients = (values.unflatten(1, (len(self.bounds), count)) @ waves @ powers).to(place).unbind(1)
+        for start in range(0, len(place), _BLOCK):
+            end = min(start + _BLOCK, len(place))
+            raised = _powers(place[start:end], count)
+            made = [alone[:, start:end]] if start < self.alone else []
+            made += [
+                own @ raised[:, max(a - start, 0) : b - start]
+                for (a, b), own in zip(self.bounds, coefficients, strict=True)
+                if a < end and b > start
+            ]
+            yield slice(start, end), made[0] if len(made) == 1 else torch.cat(made, 1)
 
 
 def _cut(values: Tensor) -> tuple[int, list[tuple[int, int]]]:
@@ -75,7 +81,7 @@ def _cut(values: Tensor) -> tuple[int, list[tuple[int, int]]]:
     alone, bounds, start = 0, list[tuple[int, int]](), 0
     while start < len(values):
         end = len(values) - int(torch.searchsorted(rising, float(values[start]) / _WIDTH))
-        end = min(max(end, start + 1), start + _MOST)
+        end = max(end, start + 1)
         if not bounds and end - start < _FEWEST:
             alone = end
         else:
