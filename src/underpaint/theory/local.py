@@ -206,7 +206,7 @@ class LocalCloud:
         if weigh is not gathered and x.device.type == "cpu":
             chunk = max(1, chunk // 4)  # stays in the cache
         centres, means = views.centres.to(self.points.device), []
-        kept = torch.float64 if self.points.dtype == torch.float64 else torch.float32
+        kept = self._kept
         for rows in x.split(batch):
             scaled = scale * rows.double()
             dtype = self._dtype(scaled, square, size)
@@ -225,28 +225,31 @@ class LocalCloud:
         places, size = views.windows.shape
         cpu, count = x.device.type == "cpu", places * len(self.points)
         screened = self.error is not None and count >= 4 * 2048
-        block = max(1, min((4096 if screened else 2048) if cpu else 16_384, self.budget // size))
+        block = max(1, min(2048 if cpu and not screened else 16_384, self.budget // size))
         together = max(1, min(64 if cpu else 4096, self.budget // block))
         means = []
         for rows in x.split(max(1, self.budget // (places * size))):
-            queries = scale * rows.double()[:, views.windows].flatten(0, 1)
-            dtype = self._dtype(scale * rows.double(), square, size)
-            asked, blocks = queries.to(dtype), self._blocks(views, dtype, block)
+            scaled = scale * rows.double()
+            dtype = self._dtype(scaled, square, size)
+            asked = scaled[:, views.windows].flatten(0, 1).to(dtype)
             if self.error is None or not screened:
-                mean = patch_means(asked, square, blocks, together)
+                mean = patch_means(asked, square, self._blocks(views, dtype, block, block), together)
             else:
+                blocks = self._blocks(views, dtype, block, block // 4)  # soon something is known
                 screen, longest = self._screen(views), self._largest * size**0.5
                 margin = math.log(count / (_LEFT_OUT * self.error))
                 mean = screened_means(asked, square, blocks, together, screen, longest, margin)
             means.append(mean.view(len(rows), places, -1))
         return torch.cat(means)
 
-    def _blocks(self, views: Views, dtype: torch.dtype, block: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _blocks(self, views: Views, dtype: torch.dtype, block: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Windows of the data at all places [n, S], and their centres [n, C], block by block."""
-        places = len(views.windows)
+        places, kept = len(views.windows), self._kept
         windows, centres = views.windows.to(self.points.device), views.centres.to(self.points.device)
-        for part in self.points.split(max(1, block // places)):
-            found = as_rows(part[:, windows].flatten(0, 1), dtype), as_rows(part[:, centres].flatten(0, 1), dtype)
+        start, end = 0, max(1, first // places)
+        while len(part := self.points[start:end]):
+            start, end = end, end + max(1, block // places)
+            found = as_rows(part[:, windows].flatten(0, 1), dtype), as_rows(part[:, centres].flatten(0, 1), kept)
             yield from zip(*(values.split(block) for values in found), strict=True)
 
     def _screen(self, views: Views) -> Screen:
@@ -261,11 +264,16 @@ class LocalCloud:
             self._screens[views] = Screen.of(as_rows(images[:, windows].flatten(0, 1)))
         return self._screens[views]
 
+    @property
+    def _kept(self) -> torch.dtype:
+        """What weights and means are in: float32 holds them, once the largest log-weight is taken away."""
+        return torch.float64 if self.points.dtype == torch.float64 else torch.float32
+
     def _dtype(self, scaled: Tensor, square: float, size: int) -> torch.dtype:
         """float32 unless the rounding of a log-weight of windows of ``size`` could pass the tolerance in it."""
         if self.points.dtype == torch.float64:
             return torch.float64
-        longest = self._largest * size**0.5
+        longest, scaled = self._largest * size**0.5, scaled.detach()
         query = min(float(scaled.norm(dim=1).max()), float(scaled.abs().max()) * size**0.5)
         error = 4 * torch.finfo(torch.float32).eps * (query * longest + square * longest**2 / 2)
         return torch.float32 if error <= self.tolerance else torch.float64

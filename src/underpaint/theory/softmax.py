@@ -9,6 +9,8 @@ from torch import Tensor
 
 #: Powers of 2 are quicker than those of e, many times so where these underflow, as most weights at low noise do.
 _LOG2E = math.log2(math.e)
+#: Columns of values, of which products are taken of rows.
+_FEW = 8
 
 
 class SoftmaxMean:
@@ -32,9 +34,10 @@ class SoftmaxMean:
         shrink = torch.exp(self.top - peak)
         weights = logits.sub_(peak).to(values.dtype).mul_(_LOG2E).exp2_()
         self._mass = self._mass * shrink + weights.sum(-1, keepdim=True)
-        # one column is quicker as a sum of products than as a product of matrices
-        single = weights.ndim > 2 and values.shape[-1] == 1
-        total = (weights * values.mT).sum(-1, keepdim=True) if single else weights @ values
+        # one column is quicker as a sum of products than as a product of matrices, and a few if they are stored as rows
+        single, few = weights.ndim > 2 and values.shape[-1] == 1, 1 < values.shape[-1] <= _FEW
+        stored = values.mT.contiguous().mT if few else values
+        total = (weights * values.mT).sum(-1, keepdim=True) if single else weights @ stored
         self._total = self._total * shrink + total
         if others is not None:
             self._others = self._others * shrink.squeeze(-1) + weights @ others
