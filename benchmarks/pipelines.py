@@ -17,6 +17,7 @@ import abilities
 import diffusers
 import transformers
 import zoo
+import zoo_more  # noqa: F401
 from pages import show_or_write
 
 MARKS = "<!-- table of pipelines -->\n", "<!-- end of the table -->\n"

@@ -20,6 +20,7 @@ from underpaint.models.pipelines.teleport import teleport_pipeline
 from underpaint.models.schedulers.families import names_of
 from underpaint.models.schedulers.gaussian_exponential import GaussianExponentialScheduler
 from underpaint.models.schedulers.levels import scheduler_levels
+from underpaint.noise import NoiseLevel
 from underpaint.sampling.exponential import gaussian_exponential
 from underpaint.sampling.solvers import euler
 from underpaint.sampling.teleport import teleport
@@ -104,7 +105,8 @@ def replays(case: Case) -> float:
 def samples(case: Case) -> float:
     """Our own loop over the denoiser comes to the pipeline's own final state, where its steps are Euler's."""
     trajectory = case.seen.trajectory
-    return _apart(sample(case.model, trajectory.x[0].float(), trajectory.level, euler).final, trajectory.final)
+    level = falling(trajectory.level)
+    return _apart(sample(case.model, trajectory.x[0].float(), level, euler).final, trajectory.final)
 
 
 def teleports(case: Case) -> float:
@@ -118,8 +120,13 @@ def teleports(case: Case) -> float:
     worst = max(_apart(found.x[0], landed), _apart(found.denoised[0], case.model(landed, trajectory.level[SKIP])))
     if not euler_steps(case):
         return worst
-    expected = teleport(law, case.model, trajectory.x[0].float(), trajectory.level, SKIP, euler)
+    expected = teleport(law, case.model, trajectory.x[0].float(), falling(trajectory.level), SKIP, euler)
     return max(worst, _apart(found.final, expected.final))
+
+
+def falling(level: NoiseLevel) -> NoiseLevel:
+    """Levels without a last step to where it begins, which some pipelines make (Cosmos Predict2)."""
+    return level if level.ratio[-1] < level.ratio[-2] else level[:-1]
 
 
 def integrates(case: Case) -> float:

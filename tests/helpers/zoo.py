@@ -495,7 +495,7 @@ def mochi() -> Made:
         layers_per_block=(1,) * 5,
     )  # fmt: skip
     pipe = diffusers.MochiPipeline(
-        scheduler=flow(), vae=vae, text_encoder=None, tokenizer=None, transformer=spread(transformer)
+        scheduler=flow(invert_sigmas=True), vae=vae, text_encoder=None, tokenizer=None, transformer=spread(transformer)
     )
     return pipe, {**guided(16), **masks(), "num_frames": 7, **SIZE}
 
@@ -811,6 +811,11 @@ def ltx2() -> Made:
 
 _BLENDS = "replaces part of its state between two steps"
 _SECOND = "steps a second state with a copy of its scheduler"
+_TWICE = "more than once between two calls of its networks"
+_GUARD = "needs a library that is not installed: .* `cosmos_guardrail` is not installed"
+_SIZE = "This pipeline starts from states of mean square"
+_SHARE = "sets invert_sigmas = True, which is not handled"
+_SAMPLES = "consistency models, which give samples and not the mean"
 #: What is refused, and in which words.
 REFUSED = {
     ("image_to_image", "teleport"): "Teleport starts from noise; this pipeline starts from an image",
@@ -818,13 +823,29 @@ REFUSED = {
     **{("ltx2", ability): _SECOND for ability in ("load", "folder", "teleport")},
     ("ltx_condition", "scheduler"): "takes no per_token_timesteps",
     ("stable_video", "scheduler"): "timestep_type = 'continuous', which is not handled",
+    **{(name, "scheduler"): _SHARE for name in ("mochi", "omnigen")},
+    ("bria", "scheduler"): "some pipelines tell it to one class of diffusers alone",
+    **{("prx_pixel", ability): _SIZE for ability in ("load", "folder")},
+    ("prx_pixel", "teleport"): "Teleport starts from noise of mean square 1; this pipeline starts from states of",
+    ("latent_upscale", "scheduler"): "scales its states and its network's answers by sigma",
+    **{("cosmos", ability): _TWICE for ability in ("record", "decode", "load", "teleport")},
+    **{(name, "folder"): _GUARD for name in ("cosmos", "cosmos2_image", "cosmos2_video", "cosmos25")},
+    **{(name, "scheduler"): "Levels must fall from first to last" for name in ("cosmos2_image", "cosmos2_video")},
+    **{("sana_sprint", ability): _SAMPLES for ability in ("record", "decode", "load", "folder", "teleport")},
 }
+_WHOLE = "Its own scheduler cuts the times that its network is told to whole numbers."
 #: What is exact but for something that cannot be, and why.
-INEXACT = {("wan22", "scheduler"): "Its own scheduler cuts the times that its network is told to whole numbers."}
+INEXACT = {
+    ("wan22", "scheduler"): _WHOLE,
+    ("skyreels", "scheduler"): _WHOLE,
+    ("cogview3", "scheduler"): "It begins at infinite sigma/alpha, where the integrator's levels begin at 4096.",
+}
 #: Two of one class, told apart in the table.
 TOLD_APART = {
     "wan21": "Wan 2.1",
     "wan22": "Wan 2.2, two networks",
+    "prx_pixel": "as released",
+    "prx_pixel_unit": "with noise_scale = 1",
     "inpainting": "a network that is shown the mask",
     "inpainting_without_mask": "a network that is not",
 }

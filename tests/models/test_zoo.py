@@ -8,6 +8,7 @@ from pathlib import Path
 import abilities
 import pytest
 import zoo
+import zoo_more  # noqa: F401
 from abilities import ABILITIES, Case
 from diffusers.utils import logging
 
@@ -19,6 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWa
 FEW = {
     *("flux2", "qwen_image", "z_image", "lumina2", "wan22", "ltx_image_to_video", "ltx_condition", "cogvideox"),
     *("stable_audio", "inpainting", "inpainting_without_mask", "deepfloyd", "image_to_image", "ltx2"),
+    *("allegro", "cosmos", "cosmos2_image", "cosmos25", "latent_upscale", "omnigen", "prx_pixel", "prx_pixel_unit"),
 }
 
 

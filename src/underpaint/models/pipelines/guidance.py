@@ -56,6 +56,19 @@ def guidance_halves(outputs: Sequence[Tensor], guided: Tensor) -> tuple[Tensor, 
     )
 
 
+def made_of(outputs: Sequence[Tensor], stepped: Tensor) -> bool:
+    """Whether a prediction that was stepped was made of outputs of the network alone: one of them, guidance between
+    two, or any combination, as guidance between more."""
+    if not isinstance(guidance_halves(outputs, stepped), str):
+        return True
+    target = _rows(stepped)
+    parts = [part for output in outputs for part in _parts(output, stepped)]
+    if not parts or target.shape[1] < _WIDE * len(parts):
+        return False
+    left = target.unsqueeze(-1) - (spans := torch.stack(parts, -1)) @ torch.linalg.pinv(spans) @ target.unsqueeze(-1)
+    return bool(left.square().sum() <= _LEFT * target.square().sum())
+
+
 def _rows(tensor: Tensor) -> Tensor:
     return tensor.detach().flatten(1).to("cpu", torch.float64)
 

@@ -25,7 +25,7 @@ from ..schedulers.families import family_of
 from ..schedulers.levels import scheduler_denoised, scheduler_levels, step_index, told_levels
 from .decoding import Call, acted
 from .hooks import interposed
-from .record import check_step, step_sign
+from .record import check_step, step_sign, steps_twice
 from .text_encoding import encoding_alone
 
 #: Steps of one call; then it is begun anew.
@@ -96,6 +96,7 @@ class _Loop:
         self.answers: SimpleQueue[Tensor | BaseException] = SimpleQueue()
         self.heard: dict[int, list[Any]] = {}
         self.twin: Any = None
+        self.timesteps, self.calls = torch.empty(0), 0
         self.position, self.sign = -1, 1
         self.asked: tuple[Tensor, float] | None = None
         self.sigma: float | None = None
@@ -124,15 +125,18 @@ class _Loop:
             for cast in self.casts:
                 contexts.enter_context(torch.autocast(**cast))
             output = module(*args, **kwargs)
+        self.calls += 1
         if self.asked is None:
             self.heard.setdefault(id(module), []).append(output)
         return output
 
     def lay(self, scheduler: Any) -> None:
-        """Lengthen the timesteps, and the sigmas, of a scheduler that has laid them."""
+        """Lengthen the timesteps, and the sigmas, of a scheduler that has laid them. A loop may walk through those that
+        were laid first, where the same are laid twice."""
+        known = self.twin is not None and torch.equal(self.twin.timesteps, scheduler.timesteps)
         self.twin = copy.deepcopy(scheduler)
         self.twin.__class__ = type(scheduler)._plain
-        scheduler.timesteps = _lengthened(scheduler.timesteps)
+        self.timesteps = scheduler.timesteps = self.timesteps if known else _lengthened(scheduler.timesteps)
         if isinstance(getattr(scheduler, "sigmas", None), Tensor):
             end = scheduler.sigmas[-1:]
             scheduler.sigmas = torch.cat([_lengthened(scheduler.sigmas[:-1]), end.to(_lengthened(end).dtype)])
@@ -154,8 +158,11 @@ class _Loop:
         output, sample, timestep = given["model_output"], given["sample"], given["timestep"]
         if self.asked is None:
             self.begin(given)
+        elif self.calls == 0:
+            raise ValueError(steps_twice(scheduler))
         else:
             self.check(sample, timestep, *self.asked)
+        self.calls = 0
         self.answers.put(output.detach())
         request = self.requests.get()
         if request is None:

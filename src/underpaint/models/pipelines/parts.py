@@ -43,7 +43,7 @@ def load_pipeline(folder: Path, dtype: torch.dtype, whole: bool = False, variant
 
     Raises:
         ValueError: a part is missing, truncated, or not a class of diffusers or transformers; or this diffusers has no
-            such pipeline.
+            such pipeline, or not all that it is made with.
     """
     import diffusers
 
@@ -70,7 +70,13 @@ def load_pipeline(folder: Path, dtype: torch.dtype, whole: bool = False, variant
     absent = [n for n, given in known.items() if given.default is given.empty and n != "self" and n not in parts]
     if absent:
         raise ValueError(f"{folder / 'model_index.json'} names no {', '.join(absent)}, which {kind.__name__} needs.")
-    return kind(**parts)
+    try:
+        return kind(**parts)
+    except (ImportError, NameError) as error:  # what diffusers imports where it is installed has no name elsewhere
+        said = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(
+            f"This pipeline needs a library that is not installed: {kind.__name__} says: {said}."
+        ) from error
 
 
 def _of_something_else(record: logging.LogRecord) -> bool:

@@ -12,14 +12,13 @@ from collections.abc import Callable
 from numbers import Real
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...bounds import is_number
 from ...sampling.fitted import Plan
 from ..schedulers.levels import initial_scale, scheduler_levels
 from .hooks import disguised
-from .teleport import Anew, Jump, jumping_pipeline, jumping_scheduler, rows_of, whole_state
+from .teleport import Anew, Jump, first_of, jumping_pipeline, jumping_scheduler, rows_of, whole_state
 
 
 def follow_plans(
@@ -104,10 +103,10 @@ class _Start(Jump):
         self.here = plan.level[0] if jumps else self.there
         self.pending, self.calls, self.saved, self.image = jumps or self.looking, 0, 0, False
         self.own, self.laid = True, self.own
-        self.shown.clear()
+        self.forget()
         self.rest = layout.timesteps
-        if jumps and self.late:
-            layout.timesteps = torch.cat([self.rest[:1], self.rest])
+        if jumps:
+            self.lengthen(layout, first_of(layout))
 
     def __call__(self, state: Tensor, scale: float = 1.0) -> Tensor:
         """The state where the jump lands, for one, times a scale, as it was drawn."""

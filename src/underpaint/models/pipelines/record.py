@@ -22,7 +22,14 @@ from ...sampling.response import NormalDraws
 from ...sampling.solvers import ddim_step
 from ...sampling.trajectory import Trajectory
 from ...theory.denoiser import Denoiser
-from ..schedulers.levels import scheduler_denoised, scheduler_levels, step_index, told_levels
+from ..schedulers.levels import (
+    initial_scale,
+    scheduler_denoised,
+    scheduler_levels,
+    step_index,
+    told_levels,
+    unlike_noise,
+)
 from .decoding import Call, decoded
 from .guidance import guidance_halves
 from .hooks import disguised, first_tensor, interposed, scheduler_of
@@ -33,7 +40,9 @@ from .text_encoding import encoding_alone
 #: if it is no step, but leads to where the first begins.
 BEGIN = "_underpaint_begin"
 #: Outputs of networks that are kept between two steps: some call theirs several times.
-_HEARD = 4
+HEARD = 4
+#: From this sigma/alpha on, a state is noise and next to nothing else.
+_NOISE = 10.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,7 +285,7 @@ class _Tape:
         #: by module, what it answered before the first step
         self.answers: dict[int, list[Any]] = {}
         #: the last outputs of networks since the last step
-        self.heard: deque[Tensor] = deque(maxlen=_HEARD)
+        self.heard: deque[Tensor] = deque(maxlen=HEARD)
         self.states: list[Tensor] = []
         self.denoised: list[Tensor] = []
         self.halves: list[tuple[Tensor, Tensor] | str | None] = []
@@ -310,16 +319,16 @@ class _Tape:
     def before(self, given: Mapping[str, Any], timestep: float | Tensor, sample: Tensor) -> None:
         """The scheduler is about to step with what it is given, from a sample."""
         output: Tensor = given["model_output"]
-        if self.calls == 0:
-            raise ValueError(
-                f"The scheduler, {type(self.scheduler).__name__}, is stepped and no network of the pipeline was called "
-                "since the step before: what is not a torch module among its parts cannot be heard, or recorded."
-            )
         index, levels = step_index(self.scheduler, timestep), scheduler_levels(self.scheduler)
+        if self.calls == 0:
+            raise ValueError(self._why_unheard(levels[index]))
         if self.steps == 0:
             self.shape, self.whole, self.width = tuple(sample.shape[1:]), index == 0, len(sample)
             self.batch = len(sample) // 2 if _doubled(output, sample, list(self.heard)) else len(sample)
             self.steps_made = Steps.of(self.scheduler, given, sample, index)
+            amiss = starts_otherwise(self.scheduler, sample, levels[0]) if self.whole else ""
+            if amiss:
+                warnings.warn(f"{amiss}, which are recorded as they are.", stacklevel=5)
         self.kept, self.here, self.ahead = self.keeps, levels[index], levels[index + 1]
         if self.kept:
             self.told.append(told_levels(self.scheduler)[index])
@@ -327,6 +336,15 @@ class _Tape:
         self.heard.clear()
         self.calls = 0
         self.steps += 1
+
+    def _why_unheard(self, level: NoiseLevel) -> str:
+        """Why a step that is made without a call of a network since the last one is refused."""
+        if self.steps and torch.equal(level.ratio, self.here.ratio):
+            return steps_twice(self.scheduler)
+        return (
+            f"The scheduler, {type(self.scheduler).__name__}, is stepped and no network of the pipeline was called "
+            "since the step before: what is not a torch module among its parts cannot be heard, or recorded."
+        )
 
     def after(self, sample: Tensor) -> None:
         """The scheduler has stepped."""
@@ -410,6 +428,27 @@ class _Tape:
         pairs = [part if isinstance(part, tuple) else (blank, blank) for part in self.halves]
         conditional, unconditional = (torch.stack(parts) for parts in zip(*pairs, strict=True))
         return conditional, unconditional
+
+
+def steps_twice(scheduler: Any) -> str:
+    """Why a step between two calls of networks is refused that is not the first."""
+    return (
+        f"This pipeline steps its {type(scheduler).__name__} more than once between two calls of its networks, as "
+        "where a first step only tells it a denoised image; it cannot be followed step by step."
+    )
+
+
+def starts_otherwise(scheduler: Any, sample: Tensor, first: NoiseLevel) -> str:
+    """What is amiss where the first states of a run that begins with nothing but noise are noise of another size than
+    its first level says: the later levels are not those of its scheduler, then. Empty if nothing is."""
+    scale = initial_scale(scheduler)
+    found = unlike_noise(sample.detach().flatten(1).float(), scale) if float(first.ratio) >= _NOISE else None
+    if found is None:
+        return ""
+    return (
+        f"This pipeline starts from states of mean square {found:.3g}, where noise at the first level of its "
+        f"{type(scheduler).__name__} has {scale**2:.3g}: the noise in its states has another size than the levels say"
+    )
 
 
 def step_sign(

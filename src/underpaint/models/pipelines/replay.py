@@ -23,11 +23,12 @@ from ...bounds import a
 from ...noise import DDPM, EDM, Flow, NoiseLevel, Schedule
 from ..model import Model
 from ..networks.diffusers import batch_of, pair
-from ..schedulers.families import family_of, flow_levels
+from ..schedulers.families import exploding_levels, family_of, flow_levels
 from ..schedulers.levels import prediction_of, runs_to_data, scheduler_denoised, told_levels
 from .decoding import Call, decoded
 from .held_call import Session
 from .outputs import Outputs
+from .record import starts_otherwise
 from .text_encoding import tokenizers_of
 
 #: Sessions that are kept, one for each number of rows and condition.
@@ -136,6 +137,8 @@ def address(scheduler: Any, schedule: Schedule, level: NoiseLevel) -> Address:
         return Address(at, _thousand(scheduler) * (1 - share if back else share), sigma)
     if family.scaled:
         return Address(NoiseLevel(torch.ones(()), level.ratio), _scaled_time(scheduler, schedule, level), ratio)
+    if family.levels is exploding_levels:
+        return Address(NoiseLevel(torch.ones(()), level.ratio), _thousand(scheduler) * ratio, ratio)
     if hasattr(scheduler, "_sigma_to_alpha_sigma_t"):
         flow = bool(scheduler.config.get("use_flow_sigmas"))
         sigma = share if flow else ratio
@@ -169,7 +172,8 @@ def live_schedule(scheduler: Any) -> Schedule:
         ValueError: its levels come from neither.
     """
     family, config, laid = family_of(scheduler), scheduler.config, told_levels(scheduler)
-    if family.preconditioned or (family.scaled and config.get("timestep_type") == "continuous"):
+    in_sigma = not family.scaled or config.get("timestep_type") == "continuous"
+    if family.preconditioned or (family.levels is exploding_levels and in_sigma):
         low, high = config.get("sigma_min"), config.get("sigma_max")
         return EDM(float(low or laid.ratio[-1]), float(high or laid.ratio[0]), float(config.get("rho") or 7.0))
     if prediction_of(scheduler) == "flow":
@@ -227,6 +231,9 @@ class Replay(torch.nn.Module):
             raise ValueError(
                 f"It is not understood what time the {type(scheduler).__name__} of this {name} tells its network."
             )
+        amiss = "" if first.index else starts_otherwise(scheduler, first.sample, levels[0])
+        if amiss:
+            raise ValueError(f"{amiss}, so the {name} has no denoiser at these levels.")
         at = address(scheduler, self.schedule, levels[first.index])
         first.ask(first.sample.flip(-1), first.timestep, at.sigma)
         again = first.ask(first.sample, first.timestep, at.sigma)

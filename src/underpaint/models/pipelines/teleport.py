@@ -2,9 +2,11 @@
 
 The first state that the network sees has to be where the jump lands. Pipelines put what they scale, double for guidance
 or pack before the network, and that does not come back to the scheduler: so it is the state among the network's
-arguments that jumps, and the first step checks by value that it was the state, and that nothing else jumped. Where the
-network does not show its state (it is scaled by the pipeline, or goes in beside an image on another axis), the call
-begins anew with one more step, from the first level, whose prediction is thrown away: its result is the landing.
+arguments that jumps, and the first step checks by value that it was the state, that nothing else jumped, and that what
+is stepped was made of the networks' answers alone. Where the network does not show its state (it is scaled by the
+pipeline, or goes in beside an image on another axis), or the pipeline puts the state and the answers together (it has
+the scales of EDM, or takes a velocity from a denoised image), the call begins anew with one more step, from the first
+level, whose prediction is thrown away: its result is the landing.
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import copy
 import functools
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal, cast
 
 import torch
@@ -26,10 +30,11 @@ from ...sampling.teleport import steps_above
 from ...theory.gaussian import Gaussian
 from ..load import load_model
 from ..model import Condition
-from ..schedulers.levels import begins_late, initial_scale, scales_input, told_levels
+from ..schedulers.levels import begins_late, initial_scale, scales_input, told_levels, unlike_noise
 from .decoding import stepped
-from .hooks import disguised, interposed, scheduler_of
-from .record import BEGIN
+from .guidance import made_of
+from .hooks import disguised, first_tensor, interposed, scheduler_of
+from .record import BEGIN, HEARD, starts_otherwise, steps_twice
 
 #: What a scheduler may keep one of for each call of the network, and of levels one more.
 _PER_CALL = ("timesteps", "sigmas", "sigmas_interpol", "sigmas_up", "sigmas_down", "order_list")
@@ -61,7 +66,8 @@ def teleport_pipeline(
     ``pipe``, which is left as it is; the scheduler is a copy. Works with any pipeline that starts from noise and any
     scheduler whose levels are known (see `told_levels`), whether or not it takes ``latents`` or callbacks, and
     whatever its networks are and are called. A step of two calls, such as Heun's, is skipped whole. Where the state
-    cannot be found in what the networks are given, a call makes one step more than that, for its landing.
+    cannot be found in what the networks are given, or goes into the prediction beside what they answer, a call makes
+    one step more than that, for its landing.
 
     ``teleported.skip_choice`` is what ``"auto"`` chose, with its predicted and, if asked for, its measured error.
     ``teleported.steps_saved`` says, after a call, how many steps of the scheduler's grid it did not make. Where the
@@ -152,9 +158,13 @@ class Jump:
         pending: whether the next state to be seen still lies at ``here`` and belongs to ``there``.
         running: whether the teleported pipeline is being called.
         late: the first step's prediction is thrown away, and its result is the landing.
+        landed: whether it was the last to be made.
+        fresh: whether no step has been made on the grid that was laid last.
         scale: the scheduler's init_noise_sigma before its grid was cut.
         shown: the states that networks were shown since, as they were before they jumped.
-        calls: of networks while the jump was pending.
+        heard: what networks last answered since.
+        sigmas: the scheduler's own where the first step is thrown away, as the pipeline counts its steps.
+        calls: of networks since the grid was laid or the first step was thrown away.
         saved: steps that this run does not make.
         guided: whether the networks were shown each state more than once.
         doubt: what a call warns of then, if of anything.
@@ -170,9 +180,11 @@ class Jump:
 
     def __init__(self, scheduler: Any, gaussian: Gaussian, skip: float) -> None:
         self.scheduler, self.gaussian, self.skip = scheduler, gaussian, skip
-        self.pending = self.running = self.late = self.guided = False
+        self.pending = self.running = self.late = self.landed = self.fresh = self.guided = False
         self.scale: float | None = None
         self.shown: list[Tensor] = []
+        self.heard: deque[Tensor] = deque(maxlen=HEARD)
+        self.sigmas: Tensor | None = None
         self.calls = self.saved = 0
 
     def aim(self) -> None:
@@ -185,16 +197,31 @@ class Jump:
             raise ValueError(f"skip must leave one of the {len(starts)} steps of this call to the network, got {skip}.")
         self.here, self.there = levels[0], levels[starts[skip]]
         self.pending, self.calls, self.saved = skip > 0, 0, max(skip - self.late, 0)
-        self.shown.clear()
+        self.forget()
         if self.pending:
             layout = getattr(self.scheduler, "layout", self.scheduler)
-            first = layout.timesteps[:1]
+            first = first_of(layout)
             _cut(layout, starts[skip], skip)
-            self.rest = layout.timesteps
             if hasattr(layout, "set_begin_index"):  # where a timestep stands twice, it would begin at the second
                 layout.set_begin_index(0)
-            if self.late:
-                layout.timesteps = torch.cat([first, layout.timesteps])
+            self.lengthen(layout, first)
+
+    def forget(self) -> None:
+        """A grid has been laid anew."""
+        self.shown.clear()
+        self.heard.clear()
+        self.sigmas, self.fresh = None, True
+
+    def lengthen(self, layout: Any, first: tuple[Tensor, Tensor | None]) -> None:
+        """Where the first step is thrown away, lay the timestep and the sigma that it has before the others."""
+        self.rest = layout.timesteps
+        if not self.late:
+            return
+        time, sigma = first
+        layout.timesteps = torch.cat([time, layout.timesteps])
+        if sigma is not None:
+            self.sigmas = torch.cat([sigma, layout.sigmas])
+            layout.sigmas = self.sigmas[1:]  # what a pipeline writes into its own is written into these
 
     def __call__(self, state: Tensor, scale: float = 1.0) -> Tensor:
         """The state where the jump lands, for one, times a scale, from where it starts."""
@@ -223,6 +250,12 @@ class Jump:
         jumped[place] = self(rows, scale).view_as(given[place])
         return jumped
 
+    def hear(self, answer: Any) -> None:
+        """A network has answered."""
+        tensor = first_tensor(answer)
+        if tensor is not None:
+            self.heard.append(tensor.detach())
+
     def _input_scale(self) -> float:
         """What the pipeline has multiplied the state with for the network."""
         scheduler = self.scheduler
@@ -234,9 +267,10 @@ class Jump:
             scheduler._step_index = index
         return scale
 
-    def check(self, sample: Tensor) -> None:
+    def check(self, sample: Tensor, output: Tensor) -> None:
         """Raise unless the first state that is stepped is noise; or, to begin anew, if the networks were not shown it
-        where the jump lands, or something else in its place."""
+        where the jump lands, or something else in its place, or if the prediction is made of more than their answers,
+        such as the state where it was."""
         name = type(self.scheduler).__name__
         if self.calls == 0:
             raise ValueError(
@@ -245,7 +279,8 @@ class Jump:
             )
         rows = rows_of(sample.detach(), self.gaussian)
         self._check_noise(rows)
-        if not self.late and not (self.shown and all(_same(shown, rows) for shown in self.shown)):
+        seen = bool(self.shown) and all(_same(shown, rows) for shown in self.shown)
+        if not self.late and not (seen and made_of(list(self.heard), output)):
             self.late = True
             raise Anew
         self.guided = sum(map(len, self.shown)) > len(rows)
@@ -253,12 +288,28 @@ class Jump:
     def stepped(self, sample: Tensor) -> None:
         """The first step is about to be made."""
 
+    def begin(self, sample: Tensor, timestep: float | Tensor) -> None:
+        """A run begins, where it begins without a jump: raise ValueError if it does with noise of another size than the
+        levels of the scheduler say."""
+        self.fresh = False
+        late = self.pending or begins_late(self.scheduler, timestep)
+        amiss = "" if late else starts_otherwise(self.scheduler, sample, told_levels(self.scheduler)[0])
+        if amiss:
+            raise ValueError(f"{amiss}, which {self.maker} needs to be right.")
+
+    def leave(self) -> None:
+        """The first step after one that was thrown away is about to be made."""
+        if self.calls == 0:
+            raise ValueError(steps_twice(self.scheduler))
+        self.landed = False
+
     def done(self) -> None:
         """The call has given its result."""
 
     def end(self) -> None:
         """The call is over, whether or not it gave a result."""
-        self.running = self.pending = False
+        self.forget()
+        self.running = self.pending = self.landed = self.fresh = False
 
     def from_image(self) -> None:
         """The call starts from an image: it has no jump, or cannot be."""
@@ -269,14 +320,12 @@ class Jump:
         self.pending = False
 
     def _check_noise(self, rows: Tensor) -> None:
-        """Rows of unit noise times a scale have that mean square, but for a share sqrt(2/D)."""
         scale = float(self.scale or 1.0)
-        excess = (rows / scale).square().mean(1) - 1
-        if float(excess.abs().max()) > 0.02 + 7 * (2 / rows.shape[1]) ** 0.5:
-            worst = float(excess[excess.abs().argmax()]) + 1
+        found = unlike_noise(rows, scale)
+        if found is not None:
             raise ValueError(
                 f"{self.what} starts from noise of mean square {scale**2:.4g}; this pipeline starts from states of "
-                f"{worst * scale**2:.4g}, which are not the noise of its first level."
+                f"{found:.4g}, which are not the noise of its first level."
             )
 
 
@@ -333,9 +382,13 @@ def jumping_scheduler(own: type, jump: Jump) -> type:
             raise ValueError(
                 f"This pipeline steps a second state with a copy of its scheduler; {jump.maker} moves only one."
             )
+        given = signature.bind(self, *args, **kwargs)
+        if self is jump.scheduler and jump.landed:
+            jump.leave()
+        if self is jump.scheduler and jump.fresh:
+            jump.begin(given.arguments["sample"], given.arguments["timestep"])
         if not (self is jump.scheduler and jump.pending):
             return plain.step(self, *args, **kwargs)
-        given = signature.bind(self, *args, **kwargs)
         jump.stepped(given.arguments["sample"])
         if begins_late(self, given.arguments["timestep"]):
             if jump.noise_only or jump.late or jump.shown:
@@ -344,11 +397,12 @@ def jumping_scheduler(own: type, jump: Jump) -> type:
                 )
             jump.pending = False
             return plain.step(self, *args, **kwargs)
-        jump.check(given.arguments["sample"])
+        jump.check(given.arguments["sample"], given.arguments["model_output"])
         landed = given.arguments["sample"] = jump(given.arguments["sample"])
         jump.pending = False
         if jump.late:
             getattr(self, "layout", self).timesteps = jump.rest
+            jump.landed, jump.calls = True, 0
             return stepped(landed, given.arguments.get("return_dict", True))
         return plain.step(*given.args, **given.kwargs)
 
@@ -418,13 +472,17 @@ def _call(plain: Any, pipe: Any, jump: Jump, args: tuple[Any, ...], kwargs: dict
         if jump.pending and not jump.late:
             given, named = jump.seen(given, named)
         jump.calls += 1
-        return module(*given, **named)
+        answer = module(*given, **named)
+        if jump.pending and not jump.late:
+            jump.hear(answer)
+        return answer
 
     draws = _Draws([*args, *kwargs.values()])
 
     def begin() -> Any:
         try:
-            return plain.__call__(pipe, *args, **kwargs)
+            with _counting(pipe, jump) if jump.late else nullcontext():
+                return plain.__call__(pipe, *args, **kwargs)
         except Anew:  # each reason is one for once
             jump.pending = False
             draws.rewind()
@@ -432,6 +490,25 @@ def _call(plain: Any, pipe: Any, jump: Jump, args: tuple[Any, ...], kwargs: dict
 
     with interposed(pipe, see):
         return begin()
+
+
+@contextmanager
+def _counting(pipe: Any, jump: Jump) -> Iterator[None]:
+    """A pipeline whose first step is thrown away holds its scheduler behind a view meanwhile, whose sigmas are as the
+    pipeline counts its steps: some read ``scheduler.sigmas[i]`` at their i-th."""
+    scheduler, own = jump.scheduler, vars(pipe)
+
+    def get(self: Any, name: str) -> Any:
+        return jump.sigmas if name == "sigmas" and jump.sigmas is not None else getattr(scheduler, name)
+
+    def write(self: Any, name: str, value: Any) -> None:
+        setattr(scheduler, name, value)
+
+    own["scheduler"] = object.__new__(disguised(type(scheduler), {"__getattribute__": get, "__setattr__": write}))
+    try:
+        yield
+    finally:
+        own["scheduler"] = scheduler
 
 
 class _Draws:
@@ -464,6 +541,12 @@ def _starts(scheduler: Any) -> list[int]:
             raise ValueError("A PNDMScheduler is teleported only with skip_prk_steps=True, as in Stable Diffusion.")
         return [0, *range(2, calls)]
     return list(range(0, calls, getattr(scheduler, "order", 1)))
+
+
+def first_of(scheduler: Any) -> tuple[Tensor, Tensor | None]:
+    """The first timestep of a grid, and its sigma if the scheduler keeps those in a tensor."""
+    sigmas = getattr(scheduler, "sigmas", None)
+    return scheduler.timesteps[:1], sigmas[:1] if isinstance(sigmas, Tensor) else None
 
 
 def _cut(scheduler: Any, calls: int, steps: int) -> None:

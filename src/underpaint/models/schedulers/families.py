@@ -4,7 +4,8 @@
 - DPM-Solver, UniPC, DEIS, SA-Solver keep a list of sigma/alpha, or of flow times, and say themselves which;
 - Euler, Heun, LMS, KDPM2 ... keep a list of sigma and states x0 + sigma eps, which they shrink for the network;
 - EDM's schedulers do likewise, for a network with skip and output scales;
-- flow matching has alpha = 1 - sigma.
+- flow matching has alpha = 1 - sigma; where its sigmas go beyond 1 (Cosmos Predict2), states are x0 + sigma eps, and
+  its steps, which are straight lines, go by eps.
 
 The class says which, also for a subclass; of foreign classes, the attributes do.
 
@@ -71,7 +72,7 @@ def family_of(scheduler: Any) -> Family:
             if name in family.classes.split():
                 if not _has(scheduler, family):
                     raise unknown(scheduler)
-                return family
+                return _EXPLODING if family.levels is flow_levels and _beyond_one(scheduler) else family
     fitting = [family for family in _FAMILIES if _has(scheduler, family)]
     if not fitting:
         raise unknown(scheduler)
@@ -110,7 +111,7 @@ def _sigmas(scheduler: Any) -> Tensor:
     return torch.cat([sigmas, sigmas[-1:]])[: len(scheduler.timesteps) + 1]
 
 
-def _exploding(scheduler: Any) -> NoiseLevel:
+def exploding_levels(scheduler: Any) -> NoiseLevel:
     """alpha = 1. The odd states of two-call schedulers that stop between two levels lie at their geometric mean, or,
     of the ancestral one, at that of a level and the one below the next from which noise is added."""
     sigmas = _sigmas(scheduler)
@@ -132,6 +133,14 @@ def _as_told(scheduler: Any) -> NoiseLevel:
                 "leave out use_karras_sigmas, use_exponential_sigmas and the like."
             )
     return NoiseLevel(*scheduler._sigma_to_alpha_sigma_t(sigmas))
+
+
+def _beyond_one(scheduler: Any) -> bool:
+    """Whether the grid of a scheduler of flows begins above sigma = 1, also where what is left of it does not."""
+    config = scheduler.config
+    spaced = any(config.get(f"use_{kind}_sigmas") for kind in ("karras", "exponential", "beta"))
+    highest = float(torch.as_tensor(scheduler.sigmas).max()) if len(scheduler.sigmas) else 0.0
+    return max(highest, float((spaced and config.get("sigma_max")) or 0.0)) > 1.001
 
 
 def flow_levels(scheduler: Any) -> NoiseLevel:
@@ -229,7 +238,7 @@ _FAMILIES = (
         "EDM (preconditioned)",
         "EDMEuler EDMDPMSolverMultistep CosineDPMSolverMultistep",
         ("sigmas", "precondition_outputs"),
-        _exploding,
+        exploding_levels,
         scaled=True,
         preconditioned=True,
         trained="edm",
@@ -246,7 +255,7 @@ _FAMILIES = (
         "EulerDiscrete EulerAncestralDiscrete HeunDiscrete LMSDiscrete KDPM2Discrete KDPM2AncestralDiscrete"
         " DPMSolverSDE",
         ("sigmas", "alphas_cumprod"),
-        _exploding,
+        exploding_levels,
         scaled=True,
     ),
     Family(
@@ -275,3 +284,5 @@ _FAMILIES = (
     Family(_TABLE, "DDPM DDPMParallel LCM UnCLIP", ("alphas_cumprod",), _to_data),
     Family("IPNDM", "IPNDM", ("alphas", "betas", "ets"), _ipndm, "v", told=False, trained=""),
 )
+#: A scheduler of flows whose sigmas go beyond 1; its steps are looked at, as those of a foreign class.
+_EXPLODING = Family("flow matching (sigmas beyond 1)", "", ("sigmas",), exploding_levels, "eps", told=False, trained="")

@@ -32,6 +32,7 @@ from ...sampling.use import Use
 from ...theory.gaussian import Gaussian
 from ..pipelines.teleport import rows_of
 from .configs import read_scheduler, scheduler_config, time_unit
+from .families import family_of
 from .layout import IN_SIGMA, is_flow, make_layout, refuse, without_end
 from .levels import scheduler_denoised, scheduler_levels, step_index
 
@@ -244,7 +245,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             sigmas: the levels themselves: sigma/alpha, or of flows sigma, before their time shift. A last one of 0, as
                 in diffusers' `AysSchedules`, may be left out.
             timesteps: what the network is told of them.
-            mu: the time shift of a flow whose shift depends on the resolution.
+            mu: the time shift of a flow whose shift depends on the resolution; pipelines tell it to others, too.
             others: what pipelines hand on for other schedulers; None or without effect, or it is refused.
 
         Raises:
@@ -253,6 +254,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         """
         self.plan, self._landed = None, False
         refuse(others)
+        mu = self._own_shift(mu)
         if num_inference_steps is not None:
             num_inference_steps = integer(num_inference_steps, "number of steps", 1, MOST_STEPS)
         device = find_device(device)
@@ -277,6 +279,18 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         elif any(self.config.get(name) for name in (*IN_SIGMA, "use_flow_sigmas")) and not is_flow(layout):
             self._tell(layout.sigmas[:-1], device)
         self._forget()
+
+    def _own_shift(self, mu: float | None) -> float | None:
+        """The time shift that a pipeline tells, where the levels depend on it: diffusers' schedulers of a fixed shift
+        leave it aside, or some pipelines look for their class, and do not tell it."""
+        dynamic = bool(self.layout.config.get("use_dynamic_shifting"))
+        if mu is None and dynamic:
+            raise ValueError(
+                "The time shift of this scheduler depends on the resolution, and is not told (mu): some pipelines tell "
+                "it to one class of diffusers alone. Set use_dynamic_shifting=False and the shift of the resolution."
+            )
+        takes = "mu" in inspect.signature(self.layout.set_timesteps).parameters
+        return mu if dynamic or not takes else None
 
     def _plan_of(self, calls: int) -> Plan | None:
         """The plan of so many calls, which is made where there is none and somebody makes it; None without plans."""
@@ -306,6 +320,11 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
     def scale_model_input(self, sample: Tensor, timestep: float | Tensor | None = None) -> Tensor:
         """What the network is to see of states: scaled as the layout says, and at the first call of a plan, where its
         jump lands."""
+        if sample.ndim == 0 and not family_of(self.layout).scaled:
+            raise ValueError(
+                "This pipeline scales its states and its network's answers by sigma, as for states x0 + sigma eps, "
+                f"which {a(type(self.layout).__name__)} does not have; keep the pipeline's own scheduler."
+            )
         if self._jumps(timestep):
             sample, self._landed = self._jumped(sample), True
         scale = getattr(self.layout, "scale_model_input", None)

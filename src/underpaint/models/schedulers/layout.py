@@ -92,5 +92,7 @@ def without_end(sigmas: Sequence[float]) -> list[float]:
     while given and given[-1] == 0:
         given.pop()
     if not given or any(later >= before for before, later in pairwise(given)):
-        raise ValueError(f"Levels must fall from first to last and begin above 0, got sigmas = {list(sigmas)}.")
+        raise ValueError(
+            f"Levels must fall from first to last and begin above 0, got sigmas = {[float(sigma) for sigma in sigmas]}."
+        )
     return given

@@ -20,7 +20,7 @@ from ...bounds import A, a
 from ...noise import NoiseLevel
 from ...prediction import Prediction, to_denoised
 from .configs import prediction_in
-from .families import Family, family_of, flow_levels, misses, names_of, unknown
+from .families import Family, exploding_levels, family_of, flow_levels, misses, names_of, unknown
 
 
 def scheduler_levels(scheduler: Any) -> NoiseLevel:
@@ -128,7 +128,21 @@ def prediction_of(scheduler: Any) -> Prediction:
 
 def initial_scale(scheduler: Any) -> float:
     """What pipelines multiply unit noise, or latents given by the user, with to get the first state."""
-    return float(getattr(scheduler, "init_noise_sigma", 1.0))
+    scale = getattr(scheduler, "init_noise_sigma", None)
+    if scale is None and family_of(scheduler).levels is exploding_levels:
+        return float(scheduler.sigmas[0])
+    return 1.0 if scale is None else float(scale)
+
+
+def unlike_noise(rows: Tensor, scale: float) -> float | None:
+    """The mean square of the row [B, D] that is furthest from it, where rows are no unit noise times a scale.
+
+    Unit noise has a mean square of 1, but for a share sqrt(2/D).
+    """
+    excess = (rows / scale).square().mean(1) - 1
+    if float(excess.abs().max()) <= 0.02 + 7 * (2 / rows.shape[1]) ** 0.5:
+        return None
+    return (float(excess[excess.abs().argmax()]) + 1) * scale**2
 
 
 def scales_input(scheduler: Any) -> bool:
