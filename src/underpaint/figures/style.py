@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from itertools import pairwise
 from typing import Any, TypeVar, cast
 
 import matplotlib
@@ -61,12 +62,44 @@ def new_figure(width: float, height: float, columns: int = 1, rows: int = 1, **o
     return figure, figure.subplots(rows, columns, **options)
 
 
+#: Width of a digit, and of the room between two labels, over the size of the font.
+_DIGIT, _ROOM = 0.64, 0.3
+
+
 class _Plain(LogFormatter):
     """Labels the ticks that matplotlib would label, by plain numbers: between powers of ten where less than a decade is
-    shown."""
+    shown. Of minor ones, those are left off that have no room beside each other and the major ones: all but every
+    second, third, and so on."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         return f"{x:g}" if super().__call__(x, pos) else ""
+
+    def format_ticks(self, values: Sequence[float]) -> list[str]:
+        texts = super().format_ticks(values)
+        major = [*cast(Any, self.axis).get_majorticklocs()]
+        if not len(values) or {*values} <= {*major}:
+            return texts
+        beside = [(*ends, -1) for ends in self._shown(major, [f"{value:g}" for value in major]).values()]
+        listed = sorted([*beside, *((*ends, place) for place, ends in self._shown(values, texts).items())])
+        for every in range(1, len(listed) + 1):
+            for first in range(every):
+                kept = [label for k, label in enumerate(listed) if k % every == first or label[2] < 0]
+                if all(here[1] < there[0] for here, there in pairwise(kept)):
+                    places = {place for *_, place in kept}
+                    return [text if place in places else "" for place, text in enumerate(texts)]
+        return [""] * len(texts)
+
+    def _shown(self, values: Sequence[float], texts: Sequence[str]) -> dict[int, tuple[float, float]]:
+        """Left and right of each label in the view, in units of the screen, by its number."""
+        axis = cast(Any, self.axis)
+        low, high = sorted(axis.get_view_interval())
+        size = axis.get_major_ticks(1)[0].label1.get_size() * axis.figure.dpi / 72
+        found = {}
+        for number, (value, text) in enumerate(zip(values, texts, strict=True)):
+            if text and low <= value <= high:
+                middle, half = axis.axes.transData.transform((value, 1))[0], size * (_DIGIT * len(text) + _ROOM) / 2
+                found[number] = (middle - half, middle + half)
+        return found
 
 
 def noise_axis(axes: Axes, label: bool = True) -> None:
