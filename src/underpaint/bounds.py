@@ -61,6 +61,16 @@ def integer(value: Any, what: str, low: int, high: int) -> int:
     return int(value)
 
 
+def check_text(value: Any, what: str, such: str) -> None:
+    """Refuse what is no text, or an empty one, which is not the same as None; ``such`` is one that could be given.
+
+    Raises:
+        ValueError: it is.
+    """
+    if value is not None and not (isinstance(value, str) and value.strip()):
+        raise ValueError(f"The {what} is a text such as {such!r}, or left out; got {shown(value)}.")
+
+
 def check_seeds(seeds: Sequence[int], what: str = "Seeds") -> None:
     """Refuse seeds that are none, too many, or no whole numbers of 32 bits.
 

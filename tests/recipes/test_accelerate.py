@@ -41,6 +41,11 @@ def two_kinds(gaussian: up.Gaussian) -> up.Mixture:
     return up.Mixture(torch.ones(2), (gaussian, up.Gaussian(-gaussian.mean, gaussian.covariance)))
 
 
+def for_plans(plans: str, gaussian: up.Gaussian) -> up.Mixture | None:
+    """A mixture where plans are made of one."""
+    return two_kinds(gaussian) if plans in ("auto", "data") else None
+
+
 def by_hand(kind: str) -> up.Calibration:
     """A plan with a jump and coefficients of its own, at levels of the pipeline's schedule."""
     schedule, _ = read_scheduler(scheduler_config(pipeline(kind).scheduler))
@@ -161,6 +166,26 @@ def test_plans_of_the_data_can_be_asked_for_whatever_the_network_is_given() -> N
     assert_close(found.trajectory.final, wanted, rtol=0, atol=2e-4 * float(wanted.abs().max()))
 
 
+def test_texts_are_encoded_twice_in_the_first_call_with_a_number_of_calls_and_once_in_others() -> None:
+    """The first shows its state and begins anew; the network is not called more often for it."""
+    quick = up.accelerate_pipeline(pipeline("sd"), statistics("sd"), tell=lambda words: None)
+    calls = {"text_encoder": 0, "unet": 0}
+    hooks = [
+        getattr(quick, name).register_forward_hook(lambda *_, name=name: calls.update({name: calls[name] + 1}))
+        for name in calls
+    ]
+    counted = []
+    for steps in (CALLED, CALLED, CALLED - 1):
+        calls |= dict.fromkeys(calls, 0)
+        run(quick, "sd", num_inference_steps=steps)
+        counted.append((calls["text_encoder"], calls["unet"]))
+    for hook in hooks:
+        hook.remove()
+    once = counted[1][0]
+    assert counted == [(2 * once, CALLED), (once, CALLED), (2 * once, CALLED - 1)]
+    assert once > 0
+
+
 def test_without_a_mixture_or_with_many_calls_levels_are_of_the_spectrum() -> None:
     gaussian = statistics("ddim")
     plain = up.accelerate_pipeline(pipeline("ddim"), gaussian, tell=lambda words: None)
@@ -174,7 +199,7 @@ def test_without_a_mixture_or_with_many_calls_levels_are_of_the_spectrum() -> No
 
 def test_none_is_the_scheduler_without_plans() -> None:
     gaussian = statistics("ddim")
-    quick = up.accelerate_pipeline(pipeline("ddim"), gaussian, "none", mixture=two_kinds(gaussian))
+    quick = up.accelerate_pipeline(pipeline("ddim"), gaussian, "none")
     found = run(quick, "ddim").images
     pipe = pipeline("ddim")
     pipe.scheduler = up.GaussianExponentialScheduler.from_config(pipe.scheduler.config, gaussian=gaussian)
@@ -262,7 +287,7 @@ def test_a_call_that_starts_from_an_image_follows_levels_of_the_spectrum_too() -
         found = []
         for plans in ("auto", "levels"):
             quick = up.accelerate_pipeline(
-                from_image, gaussian, plans, mixture=two_kinds(gaussian), tell=lambda words: None
+                from_image, gaussian, plans, mixture=for_plans(plans, gaussian), tell=lambda words: None
             )
             generator = torch.Generator().manual_seed(1)
             found.append(quick(**given, strength=strength, generator=generator).images)
@@ -302,7 +327,9 @@ def of_other_size(dimension: int) -> up.Gaussian:
 def test_statistics_of_another_size_are_refused_before_anything_is_said_or_made(kind: str, plans: Any) -> None:
     """A plan was fitted, or levels were laid, and a sentence was said on the network, before the size was looked at."""
     told, gaussian = list[str](), of_other_size(100)
-    quick = up.accelerate_pipeline(pipeline(kind), gaussian, plans, mixture=two_kinds(gaussian), tell=told.append)
+    quick = up.accelerate_pipeline(
+        pipeline(kind), gaussian, plans, mixture=for_plans(plans, gaussian), tell=told.append
+    )
     for call in (lambda **given: quick(**given), lambda **given: record(quick, **given)):
         with pytest.raises(ValueError, match=r"The states of this pipeline are .* and the Gaussian describes 100"):
             run(call, kind, num_inference_steps=CALLED)
@@ -342,7 +369,7 @@ def test_a_call_with_levels_of_its_own_says_once_that_it_follows_no_plan(plans: 
     told, gaussian, fitted = list[str](), statistics("flux"), up.Calibration(by_hand("sd3").plans, {})
     pipe = pipeline("flux")
     quick = up.accelerate_pipeline(
-        pipe, gaussian, fitted if plans == "fitted" else plans, mixture=two_kinds(gaussian), tell=told.append
+        pipe, gaussian, fitted if plans == "fitted" else plans, mixture=for_plans(plans, gaussian), tell=told.append
     )  # type: ignore[arg-type]
     for _ in range(2):
         run(quick, "flux", num_inference_steps=CALLED)
@@ -406,6 +433,9 @@ def test_what_cannot_be_is_refused() -> None:
     other = up.Mixture(torch.ones(1), (up.Gaussian.isotropic(torch.zeros(3), 1.0),))
     with pytest.raises(ValueError, match="The mixture is of 3 numbers and the Gaussian of 192"):
         up.accelerate_pipeline(pipeline("ddim"), gaussian, mixture=other)
+    for plans, named in (("none", "'none'"), ("levels", "'levels'"), (by_hand("ddim"), "a calibration")):
+        with pytest.raises(ValueError, match=f"'auto' or 'data'; plans are {named}: leave it out"):
+            up.accelerate_pipeline(pipeline("ddim"), gaussian, plans, mixture=two_kinds(gaussian))
     with pytest.raises(ValueError, match="plans are auto, data, levels, none, a Calibration or a file of one, got 3"):
         up.accelerate_pipeline(pipeline("ddim"), gaussian, 3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="There is no file all"):

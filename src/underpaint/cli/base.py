@@ -100,7 +100,7 @@ def the_model(argument: str | None, option: str | None) -> str:
         raise ValueError("Name the model, such as fashion-mnist; `underpaint models` lists those in the box.")
     if argument is not None and option is not None:
         raise ValueError(f"Name one model, not both {shown(argument)} and --model {shown(option)}.")
-    return str(argument or option)
+    return str(option if argument is None else argument)
 
 
 def in_paragraphs(docstring: str) -> str:

@@ -102,8 +102,8 @@ def stats(
 
     Example: underpaint stats images/ --size 32 --out stats.safetensors
     """
-    place = place or Path("stats.npz" if features else "stats.safetensors")
-    if features and place.suffix != ".npz":
+    place = place or Path("stats.safetensors" if features is None else "stats.npz")
+    if features is not None and place.suffix != ".npz":
         raise ValueError(f"Statistics of features are written as .npz, got --out {place}.")
     part = checkpoint or place.with_name(f"{place.name}.part")
     check_targets(place, part, place.with_name(f"{place.stem}.mean.png"), sources=[data])

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..data.npy import float64_of, read_npz
-from ..files import replacing
+from ..files import path_of, replacing
 from ..theory.covariance import ROUNDING, check_symmetric, eigensystem
 from ..theory.moments import Moments
 
@@ -176,7 +176,7 @@ def read_reference(path: str | Path) -> Statistics:
     Raises:
         ValueError: the file is missing, damaged, pickled, or lacks mu and sigma; or sigma is no covariance.
     """
-    path = Path(path)
+    path = path_of(path, "reference statistics, an .npz file with mu and sigma")
     if not path.is_file():
         raise ValueError(f"There is no file {path}; expected reference statistics, an .npz file with mu and sigma.")
     if not zipfile.is_zipfile(path):

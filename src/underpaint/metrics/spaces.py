@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..bounds import check_text
 from ..devices import Device, find_device
 from ..extras import code_of, library, user_function
 from ..files import read_json
@@ -43,6 +44,7 @@ def find_features(name: str, shape: tuple[int, ...], device: Device | None = Non
         ImportError: a package is missing; it says which extra brings it.
     """
     device = find_device(device)
+    check_text(name, "name of a feature space", "inception")
     if name in _NETWORKS:
         title, make = _NETWORKS[name]
         if len(shape) != 3 or shape[0] not in (1, 3):

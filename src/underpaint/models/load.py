@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from .. import assets
-from ..bounds import a
+from ..bounds import A, a, check_text, is_whole, shown
 from ..devices import Device, Dtype, find_device, find_dtype
 from ..extras import names_function
-from ..files import read_json, read_tensor_metadata, read_tensor_names
+from ..files import path_of, read_json, read_tensor_metadata, read_tensor_names
 from .model import Model
 from .networks.diffusers import Size, load_pixel_model, pixel_model, read_notes
 from .pipelines.flow import flux, stable_diffusion_3
@@ -89,16 +89,25 @@ def load_model(
         ((1, 28, 28), 'v', 10)
     """
     there, kind = find_device(device), find_dtype(dtype)  # before anything is read
+    for text, of, such in ((revision, "revision", "main"), (variant, "variant", "fp16"), (name, "name", "my model")):
+        check_text(text, f"{of} of a model", such)
+    _check_size(size)
+    files = {"revision": revision, "variant": variant}
     if isinstance(source, Model):
+        _check_unread(source.name, **files, size=size, scheduler=scheduler)
         _check_no_call(source.name, call)
         model = source.to(there, kind)
     elif isinstance(source, str) and names_function(source):
+        _check_unread(f"Your own {source}", **files, size=size, scheduler=scheduler)
+        _check_no_call(source, call)
         model = load_function(source).to(there, kind)
     elif isinstance(source, str | Path):
+        _check_unread(f"The model {source} in files", scheduler=scheduler)
         model = _load_files(source, revision, variant, kind or torch.float32, size, call).to(there)
     else:
+        _check_unread(f"{A(type(source).__name__)} that is loaded already", **files)
         model = _adapt(source, size, scheduler, call).to(there, kind)
-    return replace(model, name=name) if name else model
+    return model if name is None else replace(model, name=name)
 
 
 def _load_files(
@@ -109,8 +118,9 @@ def _load_files(
     size: Size | None,
     call: Mapping[str, Any],
 ) -> Model:
-    path = assets.folder(str(source)) or Path(source)
+    path = assets.folder(str(source)) or path_of(source, "a model, or its name")
     if path.exists():
+        _check_unread(f"The model {source} on this machine", revision=revision)
         with _configs(path):
             return _load_path(path, variant, dtype, size, call)
     if not (isinstance(source, str) and is_hub_id(source)):
@@ -147,6 +157,7 @@ def _load_path(
     _check_no_call(str(path), call)
     for file in [path] if path.suffix == ".safetensors" else sorted(path.glob("*.safetensors")):
         if read_tensor_metadata(file).get("format") == "edm":
+            _check_unread(f"{path}, an EDM network of one size in one file,", variant=variant, size=size)
             return _load_edm(path, file).to(dtype=dtype)
     if (path / "modular_model_index.json").is_file():
         raise ValueError(
@@ -225,6 +236,8 @@ def _adapt(source: Any, size: Size | None, scheduler: Any, call: Mapping[str, An
     from diffusers import UNet2DModel
 
     own, name = _own_kind(source), type(source).__name__
+    if call or (own not in PIXEL and _scheduler(source) is not None):
+        _check_unread(f"{A(name)}, which has its own,", scheduler=scheduler)
     if own in LATENT and not call:
         return replace(LATENT[own](source, size), name=name)
     unet, scheduler = getattr(source, "unet", source) if own in PIXEL else source, scheduler or _scheduler(source)
@@ -249,6 +262,20 @@ def _own_kind(source: Any) -> str | None:
         if cls.__name__ in (*LATENT, *PIXEL):
             return cls.__name__ if getattr(type(source), "_plain", type(source)).__call__ is cls.__call__ else None
     return None
+
+
+def _check_unread(what: str, **options: Any) -> None:
+    """Refuse options of `load_model` that a source has no use for."""
+    given = [f"{name}={shown(value)}" for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(f"{what} takes no {' and no '.join(given)}; leave that out.")
+
+
+def _check_size(size: Any) -> None:
+    """Refuse what is no edge of an image, and no pair of them."""
+    edges = [size] if size is None or is_whole(size) else list(size) if isinstance(size, tuple | list) else []
+    if size is not None and not (len(edges) in (1, 2) and all(is_whole(edge) and edge > 0 for edge in edges)):
+        raise ValueError(f"The size of a model's images is an edge in pixels, or (height, width); got {shown(size)}.")
 
 
 def _check_no_call(name: str, call: Mapping[str, Any]) -> None:

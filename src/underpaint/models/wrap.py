@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ..bounds import integer, is_number
+from ..bounds import check_text, integer, is_number
 from ..extras import code_of
 from ..noise import NoiseLevel, Schedule
 from ..prediction import PREDICTIONS, Prediction
@@ -81,6 +81,7 @@ def wrap(
         tensor([0.5000])
     """
     shape = tuple(shape)
+    check_text(name, "name of a network", "my network")
     _check(shape, prediction, time, data_range)
     _check_conditions(classes, null_class, condition, null_condition)
     if batch is not None:
@@ -92,7 +93,7 @@ def wrap(
         schedule=schedule,
         prediction=prediction,
         shape=shape,
-        name=name or str(getattr(network, "__name__", type(network).__name__)),
+        name=name if name is not None else str(getattr(network, "__name__", type(network).__name__)),
         data_range=data_range,
         classes=classes,
         null_class=null_class,

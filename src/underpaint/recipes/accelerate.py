@@ -51,8 +51,9 @@ def accelerate_pipeline(
 
     The networks are shared with ``pipe``, which is left as it is. ``scheduler.plan`` is the plan of the last call: None
     where the pipeline gives its own levels, as Flux's does, which is said after the call. A pipeline need not call
-    `scale_model_input` for any plan. Before a plan is made, a call begins twice: first it shows its state, so that
-    statistics of another size are refused.
+    `scale_model_input` for any plan. The first call with a number of calls that has no plan yet begins twice: first it
+    shows its state, so that statistics of another size are refused before a plan is made. So texts and images are
+    encoded twice in that call; later calls with as many steps begin once.
 
     Args:
         statistics: a `Gaussian` of the states as the pipeline carries them, a file of one, or the name of a model in
@@ -66,8 +67,8 @@ def accelerate_pipeline(
 
     Raises:
         ValueError: the scheduler of the pipeline is of no known family, or the statistics cannot be read, are not of
-            one dimension, or hold no mixture where plans are to be of one; or, when it is called, they are not of the
-            dimension of its states.
+            one dimension, or hold no mixture where plans are to be of one; a mixture is given where none are; or, when
+            it is called, they are not of the dimension of its states.
 
     Examples:
         >>> import torch
@@ -98,6 +99,11 @@ def accelerate_pipeline(
     fitted = read_calibration(plans) if made is None and isinstance(plans, str | Path) else plans
     if made is None and not isinstance(fitted, Calibration):
         raise ValueError(f"plans are {', '.join(get_args(Made))}, a Calibration or a file of one, got {shown(plans)}.")
+    if mixture is not None and made not in ("auto", "data"):
+        how = "a calibration" if made is None else shown(made)
+        raise ValueError(
+            f"A mixture is for plans that are made of it, 'auto' or 'data'; plans are {how}: leave it out."
+        )
     known = None if made else fitted
     scheduler = GaussianExponentialScheduler.from_config(config, gaussian=gaussian, calibration=known)
     source = None if isinstance(statistics, Gaussian) else statistics

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..bounds import A, number, shown
 from ..data.store import load_gaussian
-from ..files import read_json
+from ..files import path_of, read_json
 from ..models.schedulers.configs import left_off
 from ..models.schedulers.spectrum import spectrum
 from ..progress import Progress, silent
@@ -131,7 +131,7 @@ def find_scheduler(
     Raises:
         ValueError: there is no such class, or it has no such setting.
     """
-    given = {} if config is None else read_json(_config_file(Path(config)))
+    given = {} if config is None else read_json(_config_file(path_of(config, "a scheduler's config, or its folder")))
     stated = given.get("_class_name") if name is None else name
     if not isinstance(stated, str):
         raise ValueError("Name a scheduler of diffusers, such as --scheduler DDIM, or a config that states its class.")

@@ -75,7 +75,7 @@ class ServerState:
             if len(files) > len(folders):
                 raise ValueError(f"Got {len(files)} files of {what} for {len(folders)} models; give a --model each.")
         for place in folders:
-            if not (place in assets.names() or Path(place).exists() or is_hub_id(place)):
+            if not (place in assets.names() or (place and Path(place).exists()) or is_hub_id(place)):
                 raise ValueError(
                     f"There is no model {place!r}: give a folder that exists, or a name in the box "
                     f"({', '.join(sorted(assets.names()))})."

@@ -31,7 +31,8 @@ def follow_plans(
     follows the plan only where it starts at its first level.
 
     Where a plan has yet to be made, the call first shows what state it has: statistics that do not fit are refused
-    before anything is made of them. Then it begins anew, with the plan.
+    before anything is made of them. Then it begins anew, with the plan: what comes before the first call of the
+    network, such as the encoding of texts, is done twice in it. The next call with as many steps begins once.
 
     Args:
         tell: told in a sentence, once, if a call brings levels of its own, so that no plan is followed.

@@ -284,15 +284,15 @@ def load_theory(request: Request, model: Model) -> Theory:
     wanted = {c for case in cases(request, model) for c in (case.condition, case.negative) if c is not None}
     for text in request.statistics or default:
         whole = text in default or Path(text).is_file()
-        name, _, source = ("", "", text) if whole else text.rpartition("=")
-        condition = as_condition(name, model) if name else None
+        name, equals, source = ("", "", text) if whole else text.rpartition("=")
+        condition = as_condition(name, model) if equals else None
         if condition is not None and condition not in wanted:
+            named = name_condition(condition) or "an empty text"
             raise ValueError(
-                f"The statistics {shown(text)} are of {name_condition(condition)}, which is not asked for; ask for it, "
-                "or leave them out."
+                f"The statistics {shown(text)} are of {named}, which is not asked for; ask for it, or leave them out."
             )
         know(condition, load_gaussian(source), source)
-        if not name:
+        if not equals:
             for condition, (label, called) in _named(wanted, source, model).items():
                 know(condition, load_gaussian(source, label), f"{source}, {called}" if called else source)
     if not request.statistics:
