@@ -30,6 +30,7 @@ from torch import Tensor
 
 import underpaint as up
 from underpaint import assets
+from underpaint.cli.base import in_a_sentence
 from underpaint.metrics.features import FeatureSet
 from underpaint.metrics.frechet import Statistics, frechet_distance, sampling_floor
 from underpaint.models.fingerprint import fingerprint
@@ -244,4 +245,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("ancestral.py"):
+        main()

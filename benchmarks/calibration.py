@@ -23,6 +23,7 @@ from underpaint.calibration.levels import shortest_path, step_losses
 from underpaint.calibration.refine import refine
 from underpaint.calibration.search import guesses, search
 from underpaint.calibration.solution import FineSolution, precision, solve_finely
+from underpaint.cli.base import in_a_sentence
 from underpaint.recipes.shared.request import Request, cases, find_denoiser, prepare
 from underpaint.sampling.use import in_turn
 
@@ -108,4 +109,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("calibration.py"):
+        main()

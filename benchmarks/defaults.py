@@ -20,6 +20,7 @@ from torch import Tensor
 
 import underpaint as up
 from underpaint import assets
+from underpaint.cli.base import in_a_sentence
 
 MODEL, MARKS = "fashion-mnist", ("<!-- table of defaults -->\n", "<!-- end of the defaults -->\n")
 #: Rows of the data in the mixture, the rank of its Gaussians, and steps of the fine solution.
@@ -108,4 +109,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("defaults.py"):
+        main()

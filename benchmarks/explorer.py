@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from underpaint.cli.base import in_a_sentence
 from underpaint.progress import silent
 from underpaint.web.layout import build
 from underpaint.web.server_state import ServerState
@@ -63,4 +64,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("explorer.py"):
+        main()

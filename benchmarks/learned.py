@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 import underpaint as up
-from underpaint.cli.base import parse_seeds
+from underpaint.cli.base import in_a_sentence, parse_seeds
 from underpaint.models.fingerprint import fingerprint
 from underpaint.models.schedulers.peers import grids, lay, peer
 from underpaint.noise import NoiseLevel, Schedule
@@ -479,4 +479,5 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("learned.py"):
+        main()

@@ -18,6 +18,7 @@ from timing import seconds
 from torch import Tensor
 
 import underpaint as up
+from underpaint.cli.base import in_a_sentence
 from underpaint.models.schedulers.peers import peer
 from underpaint.recipes.shared.request import Conditioning, find_denoiser
 from underpaint.sampling.exponential import named_exponential
@@ -72,4 +73,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("overhead.py"):
+        main()

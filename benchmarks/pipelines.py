@@ -20,6 +20,8 @@ import zoo
 import zoo_more  # noqa: F401
 from pages import show_or_write
 
+from underpaint.cli.base import in_a_sentence
+
 MARKS = "<!-- table of pipelines -->\n", "<!-- end of the table -->\n"
 ASKED = list(abilities.ABILITIES)
 
@@ -58,4 +60,5 @@ def found() -> str:
 
 
 if __name__ == "__main__":
-    show_or_write(__doc__, MARKS, found)
+    with in_a_sentence("pipelines.py"):
+        show_or_write(__doc__, MARKS, found)

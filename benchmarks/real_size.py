@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 import underpaint as up
+from underpaint.cli.base import in_a_sentence
 
 SD15: dict[str, Any] = {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}
 SDXL: dict[str, Any] = {
@@ -217,4 +218,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("real_size.py"):
+        main()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 import underpaint as up
 from underpaint.analysis import agreement
+from underpaint.cli.base import in_a_sentence
 from underpaint.theory.released import BatchPosterior, FreshlySmoothed, GoldDiff, NearestPoints, PCALocality
 
 RATIOS = (60.0, 10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1)
@@ -70,4 +71,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("released.py"):
+        main()

@@ -17,6 +17,7 @@ from typing import Any
 import diffusers
 from pages import show_or_write
 
+from underpaint.cli.base import in_a_sentence
 from underpaint.models.schedulers.spectrum import Spectrum, spectrum
 from underpaint.recipes.spectrum import find_scheduler
 
@@ -185,4 +186,5 @@ def found() -> str:
 
 
 if __name__ == "__main__":
-    show_or_write(__doc__, MARKS, found)
+    with in_a_sentence("samplers.py"):
+        show_or_write(__doc__, MARKS, found)

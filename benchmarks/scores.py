@@ -33,6 +33,7 @@ from timing import once, seconds
 from torch import Tensor
 
 import underpaint as up
+from underpaint.cli.base import in_a_sentence
 from underpaint.theory.cloud import as_rows
 from underpaint.theory.covariance import Covariance
 from underpaint.theory.local import LocalCloud
@@ -343,4 +344,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("scores.py"):
+        main()

@@ -15,6 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from underpaint.cli.base import in_a_sentence
 from underpaint.recipes.compare.comparison import Settings, gather_states
 from underpaint.recipes.compare.families import Sweeps, local_families
 from underpaint.recipes.compare.tuning import States, tune
@@ -52,4 +53,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("shared_patches.py"):
+        main()

@@ -15,6 +15,7 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 import underpaint as up
+from underpaint.cli.base import in_a_sentence
 
 _LEVELS = (2.0, 0.5, 0.2, 0.1)
 
@@ -55,4 +56,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("shrinkage.py"):
+        main()

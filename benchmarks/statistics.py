@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from timing import seconds
 
+from underpaint.cli.base import in_a_sentence
 from underpaint.data.datasets import load_data
 from underpaint.data.sources import open_source
 from underpaint.data.stream import Source
@@ -191,4 +192,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("statistics.py"):
+        main()

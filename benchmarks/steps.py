@@ -24,6 +24,7 @@ from timing import seconds
 from torch import Tensor
 
 import underpaint as up
+from underpaint.cli.base import in_a_sentence
 from underpaint.sampling.exponential import named_exponential
 from underpaint.sampling.fitted import LOOK_BACK, TERMS, fitted_exponential
 from underpaint.sampling.solvers import Solver
@@ -159,4 +160,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("steps.py"):
+        main()

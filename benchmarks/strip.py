@@ -22,6 +22,7 @@ from matplotlib import rc_context
 from torch import Tensor
 
 from underpaint import initial_noise, load_gaussian, load_model, read_calibration, sample
+from underpaint.cli.base import in_a_sentence
 from underpaint.figures.pictures import show
 from underpaint.figures.style import RC
 from underpaint.models.schedulers.peers import SCHEDULERS, lay, lay_default, peer
@@ -87,4 +88,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("strip.py"):
+        main()

@@ -29,7 +29,7 @@ from torch import Tensor
 import underpaint as up
 from underpaint.calibration.fit import RIDGE, Fit, Run, nearest_fit, row_weights
 from underpaint.calibration.solution import FineSolution, solve_finely
-from underpaint.cli.base import parse_seeds
+from underpaint.cli.base import in_a_sentence, parse_seeds
 from underpaint.files import write_text
 from underpaint.noise import NoiseLevel
 from underpaint.recipes.benchmark.benchmark import bootstrap_ratio
@@ -340,4 +340,5 @@ def _arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("terms.py"):
+        main()

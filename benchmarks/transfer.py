@@ -30,6 +30,7 @@ from pages import put
 from torch import Tensor
 
 import underpaint as up
+from underpaint.cli.base import in_a_sentence
 from underpaint.files import write_text
 from underpaint.models.schedulers.peers import lay, peer
 from underpaint.recipes.benchmark.benchmark import bootstrap_ratio
@@ -249,4 +250,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("transfer.py"):
+        main()

@@ -20,6 +20,8 @@ from scenes import FONT, NAMES, Painter, pictures
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
+from underpaint.cli.base import in_a_sentence
+
 #: Weight of the KL term per latent element, against the mean error per pixel.
 PULL = 5e-4
 HELD_OUT = 9_999_999
@@ -95,4 +97,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("autoencoder.py"):
+        main()

@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from torch.optim.lr_scheduler import OneCycleLR
 
+from underpaint.cli.base import in_a_sentence
 from underpaint.data.datasets import ImageData, load_data
 from underpaint.files import replacing, write_text
 from underpaint.metrics.features import FeatureSet, SmallClassifier, save_classifier
@@ -214,4 +215,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("classifier.py"):
+        main()

@@ -23,6 +23,7 @@ from objective import Levels, Targets, relative_error, training_levels
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from underpaint.cli.base import in_a_sentence
 from underpaint.data.datasets import ImageData, load_data
 from underpaint.files import read_tensor_metadata, read_tensors, replacing
 from underpaint.models.networks.edm import build_edm
@@ -142,4 +143,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("edm.py"):
+        main()

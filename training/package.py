@@ -26,6 +26,7 @@ from torch import Tensor
 
 from underpaint import assets
 from underpaint.analysis.agreement import along
+from underpaint.cli.base import in_a_sentence
 from underpaint.data.datasets import ImageData, load_data
 from underpaint.data.store import save_gaussian
 from underpaint.files import replacing, write_tensors, write_text
@@ -211,4 +212,5 @@ def card(record: dict, measured: dict, model: Model) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("package.py"):
+        main()

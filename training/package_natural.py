@@ -25,6 +25,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from underpaint import assets
+from underpaint.cli.base import in_a_sentence
 from underpaint.data.datasets import ImageData, load_data
 from underpaint.data.encoded import is_encoded
 from underpaint.data.npy import read_npz
@@ -247,4 +248,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("package_natural.py"):
+        main()

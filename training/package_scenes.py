@@ -26,6 +26,7 @@ from scenes import FONT, NAMES, SPARSE, Painter, scenes
 from torch import Tensor
 
 from underpaint import assets
+from underpaint.cli.base import in_a_sentence
 from underpaint.data.store import save_gaussian
 from underpaint.files import replacing, write_text
 from underpaint.metrics.features import load_statistics
@@ -225,4 +226,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("package_scenes.py"):
+        main()

@@ -19,6 +19,7 @@ from scenes import FONT, NAMES, Painter, Scene, draw_scene
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, cross_entropy, interpolate
 
+from underpaint.cli.base import in_a_sentence
 from underpaint.files import write_text
 from underpaint.metrics.scenes import CELL, Reader, SceneReader, save_reader
 from underpaint.theory.moments import Moments
@@ -101,4 +102,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("reader.py"):
+        main()

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from underpaint.cli.base import in_a_sentence
 from underpaint.files import read_json, read_tensors, write_tensors, write_text
 from underpaint.noise import DDPM
 
@@ -250,4 +251,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("text_to_image.py"):
+        main()

@@ -187,16 +187,22 @@ def _warned(
 
 
 def main() -> None:
-    """Entry point: what a user can mend becomes one sentence and exit code 2."""
+    """Entry point."""
+    with in_a_sentence("underpaint"), warnings.catch_warnings():
+        warnings.showwarning = _warned
+        app(prog_name="underpaint")
+
+
+@contextmanager
+def in_a_sentence(program: str) -> Iterator[None]:
+    """What a user of a program can mend becomes one sentence and exit code 2."""
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _warned
-            app(prog_name="underpaint")
+        yield
     except Exception as error:
         message = sentence(error)
         if message is None:
             raise
-        err.print(f"underpaint: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
+        err.print(f"{program}: {message}", style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(2)
 
 

@@ -74,7 +74,7 @@ class _Plain(LogFormatter):
     def __call__(self, x: float, pos: int | None = None) -> str:
         return f"{x:g}" if super().__call__(x, pos) else ""
 
-    def format_ticks(self, values: Sequence[float]) -> list[str]:
+    def format_ticks(self, values: list[float]) -> list[str]:
         texts = super().format_ticks(values)
         major = [*cast(Any, self.axis).get_majorticklocs()]
         if not len(values) or {*values} <= {*major}:

@@ -1,0 +1,55 @@
+"""Scripts of benchmarks/ and training/ end in one sentence where they are given what cannot be."""
+
+from __future__ import annotations
+
+import ast
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from underpaint.cli.base import in_a_sentence
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = [
+    path
+    for folder in ("benchmarks", "training")
+    for path in sorted((ROOT / folder).glob("*.py"))
+    if "__main__" in path.read_text()
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_what_a_script_does_is_guarded_by_its_name(script: Path) -> None:
+    last = ast.parse(script.read_text()).body[-1]
+    assert isinstance(last, ast.If)
+    assert ast.unparse(last.body[0]).startswith(f"with in_a_sentence('{script.name}'):")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("benchmarks/learned.py --model nowhere", "learned.py: There is no model 'nowhere'"),
+        ("benchmarks/terms.py --calibration none.json", "terms.py: There is no file none.json; expected a calibration"),
+        ("benchmarks/strip.py none.json", "strip.py: There is no file none.json; expected a calibration"),
+        ("training/denoiser.py --out run --data nowhere", "denoiser.py: There are no data called 'nowhere'"),
+    ],
+)
+def test_bad_input_ends_in_a_sentence(
+    words: str, said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, *options = words.split()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str((ROOT / script).parent))
+    monkeypatch.setattr(sys, "argv", [script, *options])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    assert end.value.code == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert [*tmp_path.rglob("*.*")] == []
+
+
+def test_what_is_a_fault_of_the_script_is_not_hidden() -> None:
+    with pytest.raises(KeyError), in_a_sentence("script.py"):
+        raise KeyError("a")
