@@ -34,7 +34,7 @@ from underpaint.cli.base import in_a_sentence
 from underpaint.metrics.features import FeatureSet
 from underpaint.metrics.frechet import Statistics, frechet_distance, sampling_floor
 from underpaint.models.fingerprint import fingerprint
-from underpaint.models.schedulers.peers import grids, lay
+from underpaint.models.schedulers.peers import GRIDS, grids, lay
 from underpaint.recipes.shared.checkpoints import Parts
 from underpaint.recipes.shared.model_and_data import find_quality_measures
 from underpaint.sampling.solvers import Solver, Step
@@ -238,6 +238,11 @@ def main() -> None:
             parser.error(f"--errors is for fashion-mnist, whose states are the images of its data; got {asked.model}")
         errors(up.load_model(asked.model), up.load_gaussian(asked.model))
         return
+    for name in asked.grids:
+        if name not in GRIDS:
+            raise ValueError(f"There is no grid {name!r} here; choose from {', '.join(GRIDS)}.")
+    if not _named({**PEERS, **OURS}, asked.only):
+        raise ValueError(f"No sampler is called like {asked.only}; choose from {', '.join((*PEERS, *OURS))}.")
     found = table(Bench.of(asked.model, asked.out), asked)
     print(found)
     if asked.write is not None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from underpaint.bounds import integer
 from underpaint.calibration.calibrate import _for_refining, seeds_to_search
 from underpaint.calibration.fit import Fit, Run
 from underpaint.calibration.levels import shortest_path, step_losses
@@ -82,7 +83,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(integer(args.threads, "number of threads", 1, 1024))
     request = Request(args.model, tuple(args.prompt), (args.guidance,), seeds=tuple(range(args.seeds)))
     sampler = prepare(request)
     model, gaussian = sampler.model, sampler.theory.everything

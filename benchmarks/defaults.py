@@ -20,6 +20,7 @@ from torch import Tensor
 
 import underpaint as up
 from underpaint import assets
+from underpaint.bounds import integer
 from underpaint.cli.base import in_a_sentence
 
 MODEL, MARKS = "fashion-mnist", ("<!-- table of defaults -->\n", "<!-- end of the defaults -->\n")
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--write", type=Path, help="a page with the marks of the table")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(integer(args.threads, "number of threads", 1, 1024))
     found = table(args.calls, args.seeds)
     print(found)
     if args.write is not None:

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from underpaint.bounds import integer
 from underpaint.cli.base import in_a_sentence
 from underpaint.progress import silent
 from underpaint.web.layout import build
@@ -49,7 +50,7 @@ def main() -> None:
     parser.add_argument("--model", default="fashion-mnist", help="a model of the box")
     parser.add_argument("--threads", type=int, default=2, help="of PyTorch")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(integer(options.threads, "number of threads", 1, 1024))
     print(f"{options.model}, {options.threads} threads of {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} before")
     state = ServerState((options.model,))
     (_, page), took = waited(lambda: build(state))

@@ -23,6 +23,8 @@ from pathlib import Path
 
 from pages import put
 
+from underpaint.cli.base import in_a_sentence
+
 ROOT = Path(__file__).resolve().parents[1]
 STORED, MARKS = ROOT / "docs" / "results", ("<!-- few calls -->\n", "<!-- end of few calls -->\n")
 CALLS = (3, 4, 5, 6, 8, 10, 14, 20)
@@ -158,4 +160,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with in_a_sentence("few_calls.py"):
+        main()

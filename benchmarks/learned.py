@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 import underpaint as up
+from underpaint.bounds import integer
 from underpaint.cli.base import in_a_sentence, parse_seeds
 from underpaint.models.fingerprint import fingerprint
 from underpaint.models.schedulers.peers import grids, lay, peer
@@ -351,7 +352,11 @@ def learn(
 
 def main() -> None:
     args = _arguments()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(integer(args.threads, "number of threads", 1, 1024))
+    for calls in args.calls:
+        integer(calls, "number of calls", 1, args.fine - 1)
+    if args.calibration:
+        read_calibration(args.calibration)  # a mistake in it shows before the work
     sampler, denoisers, about = _asked(args)
     sets = {name: parse_seeds(getattr(args, name)) for name in ("seeds", "judge", "held_out")}
     if len({seed for seeds in sets.values() for seed in seeds}) < sum(map(len, sets.values())):

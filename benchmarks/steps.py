@@ -24,7 +24,9 @@ from timing import seconds
 from torch import Tensor
 
 import underpaint as up
+from underpaint.bounds import integer
 from underpaint.cli.base import in_a_sentence
+from underpaint.devices import find_device
 from underpaint.sampling.exponential import named_exponential
 from underpaint.sampling.fitted import LOOK_BACK, TERMS, fitted_exponential
 from underpaint.sampling.solvers import Solver
@@ -146,7 +148,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(integer(args.threads, "number of threads", 1, 1024))
+    for basis in args.bases:
+        if basis not in ("stationary", "usual") and not basis.isdecimal():
+            raise ValueError(f"A basis is stationary, usual or a number of directions, got {basis!r}.")
+    for dimension in args.dimensions:
+        integer(dimension, "dimension", 4, 10**9)
+    find_device(args.device)
     print(
         f"torch {torch.__version__}, {args.threads} threads, {args.rows} rows: time of a step, over the yardstick, "
         "memory\n"

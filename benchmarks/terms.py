@@ -27,6 +27,7 @@ from scipy.interpolate import BSpline
 from torch import Tensor
 
 import underpaint as up
+from underpaint.bounds import integer
 from underpaint.calibration.fit import RIDGE, Fit, Run, nearest_fit, row_weights
 from underpaint.calibration.solution import FineSolution, solve_finely
 from underpaint.cli.base import in_a_sentence, parse_seeds
@@ -289,7 +290,7 @@ def _cell(row: Row, today: Tensor) -> str:
 
 def main() -> None:
     asked = _arguments()
-    torch.set_num_threads(asked.threads)
+    torch.set_num_threads(integer(asked.threads, "number of threads", 1, 1024))
     sets = [parse_seeds(seeds) for seeds in (asked.seeds, asked.choosing, asked.held_out)]
     plans = read_calibration(asked.calibration)
     used = {*plans.about.get("seeds", ()), *plans.about.get("held_out", ()), *sets[0], *sets[1]} & set(sets[2])

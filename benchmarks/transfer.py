@@ -30,6 +30,7 @@ from pages import put
 from torch import Tensor
 
 import underpaint as up
+from underpaint.bounds import integer
 from underpaint.cli.base import in_a_sentence
 from underpaint.files import write_text
 from underpaint.models.schedulers.peers import lay, peer
@@ -238,7 +239,7 @@ def main() -> None:
     parser.add_argument("--range", action="store_true", help="plans for a range of guidance")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    torch.set_num_threads(integer(asked.threads, "number of threads", 1, 1024))
     if asked.range and asked.keep is not None:
         raise SystemExit("--keep writes the plans for one guidance with what they lose; give it without --range.")
     plans, rows = measure(asked.parts, asked.only, asked.range)

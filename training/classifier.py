@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from torch.optim.lr_scheduler import OneCycleLR
 
+from underpaint.bounds import integer
 from underpaint.cli.base import in_a_sentence
 from underpaint.data.datasets import ImageData, load_data
 from underpaint.files import replacing, write_text
@@ -163,7 +164,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(integer(args.threads, "number of threads", 1, 1024))
 
     data, images, labels = load_split(args.data, "train")
     torch.manual_seed(args.seed)

@@ -20,6 +20,7 @@ from average import WIDTHS, State, exponent, keep_copies, kept_share, reconstruc
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from underpaint.bounds import integer
 from underpaint.files import read_json, replacing, write_text
 
 SAVE_SECONDS = 240
@@ -98,7 +99,7 @@ def read_settings(args: argparse.Namespace) -> Settings:
     """Settings from the options of `add_options`; says which device was picked, and seeds what builds the network."""
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if args.threads:
-        torch.set_num_threads(args.threads)
+        torch.set_num_threads(integer(args.threads, "number of threads", 1, 1024))
     name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
     print(f"on {device} ({name})", flush=True)
     torch.manual_seed(args.seed)

@@ -33,6 +33,16 @@ def test_what_a_script_does_is_guarded_by_its_name(script: Path) -> None:
         ("benchmarks/learned.py --model nowhere", "learned.py: There is no model 'nowhere'"),
         ("benchmarks/terms.py --calibration none.json", "terms.py: There is no file none.json; expected a calibration"),
         ("benchmarks/strip.py none.json", "strip.py: There is no file none.json; expected a calibration"),
+        (
+            "benchmarks/steps.py --bases nothing",
+            "steps.py: A basis is stationary, usual or a number of directions, got 'no",
+        ),
+        (
+            "benchmarks/steps.py --threads 0",
+            "steps.py: The number of threads must be a whole number from 1 to 1,024, got 0",
+        ),
+        ("benchmarks/ancestral.py --grids nothing", "ancestral.py: There is no grid 'nothing' here; choose from"),
+        ("benchmarks/learned.py --calibration none.json", "learned.py: There is no file none.json; expected a cal"),
         ("training/denoiser.py --out run --data nowhere", "denoiser.py: There are no data called 'nowhere'"),
     ],
 )
