@@ -343,6 +343,19 @@ def test_screening_is_not_tried_for_few_points_or_beside_much_noise(normal, monk
         assert outlook.pays == pays
 
 
+def test_how_many_points_matter_is_not_taken_from_few_that_are_nearest_to_a_state(normal) -> None:
+    """16 states have a nearest one of 31 points each; the pairs of these tell that far fewer of all matter."""
+    points = normal(2000, 60).float()
+    states = (points[:16] + 0.3 * normal(16, 60, seed=1).float()).double() / 0.3**2
+    square, none = torch.tensor(1 / 0.3**2), torch.zeros(16, 1, dtype=torch.float64)
+    pruned = PointCloud(points, error=1e-3)._pruning
+    outlook, logits = pruned.outlook(states, square, none), states @ points.double().T
+    logits -= square * points.double().square().sum(1) / 2
+    share = float((logits > logits.amax(1, keepdim=True) - pruned.margin).any(0).double().mean())
+    assert share <= outlook.expected + 0.02 <= 0.1 < outlook.matter
+    assert pruned._expected(1e-9, 1) == pruned._expected(0.0, 1) == 1.0
+
+
 def test_what_cannot_be_certain_is_taken_from_all_points_in_float64(normal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half way between opposite points the image is next to nothing: no rounding is small beside it."""
     scans, scan = [], PointCloud._scan

@@ -221,7 +221,7 @@ class PointCloud:
             part, half_norms = taken(self.points, index), taken(self._half_norms, index)
             block, bias = self._rows(part, self._dtype), -square * half_norms
             logits = torch.addmm(bias.to(block), rows, block.T)
-            if careful or enough >= outlook.matter:
+            if careful or enough >= min(outlook.matter, outlook.expected):
                 best = torch.clamp(logits.detach().amax(1, keepdim=True), min=sums.top)
                 near = (~(logits < best - 2 * rounding - self._margin)).any(0).nonzero().squeeze(1)
                 if careful:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,13 +24,15 @@ class Outlook:
     Attributes:
         floor: a log-weight that is reached, [B, 1].
         slack: what one that matters may lack of the largest, [B, 1].
-        matter: the share of points that matter to any row.
+        matter: the share of points that matter to any row, of a few: of these one is the nearest to each row.
+        expected: the same, of all points, from how far apart the few are.
         pays: whether bounds may leave out so many points that it takes less time to look for them.
     """
 
     floor: Tensor
     slack: Tensor
     matter: float = 1.0
+    expected: float = 1.0
     pays: bool = False
 
 
@@ -69,12 +72,14 @@ class Pruning:
         """Half the squared distances of two of the points, the smallest first."""
         return (torch.pdist(self._some[0]).square() / 2).sort().values.tolist()
 
-    def _blurred(self, square: float, batch: int) -> bool:
-        """Whether half of the points matter to some of as many different states, noised points: beside those nearest to
+    def _expected(self, square: float, batch: int) -> float:
+        """The share of points that matter to some of so many different states, noised points: beside those nearest to
         the point, of which the two nearest of some tell, those at the distance d weigh less by about
         (alpha/sigma)^2 d^2 / 2."""
-        at = int((1 - 0.5 ** (1 / batch)) * len(self._apart))
-        return at < len(self._apart) and square * (self._apart[at] - self._apart[0]) <= self.margin
+        if not len(self._apart):
+            return 1.0
+        near = bisect_right(self._apart, self._apart[0] + self.margin / square) if square > 0 else len(self._apart)
+        return 1 - (1 - near / len(self._apart)) ** batch
 
     @cached_property
     def _hidden(self) -> Tensor:
@@ -96,7 +101,8 @@ class Pruning:
 
     def outlook(self, exact: Tensor, square: Tensor, rounding: Tensor) -> Outlook:
         """Of states scaled by alpha/sigma^2 [B, D] float64, (alpha/sigma)^2 and a bound on the error of log-weights."""
-        if self._blurred(max(square.flatten().tolist()), len(exact)):
+        expected = self._expected(max(square.flatten().tolist()), len(exact))
+        if expected > 0.5:
             return Outlook(rounding, rounding)
         rows, half_norms = self._some
         logits = torch.addmm((-square * half_norms).to(rows), exact.to(rows), rows.T)
@@ -104,10 +110,10 @@ class Pruning:
         short = logits - (top - slack).to(logits)
         matter, dimension = _share(short), rows.shape[1]
         if matter > 0.5:
-            return Outlook(top, slack, matter)
+            return Outlook(top, slack, matter, expected)
         left = _share(short + square.sqrt().to(short) * self._hidden)
         least = left * 2 * dimension + self._shadows.widths[0] * self._shadows.price + _ATTEMPT / len(self.half_norms)
-        return Outlook(top, slack, matter, least <= (1 + matter) * dimension)
+        return Outlook(top, slack, matter, expected, least <= (1 + matter) * dimension)
 
     def relevant(self, exact: Tensor, square: Tensor, outlook: Outlook, sums: SoftmaxMean) -> Iterator[Tensor | slice]:
         """Indices of all points that can matter, chunk by chunk; a point is left out whose bound is not near enough to
