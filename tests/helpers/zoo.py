@@ -831,6 +831,7 @@ REFUSED = {
     **{("cosmos", ability): _TWICE for ability in ("record", "decode", "load", "teleport")},
     **{(name, "folder"): _GUARD for name in ("cosmos", "cosmos2_image", "cosmos2_video", "cosmos25")},
     **{(name, "scheduler"): "Levels must fall from first to last" for name in ("cosmos2_image", "cosmos2_video")},
+    **{("hunyuan_image", ability): "answers the same state and time in another way" for ability in ("load", "folder")},
     **{("sana_sprint", ability): _SAMPLES for ability in ("record", "decode", "load", "folder", "teleport")},
 }
 _WHOLE = "Its own scheduler cuts the times that its network is told to whole numbers."

@@ -315,3 +315,29 @@ def latte() -> Made:
         "mask_feature": False,
         **SIZE,
     }
+
+
+@kept
+def hunyuan_image() -> Made:
+    transformer = diffusers.HunyuanImageTransformer2DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=1, num_single_layers=1,
+        num_refiner_layers=1, patch_size=(1, 1), text_embed_dim=12, text_embed_2_dim=8, rope_axes_dim=(4, 4),
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKLHunyuanImage(
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(32, 32), layers_per_block=1,
+        spatial_compression_ratio=2, sample_size=16, scaling_factor=0.75,
+    )  # fmt: skip
+    absent = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2"))
+    pipe = diffusers.HunyuanImagePipeline(
+        transformer=spread(transformer), vae=vae, scheduler=flow(shift=5.0),
+        guider=diffusers.AdaptiveProjectedMixGuidance(), ocr_guider=diffusers.AdaptiveProjectedMixGuidance(), **absent,
+    )  # fmt: skip
+    given = {}
+    for seed, sign in enumerate(("", "negative_")):
+        given |= {
+            f"{sign}prompt_embeds": embedded(6, 12, seed),
+            f"{sign}prompt_embeds_mask": torch.ones(1, 6),
+            f"{sign}prompt_embeds_2": embedded(4, 8, seed),
+            f"{sign}prompt_embeds_mask_2": torch.ones(1, 4),
+        }
+    return pipe, {**given, **SIZE}

@@ -65,6 +65,20 @@ def test_noise_of_another_size_than_the_levels_say_is_told_and_never_taken_for_t
         up.accelerate_pipeline(pipe, law, plans="none")(**given, **RUN)
 
 
+def test_guidance_that_counts_steps_is_refused_or_met_as_the_call_meets_it() -> None:
+    """Lumina2 leaves guidance out after a share of its steps; HunyuanImage changes its kind after five, if it makes so
+    many. Neither was seen: a call that is lengthened has other shares, and a second step says nothing of the sixth."""
+    pipe, given = zoo.ZOO["lumina2"]()
+    with pytest.raises(ValueError, match="Lumina2Pipeline answers the same state and time in another way"):
+        up.load_model(pipe, **given, num_inference_steps=4, cfg_trunc_ratio=0.6)
+    pipe, given = zoo.ZOO["hunyuan_image"]()
+    case = abilities.Case(pipe, {**given, "num_inference_steps": 4})
+    model, found = up.load_model(pipe, **case.given), up.record(pipe, **case.given, output_type="latent").trajectory
+    for _ in range(3):  # more than the steps of one call
+        for x, denoised, level in zip(found.x, found.denoised, found.level, strict=False):
+            assert abilities._apart(model(x.float(), level), denoised) < 1e-4
+
+
 def test_a_prediction_is_made_of_answers_alone_or_of_the_state_too() -> None:
     generator = torch.Generator().manual_seed(0)
     state, *answers = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(4))

@@ -21,6 +21,7 @@ FEW = {
     *("flux2", "qwen_image", "z_image", "lumina2", "wan22", "ltx_image_to_video", "ltx_condition", "cogvideox"),
     *("stable_audio", "inpainting", "inpainting_without_mask", "deepfloyd", "image_to_image", "ltx2"),
     *("allegro", "cosmos", "cosmos2_image", "cosmos25", "latent_upscale", "omnigen", "prx_pixel", "prx_pixel_unit"),
+    "hunyuan_image",
 }
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import copy
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from queue import SimpleQueue
@@ -32,6 +32,8 @@ from .text_encoding import encoding_alone
 LENGTH = 4096
 #: The devices on which a caller may have networks compute in another dtype.
 _DEVICES = ("cpu", "cuda", "mps", "xpu")
+#: What networks answered, in turn.
+Answers = Sequence[tuple[torch.nn.Module, Any]]
 #: The `torch.autocast` that a thread is in, as arguments of it: it does not reach other threads.
 Autocasts = list[dict[str, Any]]
 
@@ -51,16 +53,20 @@ class Session:
         sample, output, timestep: what the first step was given.
         sign: -1 if the step goes by the negative of its prediction.
         index: which of the scheduler's timesteps it is.
+        left: how often it may be asked.
+
+    Args:
+        length: steps that its call is lengthened to, from its own.
     """
 
-    def __init__(self, call: Call, rows: int) -> None:
-        self._loop = loop = _Loop(call, rows, _autocasts())
+    def __init__(self, call: Call, rows: int, length: int = LENGTH) -> None:
+        self._loop = loop = _Loop(call, rows, _autocasts(), length)
         thread = threading.Thread(target=loop.run, name=f"replay of {type(call.pipe).__name__}", daemon=True)
         with call.redrawn():
             thread.start()
             self.output = loop.answer()
         self.sample, self.timestep, self.index = loop.sample, loop.timestep, loop.position
-        self.scheduler, self.sign, self.left = loop.twin, loop.sign, LENGTH - loop.position - 1
+        self.scheduler, self.sign, self.left = loop.twin, loop.sign, len(loop.timesteps) - loop.position - 1
         self.call = replace(call.with_rows(rows), answers=loop.heard, whole=loop.position == 0)
         self.close = weakref.finalize(self, _end, loop.requests, thread)
 
@@ -74,6 +80,25 @@ class Session:
         self.left -= 1
         self._loop.requests.put((state.to(self.sample), timestep, sigma, _autocasts()))
         return self._loop.answer()
+
+    def steady(self, sigma: float | None, steps: int, answers: Answers = ()) -> Answers | None:
+        """What the networks answer at the first state and time, if for so many more steps the pipeline makes the same
+        of that; None if it does not, but goes by the number of the step, or by steps before.
+
+        Args:
+            answers: what they do answer, if it is known; else they are called once.
+        """
+        loop = self._loop
+        try:
+            for _ in range(steps):
+                loop.said, loop.again = [], list(answers)
+                found = self.ask(self.sample, self.timestep, sigma)
+                if float((found - self.output).abs().max()) > 0.01 * float(self.output.abs().max()):
+                    return None
+                answers = answers or loop.said
+        finally:
+            loop.said, loop.again = None, []
+        return answers
 
 
 def _end(requests: SimpleQueue[Any], thread: threading.Thread) -> None:
@@ -90,13 +115,16 @@ class _Closed(BaseException):
 class _Loop:
     """The side of the pipeline, on its thread."""
 
-    def __init__(self, call: Call, rows: int, casts: Autocasts) -> None:
-        self.call, self.rows, self.casts = call, rows, casts
+    def __init__(self, call: Call, rows: int, casts: Autocasts, length: int) -> None:
+        self.call, self.rows, self.casts, self.length = call, rows, casts, length
         self.requests: SimpleQueue[tuple[Tensor, float, float | None, Autocasts] | None] = SimpleQueue()
         self.answers: SimpleQueue[Tensor | BaseException] = SimpleQueue()
         self.heard: dict[int, list[Any]] = {}
         self.twin: Any = None
         self.timesteps, self.calls = torch.empty(0), 0
+        #: what networks answer at the step to come, where it is kept, and what is left to be answered in their place
+        self.said: list[tuple[torch.nn.Module, Any]] | None = None
+        self.again: list[tuple[torch.nn.Module, Any]] = []
         self.position, self.sign = -1, 1
         self.asked: tuple[Tensor, float] | None = None
         self.sigma: float | None = None
@@ -121,11 +149,16 @@ class _Loop:
             self.answers.put(error)
 
     def hear(self, module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.again and self.again[0][0] is module:
+            self.calls += 1
+            return copy.deepcopy(self.again.pop(0)[1])
         with ExitStack() as contexts:
             for cast in self.casts:
                 contexts.enter_context(torch.autocast(**cast))
             output = module(*args, **kwargs)
         self.calls += 1
+        if self.said is not None:
+            self.said.append((module, copy.deepcopy(output)))
         if self.asked is None:
             self.heard.setdefault(id(module), []).append(output)
         return output
@@ -136,10 +169,16 @@ class _Loop:
         known = self.twin is not None and torch.equal(self.twin.timesteps, scheduler.timesteps)
         self.twin = copy.deepcopy(scheduler)
         self.twin.__class__ = type(scheduler)._plain
-        self.timesteps = scheduler.timesteps = self.timesteps if known else _lengthened(scheduler.timesteps)
+        self.timesteps = scheduler.timesteps = self.timesteps if known else self.lengthened(scheduler.timesteps)
         if isinstance(getattr(scheduler, "sigmas", None), Tensor):
             end = scheduler.sigmas[-1:]
-            scheduler.sigmas = torch.cat([_lengthened(scheduler.sigmas[:-1]), end.to(_lengthened(end).dtype)])
+            sigmas = self.lengthened(scheduler.sigmas[:-1])
+            scheduler.sigmas = torch.cat([sigmas, end.to(sigmas.dtype)])
+
+    def lengthened(self, values: Tensor) -> Tensor:
+        """With the last repeated, as real numbers."""
+        real = values if values.dtype == torch.float64 else values.float()
+        return torch.cat([real, real[-1:].expand(max(0, self.length - len(real)))])
 
     def scale(self, scheduler: Any, sample: Tensor, timestep: Any) -> Tensor:
         """What the network is to see of a state."""
@@ -209,12 +248,6 @@ class _Loop:
                 f"{name} replaces part of its state between two steps, as inpainting does with a network that sees no "
                 "mask: what it does is no function of state and level."
             )
-
-
-def _lengthened(values: Tensor) -> Tensor:
-    """With the last repeated, as real numbers."""
-    real = values if values.dtype == torch.float64 else values.float()
-    return torch.cat([real, real[-1:].expand(max(0, LENGTH - len(real)))])
 
 
 def _index(scheduler: Any, timestep: float) -> int:

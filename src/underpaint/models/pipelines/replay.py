@@ -26,13 +26,15 @@ from ..networks.diffusers import batch_of, pair
 from ..schedulers.families import exploding_levels, family_of, flow_levels
 from ..schedulers.levels import prediction_of, runs_to_data, scheduler_denoised, told_levels
 from .decoding import Call, decoded
-from .held_call import Session
+from .held_call import LENGTH, Answers, Session
 from .outputs import Outputs
 from .record import starts_otherwise
 from .text_encoding import tokenizers_of
 
 #: Sessions that are kept, one for each number of rows and condition.
 _KEPT = 16
+#: Steps for which a call that is lengthened is looked at: rules of guidance that count steps, count fewer.
+_LOOKED_AT = 64
 #: Latent cells to pixels: a guess, for how many states go through the networks at once.
 _PIXELS = 16
 #: What pipelines raise where an argument that they need is not given, or is none that they take.
@@ -201,6 +203,7 @@ class Replay(torch.nn.Module):
         schedule: the one of its scheduler.
         shape: of one state.
         wide: whether it makes several results at once.
+        length: steps that its calls are lengthened to.
     """
 
     def __init__(self, call: Call) -> None:
@@ -208,6 +211,7 @@ class Replay(torch.nn.Module):
         modules = [part for part in vars(call.pipe).values() if isinstance(part, torch.nn.Module)]
         self.parts = torch.nn.ModuleList(modules)
         self._call, self._sessions, self._lock = call, OrderedDict[Any, Session](), Lock()
+        self.length = 0
         first = self._session(1, None, None)
         self.wide = call.rows_option is not None
         self.doubled = len(first.sample) == 2 and bool(torch.equal(first.sample[0], first.sample[1]))
@@ -235,13 +239,28 @@ class Replay(torch.nn.Module):
         if amiss:
             raise ValueError(f"{amiss}, so the {name} has no denoiser at these levels.")
         at = address(scheduler, self.schedule, levels[first.index])
+        if first.left < 2:  # steps to look at
+            self.close()
+            self.length = LENGTH
+            first = self._session(1, None, None)
         first.ask(first.sample.flip(-1), first.timestep, at.sigma)
-        again = first.ask(first.sample, first.timestep, at.sigma)
-        if float((again - first.output).abs().max()) > 0.01 * float(first.output.abs().max()):
+        answers = first.steady(at.sigma, first.left)
+        if answers is None:
             raise ValueError(
                 f"{name} answers the same state and time in another way at a later step: what it does depends on "
                 "the number of the step, or on steps before, and is no function of state and level."
             )
+
+        if not self.length:
+            self._lengthen(at.sigma, answers)
+
+    def _lengthen(self, sigma: float | None, answers: Answers) -> None:
+        """Make calls of many steps, if the call does the same in one. Some count steps, and would come to others."""
+        self.close()
+        self.length = LENGTH
+        if self._session(1, None, None).steady(sigma, _LOOKED_AT, answers) is None:
+            self.close()
+            self.length = 0
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self.close()
@@ -289,7 +308,7 @@ class Replay(torch.nn.Module):
         if session is not None and session.left < 1:
             session.close()
             session = None
-        session = session or Session(self._asked(prompt, guidance), rows)
+        session = session or Session(self._asked(prompt, guidance), rows, self.length)
         self._sessions[key] = session
         if len(self._sessions) > _KEPT:
             self._sessions.popitem(last=False)[1].close()
