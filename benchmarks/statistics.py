@@ -71,7 +71,7 @@ def speed(source: Source, settings: Settings, budget: float) -> str:
     for _ in range(3):
         product = min(product, seconds(lambda: rows.T @ block, repeats=1, budget=budget / 3))
         read = min(read, seconds(reading, repeats=1, budget=budget / 3))
-        accumulate = min(accumulate, seconds(lambda: tally.add_group(0), repeats=1, budget=budget / 3))
+        accumulate = min(accumulate, seconds(lambda: tally.add_group(0, lambda: None), repeats=1, budget=budget / 3))
     rate = 2 * len(rows) * source.dimension * block.shape[1] / product
     found = source.count / accumulate
     predicted = 1 / (operations(plan.sketch) / rate + read / source.count)
@@ -101,7 +101,7 @@ def covariance(source: Source, settings: Settings) -> Covariance:
     plan = plan_statistics(source, settings)
     tally = Tally(plan, torch.zeros(source.dimension, dtype=torch.float64))
     for group in range(plan.groups):
-        tally.add_group(group)
+        tally.add_group(group, lambda: None)
     return tally.overall().covariance(torch.float64)
 
 

@@ -23,6 +23,7 @@ from objective import Levels, Targets, relative_error, training_levels
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from underpaint.bounds import integer
 from underpaint.cli.base import in_a_sentence
 from underpaint.data.datasets import ImageData, load_data
 from underpaint.files import read_tensor_metadata, read_tensors, replacing
@@ -115,6 +116,10 @@ def main() -> None:
     args = parser.parse_args()
     settings = read_settings(args)
 
+    for name in ("pool", "channels", "blocks"):
+        integer(getattr(args, name), f"--{name}", 1, 4096)
+    for factor in args.mult:
+        integer(factor, "--mult", 1, 64)
     data = load_data(args.data)
     config = network_config(data, args)
     network = build_edm(config).eval()  # labels are dropped below, from a generator that a resumed run goes on with

@@ -7,6 +7,7 @@ import argparse
 import copy
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,8 @@ from average import WIDTHS, State, exponent, keep_copies, kept_share, reconstruc
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from underpaint.bounds import integer
+from underpaint.bounds import SEEDS, integer, number, positive
+from underpaint.devices import find_device
 from underpaint.files import read_json, replacing, write_text
 
 SAVE_SECONDS = 240
@@ -63,6 +65,16 @@ class Settings:
     workers: int = 1
     bfloat16: bool = False
 
+    def __post_init__(self) -> None:
+        number(self.minutes, "minutes of a training", 0, 1e6)
+        positive(self.rate, "highest learning rate")
+        positive(self.width, "width of the average")
+        integer(self.batch, "examples of a step", 1, 1_000_000)
+        integer(self.workers, "number of workers", 1, self.batch)
+        integer(self.seed, "seed", 0, SEEDS - 1)
+        if self.until is not None and not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", self.until):
+            raise ValueError(f"The end of a training is a time of day such as 17:30 (UTC), got {self.until!r}.")
+
     @property
     def part(self) -> int:
         """Examples in one call of the loss."""
@@ -97,14 +109,18 @@ def add_options(parser: argparse.ArgumentParser, minutes: float, rate: float, ba
 
 def read_settings(args: argparse.Namespace) -> Settings:
     """Settings from the options of `add_options`; says which device was picked, and seeds what builds the network."""
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if args.threads:
+    device = args.device if args.device is not None else "cuda" if torch.cuda.is_available() else "cpu"
+    find_device(device)
+    if args.threads is not None:
         torch.set_num_threads(integer(args.threads, "number of threads", 1, 1024))
     name = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} threads"
-    print(f"on {device} ({name})", flush=True)
-    torch.manual_seed(args.seed)
     given = {name: getattr(args, name) for name in ("minutes", "rate", "batch", "seed", "width", "until", "workers")}
-    return Settings(**given, device=device, bfloat16=args.bfloat16 or device.startswith("cuda"))
+    settings = Settings(**given, device=device, bfloat16=args.bfloat16 or device.startswith("cuda"))
+    if "drop" in args:
+        number(args.drop, "share of conditions that are left out (--drop)", 0, 1)
+    print(f"on {device} ({name})", flush=True)
+    torch.manual_seed(settings.seed)
+    return settings
 
 
 def facts(record: Mapping[str, Any]) -> dict[str, Any]:

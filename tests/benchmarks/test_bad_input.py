@@ -43,6 +43,15 @@ def test_what_a_script_does_is_guarded_by_its_name(script: Path) -> None:
         ),
         ("benchmarks/ancestral.py --grids nothing", "ancestral.py: There is no grid 'nothing' here; choose from"),
         ("benchmarks/learned.py --calibration none.json", "learned.py: There is no file none.json; expected a cal"),
+        ("training/edm.py --out run --data fashion-mnist --mult 0", "edm.py: The --mult must be a whole number from 1"),
+        (
+            "training/edm.py --out run --data fashion-mnist --drop 2",
+            "left out (--drop) must be a number from 0 to 1, got",
+        ),
+        ("training/denoiser.py --out run --device moon", "denoiser.py: There is no device 'moon' here"),
+        ("training/denoiser.py --out run --until soon", "denoiser.py: The end of a training is a time of day such as"),
+        ("training/denoiser.py --out run --threads 0", "The number of threads must be a whole number from 1 to 1,024"),
+        ("training/denoiser.py --out run --workers 0", "The number of workers must be a whole number from 1 to"),
         ("training/denoiser.py --out run --data nowhere", "denoiser.py: There are no data called 'nowhere'"),
     ],
 )
