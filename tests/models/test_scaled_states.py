@@ -79,6 +79,12 @@ def test_guidance_that_counts_steps_is_refused_or_met_as_the_call_meets_it() -> 
             assert abilities._apart(model(x.float(), level), denoised) < 1e-4
 
 
+def test_a_call_of_one_step_is_looked_at_for_few() -> None:
+    pipe, given = zoo.ZOO["prx"]()
+    model = up.load_model(pipe, **given, num_inference_steps=1)
+    assert model.network._sessions[1, None, None].left > 4000  # of the 4096 that its call is lengthened to
+
+
 def test_a_prediction_is_made_of_answers_alone_or_of_the_state_too() -> None:
     generator = torch.Generator().manual_seed(0)
     state, *answers = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(4))

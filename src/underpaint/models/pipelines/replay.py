@@ -244,13 +244,12 @@ class Replay(torch.nn.Module):
             self.length = LENGTH
             first = self._session(1, None, None)
         first.ask(first.sample.flip(-1), first.timestep, at.sigma)
-        answers = first.steady(at.sigma, first.left)
+        answers = first.steady(at.sigma, _LOOKED_AT if self.length else first.left)
         if answers is None:
             raise ValueError(
                 f"{name} answers the same state and time in another way at a later step: what it does depends on "
                 "the number of the step, or on steps before, and is no function of state and level."
             )
-
         if not self.length:
             self._lengthen(at.sigma, answers)
 
