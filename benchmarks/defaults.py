@@ -36,7 +36,9 @@ def pipelines() -> dict[str, Any]:
     pipe.set_progress_bar_config(disable=True)
     mixture = up.Mixture.fit(model.rows(data.rows().unflatten(1, data.shape)), data.labels, RANK)
     found: dict[str, Any] = {
-        name: up.accelerate_pipeline(pipe, up.load_gaussian(MODEL), plans, mixture=mixture)
+        name: up.accelerate_pipeline(
+            pipe, up.load_gaussian(MODEL), plans, mixture=mixture if plans in ("auto", "data") else None
+        )
         for name, plans in (
             ("plan from the data, else levels", "auto"),
             ("levels of the spectrum", "levels"),
