@@ -256,7 +256,8 @@ def _reach(part: dict[str, Any], setup: dict[str, Any], states: str) -> float:
 def compare_command(setup: dict[str, Any]) -> str:
     """The command that makes a stored comparison again."""
     words = ["underpaint", "compare", "--model", setup["model"], "--images", str(setup["images"])]
-    words += ["--seeds", _seeds(setup["seeds"]), "--local", str(setup["local"]), "--released", str(setup["released"])]
+    words += ["--seeds", _seeds(setup["seeds"]), "--local", str(setup["local"])]
+    words += ["--released", str(setup["released"])] if setup["local"] else []
     words += ["--shared", str(setup["shared"])] if setup.get("shared") else []
     words += ["--tune-shared", str(setup["shared_tuned"])] if setup.get("shared_tuned") else []
     label = re.fullmatch(r"class (\d+)", setup["condition"])
