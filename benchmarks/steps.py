@@ -113,12 +113,20 @@ class Peak(torch.utils._python_dispatch.TorchDispatchMode):
         weakref.finalize(storage, gone)
 
 
+def kept(gaussian: up.Gaussian) -> list[Tensor]:
+    """What a Gaussian holds anyway."""
+    covariance = gaussian.covariance
+    basis: Any = covariance.basis
+    parts = [basis.mix, basis.low] if isinstance(basis, CosineBasis) else [basis]
+    if covariance._pieces is not None:
+        parts.append(covariance._pieces.place)  # where each variance lies among those that are asked for gains
+    return [gaussian.mean, covariance.eigenvalues, *(part for part in parts if part is not None)]
+
+
 def measure(dimension: int, basis: str, rows: int, device: str, repeats: int) -> None:
     gaussian, level = gaussian_of(dimension, basis, device), up.EDM().grid(STEPS)
     x = torch.randn(rows, dimension, generator=torch.Generator().manual_seed(1)).to(device)
     answer, covariance = torch.tanh(x), gaussian.covariance
-    made: Any = covariance.basis
-    stored = [part for part in (made.mix, made.low) if part is not None] if isinstance(made, CosineBasis) else [made]
 
     def products() -> Tensor:
         return (x @ covariance.basis) @ covariance.basis.T
@@ -132,7 +140,7 @@ def measure(dimension: int, basis: str, rows: int, device: str, repeats: int) ->
     ]
     shown = []
     for solver, one in zip(known.values(), took, strict=True):
-        with Peak(x, answer, *stored, gaussian.mean, covariance.eigenvalues) as peak:
+        with Peak(x, answer, *kept(gaussian)) as peak:
             run(solver)
         states = peak.most / (x.numel() * x.element_size())
         shown.append(f"{1e3 * one:.3g} ms, {one / (took[0] + two):.2f}, {states:.1f}")

@@ -50,7 +50,7 @@ from .solvers import Draw, Solver, Step, anew
 
 _NODES = 24
 #: Variances times calls whose gains are asked for at once.
-_TOGETHER = 512
+_TOGETHER = 768
 #: In the place of an infinite log(sigma/alpha).
 _FAR = 300.0
 
@@ -118,17 +118,18 @@ def gaussian_exponential(
     def solve(denoise: Denoiser, x: Tensor, level: NoiseLevel) -> Iterator[Step]:
         mean, dtype, unit = gaussian.mean.to(x.dtype), x.dtype, anew(draw)
         gains = partial(_gains, level=level, order=order, corrector=corrector, eta=eta, rule=rule)
-        by_call = gains_by_call(gains, known.asked, range(len(level) - 1))
+        calls = range(len(level) - 1 - int(ending == "denoised" and level.sigma[-1] == 0))  # those that a step follows
+        by_call = gains_by_call(gains, known.asked, calls)
         # the centred state y = (x - alpha mu) in coordinates of the covariance; Q of former calls, newest first
         state, past = known.split(x, level.alpha[0].to(x) * mean), list[Tensor]()
         covariance, images = known, list[Tensor]()  # denoised images, while they may be needed in the place of Q
         for i, (here, there) in enumerate(pairwise(level)):
-            own = next(by_call)
             denoised = denoise(x, here)
             del x  # what a step holds is 1 + order + 1 states, and what it makes
             if there.sigma == 0 and ending == "denoised":
                 yield there.alpha.to(denoised) * denoised, denoised
                 return
+            own = next(by_call)
             past.insert(0, known.split(denoised, mean))
             if above > 0 and covariance is known:
                 images = [past[0].clone(), *images][:order]
@@ -137,7 +138,7 @@ def gaussian_exponential(
                 _follow(gains(known.asked, alone, step=False)[0], state, past, known)
                 covariance, past, images = unknown, images, []  # without a covariance, Q is the denoised image
                 _follow(gains(unknown.asked, alone, corrector=False)[0], state, past, unknown)
-                by_call = gains_by_call(gains, unknown.asked, range(i + 1, len(level) - 1))
+                by_call = gains_by_call(gains, unknown.asked, calls[i + 1 :])
             else:
                 _follow(own, state, past, covariance)
             del past[order + corrector - 1 :]

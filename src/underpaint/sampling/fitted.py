@@ -65,9 +65,9 @@ def fitted_exponential(gaussian: Gaussian, coefficients: Tensor) -> Solver:
         state = covariance.split(x, level.alpha[0].to(x) * mean)
         due = [torch.zeros_like(state) for _ in range(LOOK_BACK - 1)]  # what former calls add to the next states
         for here, there in pairwise(level):
-            own = next(by_call)
             denoised = denoise(x, here)
             del x  # what a step holds is LOOK_BACK + 1 states, and what it makes
+            own = next(by_call)
             image = covariance.split(denoised, mean)
             _tell(own, state, image, due, covariance)
             state, *due = *due, image

@@ -127,9 +127,11 @@ class CosineBasis:
         if self.transposed:
             mixed = self._turned(rows[..., self._inverse], back=True).unflatten(-1, (-1, channels))
             spectrum = torch.einsum("...fk,fck->...cf", mixed, self.mix)
+            del mixed  # each of these is as large as the rows
             return cosine_transform(spectrum.unflatten(-1, self.size), inverse=True).flatten(-3)
         spectrum = cosine_transform(rows.unflatten(-1, (channels, *self.size))).flatten(-2)
         mixed = torch.einsum("...cf,fck->...fk", spectrum, self.mix).flatten(-2)
+        del spectrum
         return self._turned(mixed)[..., self.order]
 
     def _turned(self, coordinates: Tensor, back: bool = False) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -59,20 +59,25 @@ class Pieces:
     def gains(self, known: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """Those at all variances, from what is ``known`` of the ones that are asked, [J, M]: [J, b - a] for the slice
         from a to b."""
-        count, place = _count(self.place), self.place
-        alone, values = known[:, : self.alone].to(place), known[:, self.alone :]
+        count = _count(self.place)
+        widest, values = known[:, : self.alone].to(self.place), known[:, self.alone :]
         waves, powers = _polynomial(count)
-        coefficients = (values.unflatten(1, (len(self.bounds), count)) @ waves @ powers).to(place).unbind(1)
-        for start in range(0, len(place), _BLOCK):
-            end = min(start + _BLOCK, len(place))
-            raised = _powers(place[start:end], count)
-            made = [alone[:, start:end]] if start < self.alone else []
-            made += [
-                own @ raised[:, max(a - start, 0) : b - start]
-                for (a, b), own in zip(self.bounds, coefficients, strict=True)
-                if a < end and b > start
-            ]
-            yield slice(start, end), made[0] if len(made) == 1 else torch.cat(made, 1)
+        coefficients = values.unflatten(1, (len(self.bounds), count)) @ waves @ powers
+        pieces = [*zip(self.bounds, coefficients.to(self.place).unbind(1), strict=True)]
+        for start in range(0, len(self.place), _BLOCK):
+            block = slice(start, min(start + _BLOCK, len(self.place)))
+            yield block, self._block(block, widest, pieces)
+
+    def _block(self, block: slice, widest: Tensor, pieces: Sequence[tuple[tuple[int, int], Tensor]]) -> Tensor:
+        """Gains of the variances of a block, of the widest and of the coefficients of each piece: [J, C]."""
+        raised = _powers(self.place[block], _count(self.place))
+        made = [widest[:, block]] if block.start < self.alone else []
+        made += [
+            own @ raised[:, max(start - block.start, 0) : end - block.start]
+            for (start, end), own in pieces
+            if start < block.stop and end > block.start
+        ]
+        return made[0] if len(made) == 1 else torch.cat(made, 1)
 
 
 def _cut(values: Tensor) -> tuple[int, list[tuple[int, int]]]:
@@ -100,8 +105,8 @@ def _angles(count: int) -> Tensor:
 
 def _powers(place: Tensor, count: int) -> Tensor:
     """1, x, x^2 ... [N, C] of x [C]."""
-    powers = place.new_ones(count, len(place))
-    powers[1], known = place, 1
+    powers, known = place.new_empty(count, len(place)), 1
+    powers[0], powers[1] = 1, place
     while known < count - 1:
         more = min(known, count - 1 - known)
         torch.mul(powers[1 : 1 + more], powers[known], out=powers[known + 1 : known + 1 + more])

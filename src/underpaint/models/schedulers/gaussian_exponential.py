@@ -270,7 +270,7 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
         if is_flow(layout):  # other layouts take none, or only places on their own curve
             given["sigmas"], sigmas = sigmas, None
         given = {name: value for name, value in given.items() if value is not None}
-        unknown = given.keys() - inspect.signature(layout.set_timesteps).parameters
+        unknown = given and given.keys() - inspect.signature(layout.set_timesteps).parameters
         if unknown:
             raise ValueError(f"Levels laid by {a(type(layout).__name__)} take no {', '.join(sorted(unknown))}.")
         layout.set_timesteps(num_inference_steps, device=device, **given)
@@ -407,9 +407,12 @@ class GaussianExponentialScheduler(SchedulerMixin, ConfigMixin):  # type: ignore
             raise ValueError("Call set_timesteps before the first step.")
         refuse(others)
         index = step_index(self, timestep)
-        following = self.timesteps[index + 1 : index + 2].tolist()
-        if prev_timestep is not None and following != [float(prev_timestep)]:
-            raise ValueError(f"The next timestep here is {following or 'none'}, got prev_timestep = {prev_timestep}.")
+        if prev_timestep is not None:
+            following = self.timesteps[index + 1 : index + 2].tolist()
+            if following != [float(prev_timestep)]:
+                raise ValueError(
+                    f"The next timestep here is {following or 'none'}, got prev_timestep = {prev_timestep}."
+                )
         if index >= len(self.timesteps):
             raise ValueError(f"All {index} steps are made; call set_timesteps before the next run.")
         state = rows_of(self._underpaint_begin(sample, timestep), self.gaussian)

@@ -107,7 +107,7 @@ def scheduler_denoised(scheduler: Any, output: Tensor, x: Tensor, level: NoiseLe
             "nothing of a denoised image."
         )
     if family.preconditioned:
-        denoised: Tensor = scheduler.precondition_outputs(x, output, level.sigma.to(x))
+        denoised: Tensor = scheduler.precondition_outputs(x, output, float(level.sigma))
         return denoised
     kind = prediction_of(scheduler)
     if kind == "v":
