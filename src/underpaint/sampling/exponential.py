@@ -50,7 +50,7 @@ from .solvers import Draw, Solver, Step, anew
 
 _NODES = 24
 #: Variances times calls whose gains are asked for at once.
-_TOGETHER = 768
+_TOGETHER = 1 << 10
 #: In the place of an infinite log(sigma/alpha).
 _FAR = 300.0
 
