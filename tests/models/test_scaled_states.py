@@ -71,6 +71,11 @@ def test_guidance_that_counts_steps_is_refused_or_met_as_the_call_meets_it() -> 
     pipe, given = zoo.ZOO["lumina2"]()
     with pytest.raises(ValueError, match="Lumina2Pipeline answers the same state and time in another way"):
         up.load_model(pipe, **given, num_inference_steps=4, cfg_trunc_ratio=0.6)
+    counted = {**given, "num_inference_steps": 4, "cfg_trunc_ratio": 0.6}
+    network = up.load_model(pipe, **{**counted, "guidance_scale": 1.0}).network  # which leaves nothing out
+    states, times = torch.randn(1, *network.shape), torch.full((1,), 0.5)
+    with pytest.raises(ValueError, match="Lumina2Pipeline answers the same state and time in another way"):
+        network(states, times, None, 4.0)
     pipe, given = zoo.ZOO["hunyuan_image"]()
     case = abilities.Case(pipe, {**given, "num_inference_steps": 4})
     model, found = up.load_model(pipe, **case.given), up.record(pipe, **case.given, output_type="latent").trajectory
@@ -82,6 +87,8 @@ def test_guidance_that_counts_steps_is_refused_or_met_as_the_call_meets_it() -> 
 def test_a_call_of_one_step_is_looked_at_for_few() -> None:
     pipe, given = zoo.ZOO["prx"]()
     model = up.load_model(pipe, **given, num_inference_steps=1)
+    level = model.schedule.grid(2)[1]
+    model(torch.randn(1, model.dimension), level)
     assert model.network._sessions[1, None, None].left > 4000  # of the 4096 that its call is lengthened to
 
 

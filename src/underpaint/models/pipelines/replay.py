@@ -26,7 +26,7 @@ from ..networks.diffusers import batch_of, pair
 from ..schedulers.families import exploding_levels, family_of, flow_levels
 from ..schedulers.levels import prediction_of, runs_to_data, scheduler_denoised, told_levels
 from .decoding import Call, decoded
-from .held_call import LENGTH, Answers, Session
+from .held_call import LENGTH, Session
 from .outputs import Outputs
 from .record import starts_otherwise
 from .text_encoding import tokenizers_of
@@ -203,7 +203,6 @@ class Replay(torch.nn.Module):
         schedule: the one of its scheduler.
         shape: of one state.
         wide: whether it makes several results at once.
-        length: steps that its calls are lengthened to.
     """
 
     def __init__(self, call: Call) -> None:
@@ -211,8 +210,8 @@ class Replay(torch.nn.Module):
         modules = [part for part in vars(call.pipe).values() if isinstance(part, torch.nn.Module)]
         self.parts = torch.nn.ModuleList(modules)
         self._call, self._sessions, self._lock = call, OrderedDict[Any, Session](), Lock()
-        self.length = 0
-        first = self._session(1, None, None)
+        self._lengths: dict[float | None, int] = {}
+        first = Session(call, 1, 0)
         self.wide = call.rows_option is not None
         self.doubled = len(first.sample) == 2 and bool(torch.equal(first.sample[0], first.sample[1]))
         if len(first.sample) != 1 + self.doubled:
@@ -222,9 +221,10 @@ class Replay(torch.nn.Module):
         self.scheduler, self.sign = first.scheduler, first.sign
         self.schedule = live_schedule(self.scheduler)
         self._check(first)
+        self._length(None, None, first)
 
     def _check(self, first: Session) -> None:
-        """Raise unless the call answers its first state again as it did, and its times are understood."""
+        """Raise unless the call's times are understood, and it begins with the noise of its levels."""
         name, scheduler = type(self._call.pipe).__name__, self.scheduler
         levels, times = told_levels(scheduler), scheduler.timesteps.double()
         found = torch.tensor(
@@ -238,28 +238,33 @@ class Replay(torch.nn.Module):
         amiss = "" if first.index else starts_otherwise(scheduler, first.sample, levels[0])
         if amiss:
             raise ValueError(f"{amiss}, so the {name} has no denoiser at these levels.")
-        at = address(scheduler, self.schedule, levels[first.index])
-        if first.left < 2:  # steps to look at
-            self.close()
-            self.length = LENGTH
-            first = self._session(1, None, None)
-        first.ask(first.sample.flip(-1), first.timestep, at.sigma)
-        answers = first.steady(at.sigma, _LOOKED_AT if self.length else first.left)
-        if answers is None:
-            raise ValueError(
-                f"{name} answers the same state and time in another way at a later step: what it does depends on "
-                "the number of the step, or on steps before, and is no function of state and level."
-            )
-        if not self.length:
-            self._lengthen(at.sigma, answers)
 
-    def _lengthen(self, sigma: float | None, answers: Answers) -> None:
-        """Make calls of many steps, if the call does the same in one. Some count steps, and would come to others."""
-        self.close()
-        self.length = LENGTH
-        if self._session(1, None, None).steady(sigma, _LOOKED_AT, answers) is None:
-            self.close()
-            self.length = 0
+    def _length(self, prompt: str | None, guidance: float | None, first: Session | None = None) -> int:
+        """Steps that calls of a guidance scale are lengthened to: many, where one of many does what the call, held at
+        its ``first`` step, does at all of its own. Some count steps, and would come to others.
+
+        Raises:
+            ValueError: the call answers its first state in another way at a later step.
+        """
+        if guidance not in self._lengths:
+            first = first or Session(self._asked(prompt, guidance), 1, 0)
+            few = first.left < 2  # to look at
+            first = Session(self._asked(prompt, guidance), 1) if few else first
+            sigma = address(self.scheduler, self.schedule, told_levels(self.scheduler)[first.index]).sigma
+            first.ask(first.sample.flip(-1), first.timestep, sigma)
+            answers = first.steady(sigma, _LOOKED_AT if few else first.left)
+            if answers is None:
+                raise ValueError(
+                    f"{type(self._call.pipe).__name__} answers the same state and time in another way at a later step: "
+                    "what it does depends on the number of the step, or on steps before, and is no function of state "
+                    "and level."
+                )
+            long = first if few else Session(self._asked(prompt, guidance), 1)
+            fits = few or long.steady(sigma, _LOOKED_AT, answers) is not None
+            self._lengths[guidance] = LENGTH if fits else 0
+            if fits:
+                self._sessions[1, prompt, guidance] = long
+        return self._lengths[guidance]
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         self.close()
@@ -302,12 +307,12 @@ class Replay(torch.nn.Module):
 
     def _session(self, rows: int, prompt: str | None, guidance: float | None) -> Session:
         """The call for so many rows and this condition, held at a step; a few are kept."""
-        key = rows, prompt, guidance
+        key, length = (rows, prompt, guidance), self._length(prompt, guidance)
         session = self._sessions.pop(key, None)
         if session is not None and session.left < 1:
             session.close()
             session = None
-        session = session or Session(self._asked(prompt, guidance), rows, self.length)
+        session = session or Session(self._asked(prompt, guidance), rows, length)
         self._sessions[key] = session
         if len(self._sessions) > _KEPT:
             self._sessions.popitem(last=False)[1].close()
