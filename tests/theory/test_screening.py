@@ -80,6 +80,28 @@ def test_at_low_noise_few_patches_are_read(halves: bool, normal, read: list[floa
     assert min(read) == 1.0
 
 
+def test_all_coordinates_in_bfloat16_leave_fewer_patches_than_a_few_in_float32(
+    normal, read: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    points, fresh = smooth(normal, 160), smooth(normal, 4, 1)
+    x, shares = fresh + 0.2 * normal(4, 144, seed=2).float(), []
+    for halves in (False, True):
+        monkeypatch.setattr(screening, "multiplies_halves", lambda device, halves=halves: halves)
+        read.clear()
+        LocalCloud.patches(points, SHAPE, 5, error=1e-3)(x, EDM()(0.2))
+        shares.append(sum(read) / len(read))
+    assert shares[1] < 0.8 * shares[0]
+
+
+def test_where_some_patches_say_that_most_matter_none_is_bounded(
+    halves: bool, normal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screening, "_within_reach", lambda *_: pytest.fail("no bound is needed"))
+    points, x = smooth(normal, 160), 30 * normal(4, 144, seed=2).float()
+    found = LocalCloud.patches(points, SHAPE, 5, error=1e-3)(x, EDM()(30.0))
+    assert relative(found, LocalCloud.patches(points, SHAPE, 5)(x, EDM()(30.0))) <= 1e-5
+
+
 def test_every_patch_below_its_bound(halves: bool, normal) -> None:
     """z.p of any two rows, which are no patches, and a bound that is close where both lie in few directions."""
     for size, count in ((4, 30), (30, 50), (300, 400)):

@@ -14,7 +14,7 @@ from .shadows import multiplies_halves
 from .softmax import SoftmaxMean
 
 #: No more leading coordinates of a patch than these bound its log-weight, in bfloat16, and no more are known in all.
-_MOST, _HALVED, _KNOWN = 24, 64, 256
+_MOST, _HALVED, _KNOWN = 24, 128, 256
 #: Patches are bounded again, more finely, where more than one in so many are left by coarse bounds.
 _REFINED = 16
 #: So many patches are weighed before all others, where they are small.
@@ -22,7 +22,7 @@ _ASKED = 512
 #: Half an ulp of bfloat16 for each factor of a product, and a little for the product of these and for their bound.
 _ROUNDED = 2.1 * 2**-8
 #: Patches that are weighed together, queries that are bounded together, and bounds that stay in the cache of a CPU.
-_CACHED, _TEAM, _BOUNDED = 4096, 512, 1 << 19
+_CACHED, _TEAM, _BOUNDED = 4096, 1024, 1 << 20
 #: Coordinates by which queries are seen to be alike.
 _ALIKE = 8
 #: Whether one of some numbers is positive is told by the signs of the same bits as integers, which are quicker.
