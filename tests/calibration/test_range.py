@@ -179,3 +179,10 @@ def test_the_command_takes_several_weights(tmp_path: Path) -> None:
     assert run.exit_code == 0, run.output
     run = CliRunner().invoke(app, ["calibrate", "cifar10", *asked_for[:4], "--seeds", "0-2", *weights])
     assert "4 cases to fit to" in str(run.exception)
+
+
+def test_where_seeds_are_few_one_for_all_is_nearer_on_others() -> None:
+    turn = in_turn([asked(w) for w in WEIGHTS])
+    few = calibrate(turn, GAUSSIAN, SCHEDULE, (5,), range(3), HELD, fine=60, effort=0)
+    assert not few.ranged
+    assert few.fitted_for.guidance == WEIGHTS
