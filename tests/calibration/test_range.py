@@ -183,6 +183,6 @@ def test_the_command_takes_several_weights(tmp_path: Path) -> None:
 
 def test_where_seeds_are_few_one_for_all_is_nearer_on_others() -> None:
     turn = in_turn([asked(w) for w in WEIGHTS])
-    few = calibrate(turn, GAUSSIAN, SCHEDULE, (5,), range(3), HELD, fine=60, effort=0)
-    assert not few.ranged
+    few = calibrate(turn, GAUSSIAN, SCHEDULE, (5,), range(6), HELD, fine=60, effort=0)
+    assert (few.plan(5).jumps, few.ranged) == (True, False)
     assert few.fitted_for.guidance == WEIGHTS
