@@ -54,6 +54,11 @@ def test_the_levels_stay_those_of_edm_where_what_is_left_of_the_grid_is_below_si
     assert bool((seen.trajectory.level.alpha == 1).all())
 
 
+def test_a_scheduler_of_flows_that_has_laid_no_levels_is_one_of_shares_of_noise() -> None:
+    """MiniMax' keeps no sigmas before it lays them."""
+    assert up.spectrum(diffusers.MiniMaxH3Scheduler(), 4, [1.0]).steps == 4
+
+
 def test_noise_of_another_size_than_the_levels_say_is_told_and_never_taken_for_theirs() -> None:
     pipe, given = zoo.ZOO["prx_pixel"]()  # its noise is twice as large
     with pytest.warns(UserWarning, match=r"starts from states of mean square 4.*, where noise .* has 1: the noise in"):

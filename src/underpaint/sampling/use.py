@@ -172,7 +172,8 @@ def in_turn(denoisers: Sequence[Denoiser], seeds: Sequence[int] | None = None) -
     Examples:
         >>> import torch
         >>> import underpaint as up
-        >>> near, far = (up.Gaussian.isotropic(torch.full((1,), mean), variance=0.0) for mean in (1.0, 9.0))
+        >>> means = torch.ones(1), torch.full((1,), 9.0)
+        >>> near, far = (up.Gaussian.isotropic(mean, variance=0.0) for mean in means)
         >>> up.in_turn([near, far])(torch.zeros(3, 1), up.EDM().grid(2)[0]).flatten()
         tensor([1., 9., 1.])
     """

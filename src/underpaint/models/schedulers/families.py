@@ -139,7 +139,8 @@ def _beyond_one(scheduler: Any) -> bool:
     """Whether the grid of a scheduler of flows begins above sigma = 1, also where what is left of it does not."""
     config = scheduler.config
     spaced = any(config.get(f"use_{kind}_sigmas") for kind in ("karras", "exponential", "beta"))
-    highest = float(torch.as_tensor(scheduler.sigmas).max()) if len(scheduler.sigmas) else 0.0
+    laid = scheduler.sigmas is not None and len(scheduler.sigmas) > 0
+    highest = float(torch.as_tensor(scheduler.sigmas).max()) if laid else 0.0
     return max(highest, float((spaced and config.get("sigma_max")) or 0.0)) > 1.001
 
 
