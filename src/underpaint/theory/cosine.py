@@ -125,14 +125,15 @@ class CosineBasis:
     def __rmatmul__(self, rows: Tensor) -> Tensor:
         channels = self.mix.shape[-1]
         if self.transposed:
-            mixed = self._turned(rows[..., self._inverse], back=True).unflatten(-1, (-1, channels))
+            assert self._inverse is not None  # made with the basis
+            mixed = self._turned(rows.index_select(-1, self._inverse), back=True).unflatten(-1, (-1, channels))
             spectrum = torch.einsum("...fk,fck->...cf", mixed, self.mix)
             del mixed  # each of these is as large as the rows
             return cosine_transform(spectrum.unflatten(-1, self.size), inverse=True).flatten(-3)
         spectrum = cosine_transform(rows.unflatten(-1, (channels, *self.size))).flatten(-2)
         mixed = torch.einsum("...cf,fck->...fk", spectrum, self.mix).flatten(-2)
         del spectrum
-        return self._turned(mixed)[..., self.order]
+        return self._turned(mixed).index_select(-1, self.order)
 
     def _turned(self, coordinates: Tensor, back: bool = False) -> Tensor:
         """Coordinates [..., D], frequency by frequency, those of the lowest rotated in place, or rotated back."""
