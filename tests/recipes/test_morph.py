@@ -145,16 +145,7 @@ def test_what_is_no_end_is_refused(pixels: Sampler, ends: tuple[str, str], words
 
 
 def test_settings_are_checked():
-    for change, words in (
-        ({"paths": ("curvy",)}, "Paths are some of"),
-        ({"points": 2}, "pictures of a path"),
-        (
-            {"paths": ("straight", "minimum-energy"), "walkers": 3},
-            "walkers is not read by paths of the kinds straight, m",
-        ),
-        ({"paths": ("straight", "noise"), "rounds": 2}, "rounds is not read by paths of the kinds straight, noise"),
-        ({"paths": ("noise",), "begin": 3.0}, "begin is not read by paths of the kinds noise; leave it out"),
-    ):
+    for change, words in (({"paths": ("curvy",)}, "Paths are some of"), ({"points": 2}, "pictures of a path")):
         with pytest.raises(ValueError, match=words):
             MorphSettings(**change)
 

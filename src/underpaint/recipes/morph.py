@@ -91,11 +91,6 @@ class MorphSettings:
         if unknown or not self.paths or len(set(self.paths)) < len(self.paths):
             what = ", ".join(map(shown, self.paths)) or "none"
             raise ValueError(f"Paths are some of {', '.join(KINDS)}, each once; got {what}.")
-        pulled = {"rounds": ROUNDS, "levels": LEVELS, "begin": None}
-        idle = {} if {"minimum-energy", "principal"} & {*self.paths} else pulled
-        idle |= {} if "principal" in self.paths else {"walkers": WALKERS}
-        for name in (name for name, usual in idle.items() if getattr(self, name) != usual):
-            raise ValueError(f"{name} is not read by paths of the kinds {', '.join(self.paths)}; leave it out.")
         integer(self.points, "number of pictures of a path", 3, 1001)
         integer(self.levels, "number of levels", 2, 10_000)
         integer(self.rounds, "number of rounds", 1, 10_000)

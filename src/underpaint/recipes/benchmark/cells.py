@@ -115,10 +115,6 @@ class Settings:
             for name in given:
                 if name not in known:
                     raise ValueError(f"There is no {kind} {shown(name)} to compare; choose from {', '.join(known)}.")
-        if not self.samples and self.own != Settings.own:
-            raise ValueError(
-                f"The network's own images are for Fréchet distances; give samples, too, or leave out own = {self.own}."
-            )
         if self.own < 2:
             raise ValueError(f"The network's own images need at least 2 steps, got {self.own}.")
         if self.samples and self.own <= max(self.calls):
