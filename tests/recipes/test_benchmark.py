@@ -572,12 +572,6 @@ def test_bad_workbenches_get_a_sentence(tmp_path: Path) -> None:
         ),
         (Request(), Settings(solvers=("exponential",)), {}, "compared with peers; give one of DDIM"),
         (Request(), Settings(), {"calibration": tmp_path / "plans.json"}, "has used seed 2005"),
-        (
-            Request(),
-            Settings(solvers=("DDIM",)),
-            {"calibration": tmp_path / "plans.json"},
-            "Plans or rules are given, and calibrated is not among the solvers",
-        ),
         (Request(conditions=(3, "a boot")), Settings(), {}, "takes no prompts, got 'a boot'"),
         (Request(conditions=(3,)), Settings(samples=4), {}, "Nothing judges images of class 3"),
         (Request(), Settings(samples=4), {"reference": tmp_path / "other.npz"}, "of the features 'other'"),

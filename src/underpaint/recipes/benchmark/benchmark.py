@@ -165,9 +165,6 @@ def _check(workbench: Workbench) -> None:
     lacking = [name for name in settings.solvers if name not in workbench.families]
     if LEARNED in lacking:
         raise ValueError("learned needs the rules of benchmarks/learned.py; give --learned FILE.")
-    for given, family in ((plans, "calibrated"), (workbench.learned, LEARNED)):
-        if given is not None and family not in workbench.families:
-            raise ValueError(f"Plans or rules are given, and {family} is not among the solvers; name it, too.")
     if lacking and workbench.gaussian is not None:
         raise ValueError(f"{', '.join(lacking)} needs the plans of `underpaint calibrate`; give --calibration FILE.")
     if lacking or (plans is not None and everything is None):
