@@ -67,7 +67,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         number(self.minutes, "minutes of a training", 0, 1e6)
-        positive(self.rate, "highest learning rate")
+        number(self.rate, "highest learning rate", 0, 1e6)
         positive(self.width, "width of the average")
         integer(self.batch, "examples of a step", 1, 1_000_000)
         integer(self.workers, "number of workers", 1, self.batch)
