@@ -22,14 +22,14 @@ from .pictures import show
 from .retrieval import image_inch
 from .style import ACCENT, COLOURS, QUIET, band, new_figure, styled
 
-#: Peers in cool colours, ours in warm ones.
+#: Peers in cool colours, ours in warm ones, what was learned in red.
 _COLOURS = {
     "DDIM": QUIET,
     "DPM-Solver++": "#3f63c8",
     "UniPC": "#2a8c82",
     "DEIS": "#8ea4e0",
     "Heun": COLOURS["network"],
-    "learned": "#8a5fa8",
+    "learned": "#c0392b",
     "exponential": "#e0a040",
     "teleported": COLOURS["Gaussian"],
     "calibrated": ACCENT,
