@@ -131,17 +131,7 @@ def test_the_commands_hand_on_what_is_given(monkeypatch: pytest.MonkeyPatch, tmp
         raise ValueError("enough")
 
     monkeypatch.setattr(module, "load_model_and_data", loader)
-    options = [
-        "--data",
-        "d",
-        "--split",
-        "test",
-        "--column",
-        "depth",
-        "--gaussian",
-        "g.safetensors",
-        "--no-labels",
-        "--quiet",
-    ]
-    CliRunner().invoke(app, [name, *options, "--out", str(tmp_path)])
-    assert seen == [Sources("fashion-mnist", "d", "test", "depth", False, "g.safetensors")]
+    statistics = None if name == "retrieve" else "g.safetensors"  # which looks at the data alone
+    options = ["--data", "d", "--split", "test", "--column", "depth", "--no-labels", "--quiet", "--out", str(tmp_path)]
+    CliRunner().invoke(app, [name, *options, *([] if statistics is None else ["--gaussian", statistics])])
+    assert seen == [Sources("fashion-mnist", "d", "test", "depth", False, statistics)]
