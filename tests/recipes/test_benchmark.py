@@ -304,7 +304,7 @@ def test_work_is_dealt_by_cell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 SCRIPT = """
 import json, sys
 from pathlib import Path
-from test_bench import rows, workbench
+from test_benchmark import rows, workbench
 from underpaint.recipes.benchmark.benchmark import bench
 
 result = bench(workbench(Path(sys.argv[1]) / "cells"))
@@ -317,7 +317,7 @@ if result is not None:
 def test_any_number_of_processes_finds_the_same(tmp_path: Path) -> None:
     (tmp_path / "run.py").write_text(SCRIPT)
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE")}
-    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     for processes in (1, 2):
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
         place = tmp_path / str(processes)
