@@ -126,6 +126,12 @@ def runnable(words: Sequence[str]) -> list[str]:
     return first + [str(ROOT / word) if word.startswith("benchmarks/") else word for word in words[1:]]
 
 
+def run(words: Sequence[str], folder: Path) -> None:
+    """Run a command in a folder; what it says of its own mistakes is enough, and its exit code is ours."""
+    if code := subprocess.run(words, cwd=folder, check=False).returncode:
+        raise SystemExit(code)
+
+
 def due(folder: Path, commands: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
     """The commands whose results a folder does not hold."""
     for words in commands:
@@ -147,10 +153,9 @@ def main() -> None:
             print(f"cd {folder}; {shlex.join(words)}", file=sys.stdout if asked.print else sys.stderr, flush=True)
             if not asked.print:
                 folder.mkdir(parents=True, exist_ok=True)
-                subprocess.run(runnable(words), cwd=folder, check=True)
+                run(runnable(words), folder)
         if asked.run and not asked.print:
-            store = [sys.executable, str(ROOT / "docs" / "hooks" / "results.py"), f"{folder}/bench/results.json"]
-            subprocess.run(store, check=True)
+            run([sys.executable, str(ROOT / "docs" / "hooks" / "results.py"), "bench/results.json"], folder)
     if asked.print:
         return
     found = table()

@@ -82,3 +82,11 @@ def test_all_stored_tables_say_how_they_are_measured(few_calls: ModuleType) -> N
         *makers, bench = few_calls.Stored.read(name).commands
         assert bench[:2] == ["underpaint", "bench"]
         assert {words[words.index("--out") + 1] for words in makers} <= set(bench)
+
+
+def test_a_command_that_fails_ends_the_run_with_its_code(few_calls: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        few_calls.run([sys.executable, "-c", "raise SystemExit(2)"], tmp_path)
+    assert ended.value.code == 2
+    few_calls.run([sys.executable, "-c", "open('made', 'w').close()"], tmp_path)
+    assert (tmp_path / "made").exists()

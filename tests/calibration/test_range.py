@@ -125,6 +125,8 @@ def test_a_weight_has_to_be_known(plans: Calibration) -> None:
         plans.plan(5).after_jump(GAUSSIAN)
     with pytest.raises(ValueError, match="guidance of a plan"):
         plans.plan(5).at(0.0)
+    with pytest.raises(ValueError, match="guidance of a plan"):
+        plans.at("3")  # type: ignore[arg-type]
 
 
 def test_what_a_range_cannot_be_is_refused_before_anything_is_solved() -> None:
@@ -186,3 +188,19 @@ def test_where_seeds_are_few_one_for_all_is_nearer_on_others() -> None:
     few = calibrate(turn, GAUSSIAN, SCHEDULE, (5,), range(6), HELD, fine=60, effort=0)
     assert (few.plan(5).jumps, few.ranged) == (True, False)
     assert few.fitted_for.guidance == WEIGHTS
+
+
+def test_what_a_use_takes_to_tell_is_asked_for_once_in_a_fit() -> None:
+    """To tell it takes a look at all weights of a network, and a plan is held against dozens of solvers."""
+    asked_for = []
+
+    def told(weight: float) -> up.Denoiser:
+        def use() -> Use:
+            asked_for.append(weight)
+            return Use(guidance=(weight,))
+
+        return Knowing(up.guide(GAUSSIAN, PART, weight), use)
+
+    turn = in_turn([told(2.0), told(2.0)])
+    calibrate(turn, GAUSSIAN, SCHEDULE, (3,), range(4), HELD, fine=20, effort=4)
+    assert len(asked_for) <= 8

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..noise import NoiseLevel
 from ..sampling.fitted import LOOK_BACK, TERMS, Plan, Seen, combine, flown, step_terms
-from ..sampling.use import InTurn
+from ..sampling.use import guidance_of
 from ..theory.denoiser import Denoiser
 from ..theory.gaussian import Gaussian
 from .solution import FineSolution, distances
@@ -58,7 +58,7 @@ class Fit:
     def __init__(self, denoise: Denoiser, gaussian: Gaussian, fine: FineSolution, ranged: bool = True) -> None:
         self.denoise, self.gaussian, self.fine = denoise, gaussian, fine
         self.covariance, self.calls = gaussian.covariance, 0
-        weights = denoise.guidance(len(fine.seeds)) if ranged and isinstance(denoise, InTurn) else None
+        weights = guidance_of(denoise, len(fine.seeds)) if ranged else None
         self.lean = None if weights is None else weights.log().unsqueeze(1)
 
     def run(self, path: tuple[int, ...], known: Run | None = None) -> Run:

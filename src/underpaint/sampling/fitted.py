@@ -339,8 +339,9 @@ class Calibration:
         """
         if not self.ranged:
             return self
-        known = self.fitted_for.guidance or (number(guidance, "guidance of a plan", 1e-6, 1e6),)
-        weight = min(max(guidance, min(known)), max(known))
+        given = number(guidance, "guidance of a plan", -1e6, 1e6)
+        known = self.fitted_for.guidance or (given,)
+        weight = min(max(given, min(known)), max(known))
         about = self.about | {"for": self.fitted_for.known | {"guidance": [weight]}}
         return Calibration(tuple(plan.at(weight) for plan in self.plans), about)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -144,11 +145,16 @@ class InTurn:
     def guidance(self, rows: int) -> Tensor | None:
         """The weight of guidance of each of so many rows, float64 [rows]; None where all that is known is one, or
         nothing."""
+        return None if self._weights is None else self._weights[self._numbers(rows)]
+
+    @cached_property
+    def _weights(self) -> Tensor | None:
+        """That of each denoiser. Asked once: to tell a use takes a look at all weights of a network."""
         told = [use_of(one).guidance for one in self.denoisers]
         known = [weights[0] for weights in told if weights is not None and len(weights) == 1]
         if len({*known}) < 2 or len(known) < len(told):
             return None
-        return torch.tensor(known, dtype=torch.float64)[self._numbers(rows)]
+        return torch.tensor(known, dtype=torch.float64)
 
     def only(self, rows: Tensor, of: int) -> InTurn:
         """That of some rows [.] of a batch of so many: of the denoisers that these go to."""
@@ -182,11 +188,15 @@ def in_turn(denoisers: Sequence[Denoiser], seeds: Sequence[int] | None = None) -
     return denoisers[0] if len(denoisers) == 1 else InTurn(tuple(denoisers), None if seeds is None else tuple(seeds))
 
 
-def by_guidance(denoise: Denoiser, rows: int) -> list[tuple[Tensor, Denoiser]]:
-    """Of so many rows those of each weight of guidance [.], and their denoiser."""
-    weights = denoise.guidance(rows) if isinstance(denoise, InTurn) else None
-    if weights is None or not isinstance(denoise, InTurn):
-        return [(torch.arange(rows), denoise)]
+def guidance_of(denoise: Denoiser, rows: int) -> Tensor | None:
+    """The weight of guidance of each of so many rows, float64 [rows], of denoisers in turn that have several."""
+    return denoise.guidance(rows) if isinstance(denoise, InTurn) else None
+
+
+def by_guidance(denoise: Denoiser, rows: int) -> list[tuple[Tensor | slice, Denoiser]]:
+    """Of so many rows those of each weight of guidance [.], and their denoiser; all of them where there is but one."""
+    if (weights := guidance_of(denoise, rows)) is None or not isinstance(denoise, InTurn):
+        return [(slice(None), denoise)]
     parts = [(weights == weight).nonzero().flatten() for weight in weights.unique()]
     return [(part, denoise.only(part, rows)) for part in parts]
 
