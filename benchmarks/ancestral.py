@@ -25,12 +25,14 @@ from typing import Any
 
 import diffusers
 import torch
-from pages import put
+from pages import check_page, put
 from torch import Tensor
 
 import underpaint as up
 from underpaint import assets
+from underpaint.bounds import MOST_ITEMS, MOST_STEPS, check_options
 from underpaint.cli.base import in_a_sentence
+from underpaint.files import check_targets
 from underpaint.metrics.features import FeatureSet
 from underpaint.metrics.frechet import Statistics, frechet_distance, sampling_floor
 from underpaint.models.fingerprint import fingerprint
@@ -129,7 +131,7 @@ class Bench:
         model, gaussian = up.load_model(name), up.load_gaussian(name)
         features, reference, _ = find_quality_measures(assets.folder(str(model.notes.get("data"))))
         if features is None or reference is None:
-            raise SystemExit(f"The box has nothing that judges images of {name}; give fashion-mnist or emoji-scenes.")
+            raise ValueError(f"The box has nothing that judges images of {name}; give fashion-mnist or emoji-scenes.")
         settings = {"weights": fingerprint(model), "diffusers": diffusers.__version__, "features": features.name}
         return Bench(model, gaussian, features, reference, Parts(folder / name, settings, (Judged,)))
 
@@ -235,7 +237,8 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.errors:
         if asked.model != "fashion-mnist":
-            parser.error(f"--errors is for fashion-mnist, whose states are the images of its data; got {asked.model}")
+            words = "--errors is for fashion-mnist, whose states are the images of its data; got"
+            raise ValueError(f"{words} {asked.model}.")
         errors(up.load_model(asked.model), up.load_gaussian(asked.model))
         return
     for name in asked.grids:
@@ -243,10 +246,14 @@ def main() -> None:
             raise ValueError(f"There is no grid {name!r} here; choose from {', '.join(GRIDS)}.")
     if not _named({**PEERS, **OURS}, asked.only):
         raise ValueError(f"No sampler is called like {asked.only}; choose from {', '.join((*PEERS, *OURS))}.")
+    check_options(vars(asked), calls=(1, MOST_STEPS), samples=(2, MOST_ITEMS), tuning=(2, MOST_ITEMS))
+    marks = f"<!-- stochastic steps of {asked.model} -->", "<!-- end of these steps -->"
+    check_page(asked.write, marks)
+    check_targets(asked.out / asked.model / "first.safetensors")
     found = table(Bench.of(asked.model, asked.out), asked)
     print(found)
     if asked.write is not None:
-        put(found, asked.write, (f"<!-- stochastic steps of {asked.model} -->", "<!-- end of these steps -->"))
+        put(found, asked.write, marks)
 
 
 if __name__ == "__main__":

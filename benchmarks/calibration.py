@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from underpaint.bounds import integer
+from underpaint.bounds import MOST_ITEMS, MOST_STEPS, check_options, integer
 from underpaint.calibration.calibrate import _for_refining, seeds_to_search
 from underpaint.calibration.fit import Fit, Run
 from underpaint.calibration.levels import shortest_path, step_losses
@@ -29,6 +29,9 @@ from underpaint.recipes.shared.request import Request, cases, find_denoiser, pre
 from underpaint.sampling.use import in_turn
 
 Row = tuple[str, int, Tensor]
+#: Seeds by which a fit is judged; those to fit to are below them, and held-out ones above.
+JUDGE = range(1000, 1016)
+HELD_OUT = 2000
 
 
 def fitted(
@@ -84,11 +87,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(integer(args.threads, "number of threads", 1, 1024))
+    check_options(vars(args), fine=(8, MOST_STEPS), effort=(0, MOST_ITEMS))
+    check_options(vars(args), calls=(2, args.fine - 2), seeds=(1, JUDGE.start), held_out=(1, MOST_ITEMS))
     request = Request(args.model, tuple(args.prompt), (args.guidance,), seeds=tuple(range(args.seeds)))
     sampler = prepare(request)
     model, gaussian = sampler.model, sampler.theory.everything
+    if gaussian is None:
+        raise ValueError(f"The Gaussian of the data of {args.model} is not known; give a model whose folder holds it.")
     denoise = in_turn([find_denoiser(model, case) for case in cases(request, model)])
-    sets = (range(args.seeds), range(1000, 1016), range(2000, 2000 + args.held_out))
+    sets = (range(args.seeds), JUDGE, range(HELD_OUT, HELD_OUT + args.held_out))
     solutions = [solve_finely(denoise, gaussian, model.schedule, seeds, args.fine) for seeds in sets]
     known = precision(denoise, gaussian, model.schedule, solutions[0])
     losses = step_losses(solutions[0], gaussian.covariance, min(args.calls))

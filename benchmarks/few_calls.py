@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from pages import put
+from pages import check_page, put
 
 from underpaint.cli.base import in_a_sentence
 
@@ -147,6 +147,7 @@ def main() -> None:
     parser.add_argument("--print", action="store_true", help="show the commands, and run none")
     parser.add_argument("--write", type=Path, help="a page with the marks of the table")
     asked = parser.parse_args()
+    check_page(asked.write, MARKS)
     for name in asked.only if asked.run or asked.print else ():
         folder = (asked.run or Path("build/few-calls")) / name
         for words in due(folder, Stored.read(name).commands):

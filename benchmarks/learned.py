@@ -30,15 +30,16 @@ import torch
 from torch import Tensor
 
 import underpaint as up
-from underpaint.bounds import integer
+from underpaint.bounds import MOST_STEPS, check_options, integer
 from underpaint.cli.base import in_a_sentence, parse_seeds
+from underpaint.files import check_targets
 from underpaint.models.fingerprint import fingerprint
 from underpaint.models.schedulers.peers import grids, lay, peer
 from underpaint.noise import NoiseLevel, Schedule
 from underpaint.recipes.benchmark.benchmark import bootstrap_ratio
 from underpaint.recipes.shared.checkpoints import Parts, drop_parts
 from underpaint.recipes.shared.request import Request, Sampler, cases, find_denoiser, prepare
-from underpaint.sampling.fitted import read_calibration
+from underpaint.sampling.fitted import Calibration, read_calibration
 from underpaint.sampling.linear import LearnedRules, LinearRule, linear_rule, write_rules
 from underpaint.sampling.solvers import ddim_step
 from underpaint.sampling.use import in_turn
@@ -353,17 +354,19 @@ def learn(
 def main() -> None:
     args = _arguments()
     torch.set_num_threads(integer(args.threads, "number of threads", 1, 1024))
-    for calls in args.calls:
-        integer(calls, "number of calls", 1, args.fine - 1)
-    if args.calibration:
-        read_calibration(args.calibration)  # a mistake in it shows before the work
-    sampler, denoisers, about = _asked(args)
+    check_options(vars(args), fine=(2, MOST_STEPS), rounds=(0, MOST_STEPS))
+    check_options(vars(args), calls=(1, args.fine - 1))
+    folder = args.out.with_name(f"{args.out.name}.part")
+    check_targets(args.out, folder / "first.safetensors")
     sets = {name: parse_seeds(getattr(args, name)) for name in ("seeds", "judge", "held_out")}
     if len({seed for seeds in sets.values() for seed in seeds}) < sum(map(len, sets.values())):
-        raise SystemExit("Give other seeds to fit to, to judge on and to hold out.")
+        raise ValueError("Give other seeds to fit to, to judge on and to hold out.")
+    plans = read_calibration(args.calibration) if args.calibration else None
+    sampler, denoisers, about = _asked(args)
+    if plans is not None:  # a mistake in them shows before the work
+        check_plans(plans, sampler, sets["held_out"])
     about |= {name: list(seeds) for name, seeds in sets.items()} | {"fine": args.fine, "rounds": args.rounds}
     about["tried"] = list(args.forms)
-    folder = args.out.with_name(f"{args.out.name}.part")
     folder.mkdir(parents=True, exist_ok=True)
     keep = Parts(folder, about, (NoiseLevel, LinearRule, Plain))
     problems = [_posed(sampler.model, denoisers, seeds, args.fine, name, keep) for name, seeds in sets.items()]
@@ -373,8 +376,8 @@ def main() -> None:
     about["forms"] = {str(calls): form for calls, form in chosen.items()}
     write_rules(args.out, LearnedRules(tuple(rules[calls][form] for calls, form in chosen.items()), about))
     found = {calls: {name: run(held, rule).errors for name, rule in of.items()} for calls, of in rules.items()}
-    if args.calibration:
-        for calls, errors in calibrated(args.calibration, sampler, held, sets["held_out"], args.calls).items():
+    if plans is not None:
+        for calls, errors in calibrated(plans, sampler, held, sets["held_out"], args.calls).items():
             found[calls]["calibrated"] = errors
     drop_parts(folder)
     numbers = {calls: {name: errors.tolist() for name, errors in of.items()} for calls, of in found.items()}
@@ -422,15 +425,25 @@ def _learned(problems: Sequence[Problem], calls: int, args: argparse.Namespace, 
     return rules
 
 
-def calibrated(
-    path: Path, sampler: Sampler, held: Problem, seeds: Sequence[int], calls: Sequence[int]
-) -> dict[int, Tensor]:
-    """Errors of a calibration's plans on the held-out seeds."""
-    plans, gaussian = read_calibration(path), sampler.theory.everything
+def check_plans(plans: Calibration, sampler: Sampler, seeds: Sequence[int]) -> None:
+    """Refuse plans that these held-out seeds cannot judge, or that were made with other statistics.
+
+    Raises:
+        ValueError: the plans have used one of the seeds, or their Gaussian is not the model's.
+    """
     used = {*plans.about.get("seeds", ()), *plans.about.get("held_out", ())} & set(seeds)
     if used:
-        raise SystemExit(f"The calibration has used seed {min(used)}; give other --held-out.")
-    found = {}
+        raise ValueError(f"The calibration has used seed {min(used)}; give other --held-out.")
+    if sampler.theory.everything is None:
+        raise ValueError(f"Plans need the Gaussian of the data of {sampler.model.name}; give it by --gaussian.")
+    plans.check(sampler.theory.everything)
+
+
+def calibrated(
+    plans: Calibration, sampler: Sampler, held: Problem, seeds: Sequence[int], calls: Sequence[int]
+) -> dict[int, Tensor]:
+    """Errors of a calibration's plans on the held-out seeds."""
+    gaussian, found = sampler.theory.everything, {}
     for count in {plan.calls for plan in plans.plans} & set(calls):
         solver, level = plans.solver(gaussian, count)
         x = up.initial_noise(seeds, gaussian.dimension, level[0])

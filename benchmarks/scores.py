@@ -33,7 +33,9 @@ from timing import once, seconds
 from torch import Tensor
 
 import underpaint as up
+from underpaint.bounds import check_options
 from underpaint.cli.base import in_a_sentence
+from underpaint.files import check_targets
 from underpaint.theory.cloud import as_rows
 from underpaint.theory.covariance import Covariance
 from underpaint.theory.local import LocalCloud
@@ -326,6 +328,9 @@ def main() -> None:
         "--only", choices=("exact", "pruned", "certain", "windows", "growth", "mixtures"), action="append"
     )
     args = parser.parse_args()
+    check_options(vars(args), batch=(1, 10_000), dimension=(128, 10**6), known=(51, 60_000), turns=(2, 10_000))
+    check_options(vars(args), points=(2 * args.batch, 10**8), take=(1, 10**8))
+    check_targets(*([args.picture] if args.picture else []))
     torch.manual_seed(0)
     a = torch.randn(2048, 2048)
     rate, threads = 2 * 2048**3 / seconds(lambda: a @ a) / 1e9, torch.get_num_threads()

@@ -15,9 +15,12 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 import underpaint as up
+from underpaint.bounds import check_options
 from underpaint.cli.base import in_a_sentence
 
 _LEVELS = (2.0, 0.5, 0.2, 0.1)
+#: Images that are held out.
+FRESH = range(9000, 10_000)
 
 
 def judged(gaussian: up.Gaussian, fresh: Tensor) -> str:
@@ -40,8 +43,11 @@ def main() -> None:
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--counts", type=int, nargs="+", default=[50, 300, 700, 5000])
     args = parser.parse_args()
+    check_options(vars(args), counts=(2, FRESH.start))
     rows = up.load_data(args.data).rows().double()
-    fresh = rows[9000:10000]
+    if len(rows) < FRESH.stop:
+        raise ValueError(f"{args.data} has {len(rows):,} images; expected {FRESH.stop:,} or more.")
+    fresh = rows[FRESH.start : FRESH.stop]
     print(f"| N | eigenvalues | log density | {' | '.join(f'σ = {sigma:g}' for sigma in _LEVELS)} |")
     for count in args.counts:
         few = rows[:count]

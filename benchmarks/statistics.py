@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from timing import seconds
 
+from underpaint.bounds import number
 from underpaint.cli.base import in_a_sentence
 from underpaint.data.datasets import load_data
 from underpaint.data.sources import open_source
@@ -180,6 +181,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="for each timing")
     parser.add_argument("--only", choices=("memory", "speed", "exactness", "likeness"), help="this part alone")
     args = parser.parse_args()
+    number(args.seconds, "--seconds", 0, 10_000)
     print(f"{torch.get_num_threads()} threads\n")
     parts = {
         "memory": memory,

@@ -24,7 +24,7 @@ from timing import seconds
 from torch import Tensor
 
 import underpaint as up
-from underpaint.bounds import integer
+from underpaint.bounds import check_options, integer
 from underpaint.cli.base import in_a_sentence
 from underpaint.devices import find_device
 from underpaint.sampling.exponential import named_exponential
@@ -51,6 +51,20 @@ def gaussian_of(dimension: int, basis: str, device: str) -> up.Gaussian:
         q = torch.linalg.qr(torch.randn(dimension, rank, generator=generator)).Q
         covariance = up.Covariance(30 / torch.arange(1, rank + 1, dtype=torch.float64), q, residual=0.01)
     return up.Gaussian(torch.zeros(dimension), covariance).to(device)
+
+
+def check_size(dimension: int, basis: str) -> None:
+    """Refuse a dimension that a basis cannot be of.
+
+    Raises:
+        ValueError: cosines are asked for and it is not four squares, or it has fewer coordinates than directions.
+    """
+    cosines = basis in ("stationary", "usual")
+    if cosines and dimension != 4 * math.isqrt(dimension // 4) ** 2:
+        raise ValueError(f"A {basis} basis is of four channels of a square, such as 16,384 numbers; got {dimension:,}.")
+    least = LOW if basis == "usual" else 4 if cosines else integer(int(basis), "number of directions", 1, 10**9)
+    if dimension < least:
+        raise ValueError(f"A basis of {least:,} directions needs as many numbers at least; got {dimension:,}.")
 
 
 def solvers(gaussian: up.Gaussian) -> dict[str, Solver]:
@@ -157,11 +171,12 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     torch.set_num_threads(integer(args.threads, "number of threads", 1, 1024))
+    check_options(vars(args), rows=(1, 10**6), repeats=(1, 10**6), dimensions=(4, 10**9))
     for basis in args.bases:
         if basis not in ("stationary", "usual") and not basis.isdecimal():
             raise ValueError(f"A basis is stationary, usual or a number of directions, got {basis!r}.")
-    for dimension in args.dimensions:
-        integer(dimension, "dimension", 4, 10**9)
+        for dimension in args.dimensions:
+            check_size(dimension, basis)
     find_device(args.device)
     print(
         f"torch {torch.__version__}, {args.threads} threads, {args.rows} rows: time of a step, over the yardstick, "

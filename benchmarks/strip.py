@@ -22,9 +22,11 @@ from matplotlib import rc_context
 from torch import Tensor
 
 from underpaint import initial_noise, load_gaussian, load_model, read_calibration, sample
+from underpaint.bounds import check_options
 from underpaint.cli.base import in_a_sentence
 from underpaint.figures.pictures import show
 from underpaint.figures.style import RC
+from underpaint.files import check_targets
 from underpaint.models.schedulers.peers import SCHEDULERS, lay, lay_default, peer
 from underpaint.noise import NoiseLevel
 from underpaint.recipes.shared.request import Conditioning, find_denoiser
@@ -50,7 +52,10 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8, help="images of each row")
     parser.add_argument("--out", default="few-calls-strip.png")
     given = parser.parse_args()
+    check_options(vars(given), count=(1, len(SHOWN)))
+    check_targets(given.out)
     plans = read_calibration(given.calibration)
+    plans.plan(given.calls)  # a mistake in it shows before the work
     model, gaussian = load_model(plans.about["place"]), load_gaussian(plans.about["statistics"]["all"])
     denoise = in_turn([find_denoiser(model, case_of(words)) for words in plans.about["cases"]])
 

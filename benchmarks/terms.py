@@ -22,16 +22,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from pages import put
+from pages import check_page, put
 from scipy.interpolate import BSpline
 from torch import Tensor
 
 import underpaint as up
-from underpaint.bounds import integer
+from underpaint.bounds import MOST_STEPS, check_options, integer
 from underpaint.calibration.fit import RIDGE, Fit, Run, nearest_fit, row_weights
-from underpaint.calibration.solution import FineSolution, solve_finely
+from underpaint.calibration.solution import FineSolution, solve_finely, span
 from underpaint.cli.base import in_a_sentence, parse_seeds
-from underpaint.files import write_text
+from underpaint.files import check_targets, write_text
 from underpaint.noise import NoiseLevel
 from underpaint.recipes.benchmark.benchmark import bootstrap_ratio
 from underpaint.recipes.shared.request import Request, cases, find_denoiser, prepare
@@ -196,13 +196,13 @@ def path_of(plan: Plan, fine: NoiseLevel) -> tuple[int, ...]:
     """The levels of a fine solution that are nearest to those of a plan's calls.
 
     Raises:
-        SystemExit: two calls are at the same one.
+        ValueError: two calls are at the same one.
     """
     level = plan.level[int(plan.jumps) : -1]
     apart = (level.log_ratio.unsqueeze(1) - fine.log_ratio).abs().nan_to_num(0)  # a level without signal is itself
     path = tuple(apart.argmin(1).tolist())
     if len(set(path)) < len(path):
-        raise SystemExit(f"With {len(fine)} levels two of {len(path)} calls are at the same one; give more --fine.")
+        raise ValueError(f"With {len(fine)} levels two of {len(path)} calls are at the same one; give more --fine.")
     return path
 
 
@@ -295,13 +295,23 @@ def main() -> None:
     plans = read_calibration(asked.calibration)
     used = {*plans.about.get("seeds", ()), *plans.about.get("held_out", ()), *sets[0], *sets[1]} & set(sets[2])
     if used or set(sets[0]) & set(sets[1]):
-        raise SystemExit(
+        raise ValueError(
             "Give other seeds to fit to, to choose on and to hold out, the last ones new to the calibration."
         )
+    check_options(vars(asked), fine=(8, MOST_STEPS))
+    check_options(vars(asked), calls=(2, asked.fine))
+    check_targets(*([asked.out] if asked.out else []))
+    wanted = [plans.plan(count) for count in asked.calls]
     request = Request(asked.model, tuple(asked.prompt), (asked.guidance,))
     sampler = prepare(request)
     model, gaussian = sampler.model, sampler.theory.everything
+    if gaussian is None:
+        raise ValueError(f"The Gaussian of the data of {asked.model} is not known; give a model whose folder holds it.")
     plans.check(gaussian)
+    marks = f"<!-- terms of {model.name} -->\n", f"<!-- end of the terms of {model.name} -->\n"
+    check_page(asked.write, marks)
+    for plan in wanted:
+        path_of(plan, span(model.schedule, asked.fine))
     listed = [find_denoiser(model, case) for case in cases(request, model)]
     denoisers = [in_turn(listed, seeds) for seeds in sets]
     solutions = [
@@ -309,9 +319,9 @@ def main() -> None:
         for denoise, seeds in zip(denoisers, sets, strict=True)
     ]
     rows = list[Row]()
-    for count in asked.calls:
-        plans.warn(use_of(denoisers[0]), count)
-        for row in compare(plans.plan(count), denoisers, gaussian, solutions, model.shape):
+    for plan in wanted:
+        plans.warn(use_of(denoisers[0]), plan.calls)
+        for row in compare(plan, denoisers, gaussian, solutions, model.shape):
             rows.append(row)
             print(row, file=sys.stderr, flush=True)
         if asked.out is not None:
@@ -319,7 +329,7 @@ def main() -> None:
     found = table(rows)
     print(json.dumps([asdict(row) for row in rows]) if asked.json else found)
     if asked.write is not None:
-        put(found, asked.write, (f"<!-- terms of {model.name} -->\n", f"<!-- end of the terms of {model.name} -->\n"))
+        put(found, asked.write, marks)
 
 
 def _arguments() -> argparse.Namespace:

@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pages import put
+from pages import check_page, put
 from torch import Tensor
 
 import underpaint as up
-from underpaint.bounds import integer
+from underpaint.bounds import check_options, integer
 from underpaint.cli.base import in_a_sentence
-from underpaint.files import write_text
+from underpaint.files import check_targets, write_text
 from underpaint.models.schedulers.peers import lay, peer
 from underpaint.recipes.benchmark.benchmark import bootstrap_ratio
 from underpaint.sampling.fitted import Calibration, read_calibration, write_calibration
@@ -241,13 +241,17 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(integer(asked.threads, "number of threads", 1, 1024))
     if asked.range and asked.keep is not None:
-        raise SystemExit("--keep writes the plans for one guidance with what they lose; give it without --range.")
+        raise ValueError("--keep writes the plans for one guidance with what they lose; give it without --range.")
+    marks, listed = (RANGE_MARKS, weights()) if asked.range else (MARKS, places())
+    check_options(vars(asked), only=(0, len([*listed]) - 1))
+    check_page(asked.write, marks)
+    check_targets(asked.parts / "plans.json", *([asked.keep] if asked.keep else []))
     plans, rows = measure(asked.parts, asked.only, asked.range)
     print(json.dumps([asdict(row) for row in rows]) if asked.json else table(rows))
     if asked.keep is not None:
         write_calibration(asked.keep, with_losses(plans, rows))
     if asked.write is not None:
-        put(table(rows), asked.write, RANGE_MARKS if asked.range else MARKS)
+        put(table(rows), asked.write, marks)
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from torch.optim.lr_scheduler import OneCycleLR
 
-from underpaint.bounds import integer
+from underpaint.bounds import MOST_ITEMS, SEEDS, check_options, integer, number
 from underpaint.cli.base import in_a_sentence
 from underpaint.data.datasets import ImageData, load_data
-from underpaint.files import replacing, write_text
+from underpaint.files import check_targets, replacing, write_text
 from underpaint.metrics.features import FeatureSet, SmallClassifier, save_classifier
 from underpaint.metrics.frechet import Statistics
 from underpaint.theory.gaussian import Gaussian
@@ -79,7 +79,7 @@ def load_split(place: str, split: str) -> tuple[ImageData, Tensor, Tensor]:
     """A complete split, its images [N, C, H, W] in [-1, 1] and labels [N]."""
     data = load_data(place, split)
     if data.labels is None:
-        raise SystemExit(f"{data.source} have no labels; a classifier needs them.")
+        raise ValueError(f"{data.source} have no labels; a classifier needs them.")
     return data, data.rows().unflatten(1, data.shape), data.labels
 
 
@@ -163,6 +163,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="1 is as fast where another training shares two cores")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    check_options(vars(args), epochs=(1, MOST_ITEMS), batch=(1, MOST_ITEMS), seed=(0, SEEDS - 1))
+    number(args.rate, "highest learning rate", 0, 1e6)
+    number(args.decay, "--decay", 0, 1e6)
+    check_targets(args.out / "checkpoint.pt", args.assets / "README.md")
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(integer(args.threads, "number of threads", 1, 1024))
 

@@ -42,7 +42,7 @@ def network_config(data: ImageData, args: argparse.Namespace) -> dict[str, Any]:
     """The keywords that `build_edm` takes."""
     channels, size, width = data.shape
     if size != width:
-        raise SystemExit(f"The network takes square pictures, got {size}x{width}.")
+        raise ValueError(f"The network takes square pictures, got {size}x{width}.")
     classes = 0 if data.labels is None or args.unconditional else int(data.labels.max()) + 1
     return {
         "class_name": "EDMPrecond",
@@ -76,7 +76,7 @@ def with_mirrors(images: Tensor) -> Tensor:
 def fill(network: nn.Module, config: dict[str, Any], start: Path) -> None:
     """Give the network the weights of START, a result of this script."""
     if read_tensor_metadata(start)["config"] != config:
-        raise SystemExit(f"{start} is a network of another form than the one asked for: {config}.")
+        raise ValueError(f"{start} is a network of another form than the one asked for: {config}.")
     network.load_state_dict({name: tensor.float() for name, tensor in read_tensors(start).items()})
 
 

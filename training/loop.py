@@ -23,7 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from underpaint.bounds import SEEDS, integer, number, positive
 from underpaint.devices import find_device
-from underpaint.files import read_json, replacing, write_text
+from underpaint.files import check_targets, read_json, replacing, write_text
 
 SAVE_SECONDS = 240
 #: How often over a whole training the averages are copied.
@@ -109,6 +109,7 @@ def add_options(parser: argparse.ArgumentParser, minutes: float, rate: float, ba
 
 def read_settings(args: argparse.Namespace) -> Settings:
     """Settings from the options of `add_options`; says which device was picked, and seeds what builds the network."""
+    check_targets(args.out / "training.json")
     device = args.device if args.device is not None else "cuda" if torch.cuda.is_available() else "cpu"
     find_device(device)
     if args.threads is not None:

@@ -26,10 +26,11 @@ from torch import Tensor
 
 from underpaint import assets
 from underpaint.analysis.agreement import along
+from underpaint.bounds import MOST_ITEMS, MOST_STEPS, check_options
 from underpaint.cli.base import in_a_sentence
 from underpaint.data.datasets import ImageData, load_data
 from underpaint.data.store import save_gaussian
-from underpaint.files import replacing, write_tensors, write_text
+from underpaint.files import check_targets, replacing, write_tensors, write_text
 from underpaint.metrics.features import FeatureSet, load_features
 from underpaint.metrics.frechet import Statistics
 from underpaint.models.model import Model
@@ -156,11 +157,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--no-card", action="store_true", help="only the files; the card keeps what it says")
     args = parser.parse_args()
+    check_options(vars(args), samples=(2, MOST_ITEMS), steps=(1, MOST_STEPS))
+    check_targets(args.out / "README.md")
 
     record = json.loads((args.run / "training.json").read_text())
     train, test = load_data(NAME), load_data(NAME, "test")
     if len(train) != 60_000:
-        raise SystemExit(f"The complete training split is needed, found {len(train)} images.")
+        raise ValueError(f"The complete training split is needed, found {len(train)} images.")
     notes = {"name": NAME, "data": NAME, "pixel_unshuffle": 2, "null_class": 10, "range": [-1, 1]}
     notes["training"] = facts(record)
     write_weights(args.run, args.out, notes)

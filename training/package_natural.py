@@ -25,12 +25,21 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from underpaint import assets
+from underpaint.bounds import MOST_ITEMS, MOST_STEPS, check_options
 from underpaint.cli.base import in_a_sentence
 from underpaint.data.datasets import ImageData, load_data
 from underpaint.data.encoded import is_encoded
 from underpaint.data.npy import read_npz
 from underpaint.data.store import load_gaussian, save_gaussian
-from underpaint.files import read_json, read_tensor_metadata, read_tensors, replacing, write_tensors, write_text
+from underpaint.files import (
+    check_targets,
+    read_json,
+    read_tensor_metadata,
+    read_tensors,
+    replacing,
+    write_tensors,
+    write_text,
+)
 from underpaint.metrics.features import FeatureSet, load_features, load_statistics
 from underpaint.metrics.frechet import Statistics
 from underpaint.metrics.spaces import find_features
@@ -139,7 +148,7 @@ def spaces(home: Path, names: Sequence[str], test: ImageData) -> dict[str, tuple
     """The feature space of the box, then others, each with its reference of the test split."""
     boxed, reference = load_features(home / "classifier"), load_statistics("test", home / "classifier")
     if reference.count != len(test):
-        raise SystemExit(
+        raise ValueError(
             f"The classifier's reference is of {reference.count or 0:,} test images, and {test.name} has "
             f"{len(test):,}; make it of these by training/classifier.py."
         )
@@ -236,6 +245,9 @@ def main() -> None:
     parser.add_argument("--title", default=TITLE, help="what the card calls the data")
     parser.add_argument("--seen", help="what a person recognises in classes.png; nothing is measured again")
     args = parser.parse_args()
+    check_options(vars(args), samples=(2, MOST_ITEMS), tested=(2, MOST_ITEMS), steps=(1, MOST_STEPS))
+    check_options(vars(args), side=(1, 4096), class_side=(1, 4096))
+    check_targets(args.out / "README.md")
 
     record, place = read_json(args.run / "training.json"), args.out / "measured.json"
     measured = build(args, record) if args.seen is None else read_json(place) | {"seen": args.seen}

@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from underpaint.bounds import MOST_ITEMS, SEEDS, check_options
 from underpaint.cli.base import in_a_sentence
-from underpaint.files import replacing
+from underpaint.files import check_targets, replacing
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 BITMAP = 109  # the only size the font holds
@@ -156,7 +157,7 @@ def described(rng: np.random.Generator, prompt: str) -> Scene:
     """A random scene that a prompt describes, which says nothing of places.
 
     Raises:
-        SystemExit: the prompt is no caption of such scenes.
+        ValueError: the prompt is no caption of such scenes.
     """
     names, kind, colours = _parsed(prompt)
     wanted, placed = np.array([NAMES.index(name) for name in names]), []
@@ -174,7 +175,7 @@ def _parsed(prompt: str) -> tuple[list[str], str, list[str]]:
             colours = [found[key] for key in ("first", "second") if key in found.groupdict()]
             if {*names} <= {*NAMES} and {*colours} <= {*COLOUR_NAMES} and len({*names}) == len(names) <= len(_EDGES):
                 return names, kind, colours
-    raise SystemExit(f"{prompt!r} is no caption of one to three objects of these scenes, without places.")
+    raise ValueError(f"{prompt!r} is no caption of one to three objects of these scenes, without places.")
 
 
 def _place(rng: np.random.Generator, names: np.ndarray, edges: tuple[int, ...]) -> list[Placed]:
@@ -196,7 +197,7 @@ class Painter:
 
     def __init__(self, size: int, font: Path = FONT) -> None:
         if not font.is_file():
-            raise SystemExit(f"There is no font {font}: install Debian's fonts-noto-color-emoji, or give --font.")
+            raise ValueError(f"There is no font {font}: install Debian's fonts-noto-color-emoji, or give --font.")
         self.size = size
         face = ImageFont.truetype(str(font), BITMAP)
         self.bitmaps = [_bitmap(character, face) for character in OBJECTS.values()]
@@ -292,8 +293,10 @@ def main() -> None:
     parser.add_argument("--font", type=Path, default=FONT)
     parser.add_argument("--prompt", action="append", help="paint scenes that it describes, as images of an .npz")
     args = parser.parse_args()
-    if args.count < 1 or (args.prompt and args.out.suffix != ".npz"):
-        parser.error(f"give --count of at least 1 and, with --prompt, --out *.npz; got {args.count} and {args.out}")
+    check_options(vars(args), count=(1, MOST_ITEMS), size=(8, 4096), seed=(0, SEEDS - 1))
+    if args.prompt and args.out.suffix != ".npz":
+        raise ValueError(f"With --prompt, images go to an .npz; got --out {args.out}.")
+    check_targets(args.out)
     painter = Painter(args.size, args.font)
     if args.prompt:
         images = pictures_of(painter, args.prompt, args.count, args.seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any, TypeGuard
 
@@ -59,6 +59,19 @@ def integer(value: Any, what: str, low: int, high: int) -> int:
     if not is_number(value) or not low <= value <= high or value != int(value):
         raise ValueError(f"The {what} must be a whole number from {low:,} to {high:,}, got {shown(value)}.")
     return int(value)
+
+
+def check_options(given: Mapping[str, Any], **bounds: tuple[int, int]) -> None:
+    """Refuse options of a script of which one is no whole number within its bounds, or a list that holds one; None is
+    one that was not given.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for name, (low, high) in bounds.items():
+        for value in given[name] if isinstance(given[name], list) else [given[name]]:
+            if value is not None:
+                integer(value, f"--{name.replace('_', '-')}", low, high)
 
 
 def check_text(value: Any, what: str, such: str) -> None:

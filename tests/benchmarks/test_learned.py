@@ -196,7 +196,7 @@ def test_the_script_goes_on_where_it_was_stopped(
     assert stored.rule(2).calls == 2
     assert not (tmp_path / "learned.json.part").exists()
     monkeypatch.setattr(sys, "argv", ["learned.py", *options.replace("20-23", "3-5").split()])
-    with pytest.raises(SystemExit, match="other seeds"):
+    with pytest.raises(ValueError, match="other seeds"):
         learned.main()
 
 

@@ -28,6 +28,6 @@ def test_a_table_takes_the_place_of_the_one_before(pages: ModuleType, tmp_path: 
 def test_a_page_without_the_marks_stays_as_it_is(pages: ModuleType, tmp_path: Path, text: str) -> None:
     page = tmp_path / "page.md"
     page.write_text(text, encoding="utf-8")
-    with pytest.raises(SystemExit, match=r"page\.md has no <!-- a --> with <!-- b --> after it"):
+    with pytest.raises(ValueError, match=r"page\.md has no <!-- a --> with <!-- b --> after it"):
         pages.put("new", page, MARKS)
     assert page.read_text(encoding="utf-8") == text

@@ -166,7 +166,7 @@ def test_levels_of_a_plan_are_the_nearest_of_the_solution() -> None:
     fitted = Plan(grid, torch.zeros(3, 3, 6))
     assert terms.path_of(fitted, level) == (5, 17, 39)
     assert terms.path_of(Plan(grid, solver="euler"), level) == (0, 5, 17, 39)
-    with pytest.raises(SystemExit, match="With 2 levels two of 3 calls are at the same one; give more --fine"):
+    with pytest.raises(ValueError, match="With 2 levels two of 3 calls are at the same one; give more --fine"):
         terms.path_of(fitted, level[torch.tensor([0, 39])])
 
 

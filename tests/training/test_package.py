@@ -136,7 +136,7 @@ def test_a_classifier_of_other_data_is_refused_before_the_work(
     script = import_module("package_natural")
     monkeypatch.setattr(script, "generate", None)
     asked = ("--run", place / "toy", "--data", place / "data.npz", "--out", tmp_path / "few")
-    with pytest.raises(SystemExit, match="reference is of 7 test images, and data has 9"):
+    with pytest.raises(ValueError, match="reference is of 7 test images, and data has 9"):
         run(script, monkeypatch, *asked, "--classifier", tmp_path / "classifier")
 
 

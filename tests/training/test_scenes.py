@@ -57,5 +57,5 @@ def test_its_places_are_drawn_as_those_of_any_scene(scenes: ModuleType) -> None:
     ],
 )
 def test_other_prompts_are_refused(scenes: ModuleType, prompt: str) -> None:
-    with pytest.raises(SystemExit, match="no caption of one to three objects"):
+    with pytest.raises(ValueError, match="no caption of one to three objects"):
         scenes.described(np.random.default_rng(0), prompt)
