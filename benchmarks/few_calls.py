@@ -6,12 +6,14 @@
 
 Each stored table begins with its commands: plans by `underpaint calibrate`, rules by benchmarks/learned.py, and
 `underpaint bench`. --run runs them in a folder for each table. What a folder holds is not made again: stopped, the same
-command goes on; delete a folder to measure anew. All of them take hours on a few cores.
+command goes on; delete a folder to measure anew. Beside its results a folder keeps the commands that made them, in
+commands.json: results of other commands are refused. All of them take hours on a few cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 import subprocess
@@ -24,10 +26,13 @@ from pathlib import Path
 from pages import check_page, put
 
 from underpaint.cli.base import in_a_sentence
+from underpaint.files import read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 STORED, MARKS = ROOT / "docs" / "results", ("<!-- few calls -->\n", "<!-- end of few calls -->\n")
 CALLS = (3, 4, 5, 6, 8, 10, 14, 20)
+#: What a folder keeps beside its results: of each, the command that makes it, after those that make what it reads.
+KEPT = "commands.json"
 
 
 @dataclass(frozen=True)
@@ -132,12 +137,42 @@ def run(words: Sequence[str], folder: Path) -> None:
         raise SystemExit(code)
 
 
+def made_by(words: Sequence[str]) -> str:
+    """The file that a command makes."""
+    return words[words.index("--out") + 1] if "--out" in words else "bench/results.json"
+
+
+def making(words: Sequence[str], commands: Sequence[Sequence[str]]) -> list[str]:
+    """A command as it is written, after those that make what it reads."""
+    return [shlex.join(one) for one in commands if one == words or made_by(one) in words]
+
+
 def due(folder: Path, commands: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
-    """The commands whose results a folder does not hold."""
+    """The commands whose results a folder does not hold, or holds of something that is to be made again.
+
+    Raises:
+        ValueError: it holds a result of other commands.
+    """
+    known = read_json(folder / KEPT) if (folder / KEPT).exists() else {}
+    waiting = set[str]()
     for words in commands:
-        made = words[words.index("--out") + 1] if "--out" in words else "bench/results.json"
-        if not (folder / made).exists():
+        made = made_by(words)
+        if not (folder / made).exists() or waiting & set(words):
+            waiting.add(made)
             yield words
+        elif known.get(made) != making(words, commands):
+            by = known.get(made, ["commands that are not known"])
+            by = "; ".join(by) if isinstance(by, list) else by
+            raise ValueError(
+                f"{folder / made} was made by {by}; the table is of {'; '.join(making(words, commands))}. Delete it to "
+                "make it again, or give another folder."
+            )
+
+
+def keep(folder: Path, words: Sequence[str], commands: Sequence[Sequence[str]]) -> None:
+    """Keep which command is making a result: it is there once the command is through."""
+    known = read_json(folder / KEPT) if (folder / KEPT).exists() else {}
+    write_text(folder / KEPT, json.dumps(known | {made_by(words): making(words, commands)}, indent=1) + "\n")
 
 
 def main() -> None:
@@ -148,12 +183,16 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="a page with the marks of the table")
     asked = parser.parse_args()
     check_page(asked.write, MARKS)
-    for name in asked.only if asked.run or asked.print else ():
-        folder = (asked.run or Path("build/few-calls")) / name
-        for words in due(folder, Stored.read(name).commands):
+    home, names_of = asked.run or Path("build/few-calls"), asked.only if asked.run or asked.print else ()
+    commands = {name: Stored.read(name).commands for name in names_of}
+    left = {name: list(due(home / name, of)) for name, of in commands.items()}
+    for name, of in left.items():
+        folder = home / name
+        for words in of:
             print(f"cd {folder}; {shlex.join(words)}", file=sys.stdout if asked.print else sys.stderr, flush=True)
             if not asked.print:
                 folder.mkdir(parents=True, exist_ok=True)
+                keep(folder, words, commands[name])
                 run(runnable(words), folder)
         if asked.run and not asked.print:
             run([sys.executable, str(ROOT / "docs" / "hooks" / "results.py"), "bench/results.json"], folder)

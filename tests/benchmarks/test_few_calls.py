@@ -16,7 +16,7 @@ TABLE = """### Few calls: a, unconditional
 underpaint calibrate a --calls 3,4 \\
     --out calibration.json
 python benchmarks/learned.py --model a --out learned.json
-underpaint bench --model a --calls 3,4
+underpaint bench --model a --calls 3,4 --calibration calibration.json --learned learned.json
 ```
 
 #### Each at its own best grid
@@ -67,14 +67,40 @@ def test_a_folder_is_filled_by_the_commands_of_the_table(few_calls: ModuleType, 
     commands = few_calls.Stored("a", TABLE).commands
     assert [words[0] for words in commands] == ["underpaint", "python", "underpaint"]
     assert commands[0][-4:] == ["--calls", "3,4", "--out", "calibration.json"]
-    (tmp_path / "calibration.json").touch()
-    assert list(few_calls.due(tmp_path, commands)) == commands[1:]
-    (tmp_path / "bench").mkdir()
-    (tmp_path / "bench" / "results.json").touch()
-    assert list(few_calls.due(tmp_path, commands)) == [commands[1]]
+    assert list(few_calls.due(tmp_path, commands)) == commands
+    for words, left in zip(commands, (commands[1:], commands[2:], []), strict=True):
+        _make(few_calls, tmp_path, words, commands)
+        assert list(few_calls.due(tmp_path, commands)) == left
     first, script = few_calls.runnable(commands[1])[:2]
     assert first == sys.executable
     assert Path(script).is_file()
+
+
+def _make(few_calls: ModuleType, folder: Path, words: list[str], commands: list[list[str]]) -> None:
+    """What running a command leaves."""
+    few_calls.keep(folder, words, commands)
+    made = folder / few_calls.made_by(words)
+    made.parent.mkdir(exist_ok=True)
+    made.touch()
+
+
+def test_results_of_other_commands_are_refused(few_calls: ModuleType, tmp_path: Path) -> None:
+    commands = few_calls.Stored("a", TABLE).commands
+    for words in commands:
+        _make(few_calls, tmp_path, words, commands)
+    other = few_calls.Stored("a", TABLE.replace("a --calls 3,4 ", "a --calls 3,5 ")).commands
+    with pytest.raises(ValueError, match=r"calibration\.json was made by underpaint calibrate a --calls 3,4 --out"):
+        list(few_calls.due(tmp_path, other))
+    (tmp_path / "calibration.json").unlink()
+    assert list(few_calls.due(tmp_path, other)) == [other[0], other[2]]  # the bench reads what is made again
+    _make(few_calls, tmp_path, other[0], other)
+    with pytest.raises(
+        ValueError, match=r"results\.json was made by underpaint calibrate a --calls 3,4 .*; underpaint b"
+    ):
+        list(few_calls.due(tmp_path, other))
+    (tmp_path / few_calls.KEPT).unlink()
+    with pytest.raises(ValueError, match=r"calibration\.json was made by commands that are not known"):
+        list(few_calls.due(tmp_path, other))
 
 
 def test_all_stored_tables_say_how_they_are_measured(few_calls: ModuleType) -> None:
