@@ -175,6 +175,13 @@ def keep(folder: Path, words: Sequence[str], commands: Sequence[Sequence[str]]) 
     write_text(folder / KEPT, json.dumps(known | {made_by(words): making(words, commands)}, indent=1) + "\n")
 
 
+def drop(folder: Path, left: Sequence[Sequence[str]]) -> None:
+    """Remove results that are to be made again, before the first of them is: what read the old ones would otherwise
+    look finished if the run is stopped in between."""
+    for words in left:
+        (folder / made_by(words)).unlink(missing_ok=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, metavar="FOLDER", help="measure the tables there, and store them")
@@ -188,6 +195,8 @@ def main() -> None:
     left = {name: list(due(home / name, of)) for name, of in commands.items()}
     for name, of in left.items():
         folder = home / name
+        if not asked.print:
+            drop(folder, of)
         for words in of:
             print(f"cd {folder}; {shlex.join(words)}", file=sys.stdout if asked.print else sys.stderr, flush=True)
             if not asked.print:
