@@ -30,7 +30,7 @@ from torch import Tensor
 
 import underpaint as up
 from underpaint import assets
-from underpaint.bounds import MOST_ITEMS, MOST_STEPS, check_options
+from underpaint.bounds import MOST_ITEMS, MOST_STEPS, check_integers
 from underpaint.cli.base import in_a_sentence
 from underpaint.files import check_targets
 from underpaint.metrics.features import FeatureSet
@@ -246,7 +246,7 @@ def main() -> None:
             raise ValueError(f"There is no grid {name!r} here; choose from {', '.join(GRIDS)}.")
     if not _named({**PEERS, **OURS}, asked.only):
         raise ValueError(f"No sampler is called like {asked.only}; choose from {', '.join((*PEERS, *OURS))}.")
-    check_options(vars(asked), calls=(1, MOST_STEPS), samples=(2, MOST_ITEMS), tuning=(2, MOST_ITEMS))
+    check_integers(vars(asked), calls=(1, MOST_STEPS), samples=(2, MOST_ITEMS), tuning=(2, MOST_ITEMS))
     marks = f"<!-- stochastic steps of {asked.model} -->", "<!-- end of these steps -->"
     check_page(asked.write, marks)
     check_targets(asked.out / asked.model / "first.safetensors")

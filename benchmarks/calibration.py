@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from underpaint.bounds import MOST_ITEMS, MOST_STEPS, check_options, integer
+from underpaint.bounds import MOST_ITEMS, MOST_STEPS, check_integers, integer
 from underpaint.calibration.calibrate import _for_refining, seeds_to_search
 from underpaint.calibration.fit import Fit, Run
 from underpaint.calibration.levels import shortest_path, step_losses
@@ -87,8 +87,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(integer(args.threads, "number of threads", 1, 1024))
-    check_options(vars(args), fine=(8, MOST_STEPS), effort=(0, MOST_ITEMS))
-    check_options(vars(args), calls=(2, args.fine - 2), seeds=(1, JUDGE.start), held_out=(1, MOST_ITEMS))
+    check_integers(vars(args), fine=(8, MOST_STEPS), effort=(0, MOST_ITEMS))
+    check_integers(vars(args), calls=(2, args.fine - 2), seeds=(1, JUDGE.start), held_out=(1, MOST_ITEMS))
     request = Request(args.model, tuple(args.prompt), (args.guidance,), seeds=tuple(range(args.seeds)))
     sampler = prepare(request)
     model, gaussian = sampler.model, sampler.theory.everything

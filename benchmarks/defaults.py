@@ -20,7 +20,7 @@ from torch import Tensor
 
 import underpaint as up
 from underpaint import assets
-from underpaint.bounds import MOST_ITEMS, MOST_STEPS, check_options, integer
+from underpaint.bounds import MOST_ITEMS, MOST_STEPS, check_integers, integer
 from underpaint.cli.base import in_a_sentence
 
 MODEL, MARKS = "fashion-mnist", ("<!-- table of defaults -->\n", "<!-- end of the defaults -->\n")
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--write", type=Path, help="a page with the marks of the table")
     args = parser.parse_args()
     torch.set_num_threads(integer(args.threads, "number of threads", 1, 1024))
-    check_options(vars(args), calls=(1, MOST_STEPS), seeds=(1, MOST_ITEMS))
+    check_integers(vars(args), calls=(1, MOST_STEPS), seeds=(1, MOST_ITEMS))
     check_page(args.write, MARKS)
     found = table(args.calls, args.seeds)
     print(found)

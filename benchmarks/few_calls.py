@@ -22,6 +22,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pages import check_page, put
 
@@ -147,13 +148,18 @@ def making(words: Sequence[str], commands: Sequence[Sequence[str]]) -> list[str]
     return [shlex.join(one) for one in commands if one == words or made_by(one) in words]
 
 
+def known_commands(folder: Path) -> dict[str, Any]:
+    """What a folder keeps of the commands that made its results."""
+    return read_json(folder / KEPT) if (folder / KEPT).exists() else {}
+
+
 def due(folder: Path, commands: Sequence[Sequence[str]]) -> Iterator[Sequence[str]]:
     """The commands whose results a folder does not hold, or holds of something that is to be made again.
 
     Raises:
         ValueError: it holds a result of other commands.
     """
-    known = read_json(folder / KEPT) if (folder / KEPT).exists() else {}
+    known = known_commands(folder)
     waiting = set[str]()
     for words in commands:
         made = made_by(words)
@@ -171,7 +177,7 @@ def due(folder: Path, commands: Sequence[Sequence[str]]) -> Iterator[Sequence[st
 
 def keep(folder: Path, words: Sequence[str], commands: Sequence[Sequence[str]]) -> None:
     """Keep which command is making a result: it is there once the command is through."""
-    known = read_json(folder / KEPT) if (folder / KEPT).exists() else {}
+    known = known_commands(folder)
     write_text(folder / KEPT, json.dumps(known | {made_by(words): making(words, commands)}, indent=1) + "\n")
 
 

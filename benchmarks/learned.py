@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 import underpaint as up
-from underpaint.bounds import MOST_STEPS, check_options, integer
+from underpaint.bounds import MOST_STEPS, check_integers, integer
 from underpaint.cli.base import in_a_sentence, parse_seeds
 from underpaint.files import check_targets
 from underpaint.models.fingerprint import fingerprint
@@ -354,8 +354,8 @@ def learn(
 def main() -> None:
     args = _arguments()
     torch.set_num_threads(integer(args.threads, "number of threads", 1, 1024))
-    check_options(vars(args), fine=(2, MOST_STEPS), rounds=(0, MOST_STEPS))
-    check_options(vars(args), calls=(1, args.fine - 1))
+    check_integers(vars(args), fine=(2, MOST_STEPS), rounds=(0, MOST_STEPS))
+    check_integers(vars(args), calls=(1, args.fine - 1))
     folder = args.out.with_name(f"{args.out.name}.part")
     check_targets(args.out, folder / "first.safetensors")
     sets = {name: parse_seeds(getattr(args, name)) for name in ("seeds", "judge", "held_out")}

@@ -18,7 +18,7 @@ from timing import seconds
 from torch import Tensor
 
 import underpaint as up
-from underpaint.bounds import check_options, integer
+from underpaint.bounds import check_integers, integer
 from underpaint.cli.base import in_a_sentence
 from underpaint.models.schedulers.peers import peer
 from underpaint.recipes.shared.request import Conditioning, find_denoiser
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(integer(args.threads, "number of threads", 1, 1024))
-    check_options(vars(args), rows=(1, 10**6), steps=(1, 10**4))
+    check_integers(vars(args), rows=(1, 10**6), steps=(1, 10**4))
     with torch.inference_mode():
         for name, case in CASES:
             measure(name, case, args.rows, args.steps)

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 import underpaint as up
-from underpaint.bounds import check_options
+from underpaint.bounds import check_integers
 from underpaint.cli.base import in_a_sentence
 
 SD15: dict[str, Any] = {"cross_attention_dim": 768, "attention_head_dim": 8, "sample_size": 64}
@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    check_options(vars(args), size=(64, 4096), steps=(1, 900))
+    check_integers(vars(args), size=(64, 4096), steps=(1, 900))
     if args.size % 8:
         raise ValueError(f"The --size must be a multiple of 8, got {args.size}.")
     if args.part == "make":

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import underpaint as up
 from underpaint.analysis import agreement
-from underpaint.bounds import check_options
+from underpaint.bounds import check_integers
 from underpaint.cli.base import in_a_sentence
 from underpaint.theory.released import BatchPosterior, FreshlySmoothed, GoldDiff, NearestPoints, PCALocality
 
@@ -56,8 +56,8 @@ def main() -> None:
     parser.add_argument("--states", type=int, default=4)
     asked = parser.parse_args()
     rows, gaussian = up.load_data("fashion-mnist").rows(), up.load_gaussian("fashion-mnist")
-    check_options(vars(asked), states=(1, 1000))
-    check_options(vars(asked), points=(2, len(rows) - asked.states))
+    check_integers(vars(asked), states=(1, 1000))
+    check_integers(vars(asked), points=(2, len(rows) - asked.states))
     points, fresh = rows[: asked.points], rows[asked.points : asked.points + asked.states]
     torch.manual_seed(0)
     level = up.EDM()(torch.tensor(RATIOS, dtype=torch.float64))

@@ -33,7 +33,7 @@ from timing import once, seconds
 from torch import Tensor
 
 import underpaint as up
-from underpaint.bounds import check_options
+from underpaint.bounds import check_integers
 from underpaint.cli.base import in_a_sentence
 from underpaint.files import check_targets
 from underpaint.theory.cloud import as_rows
@@ -328,8 +328,8 @@ def main() -> None:
         "--only", choices=("exact", "pruned", "certain", "windows", "growth", "mixtures"), action="append"
     )
     args = parser.parse_args()
-    check_options(vars(args), batch=(1, 10_000), dimension=(128, 10**6), known=(51, 60_000), turns=(2, 10_000))
-    check_options(vars(args), points=(2 * args.batch, 10**8), take=(1, 10**8))
+    check_integers(vars(args), batch=(1, 10_000), dimension=(128, 10**6), known=(51, 60_000), turns=(2, 10_000))
+    check_integers(vars(args), points=(2 * args.batch, 10**8), take=(1, 10**8))
     check_targets(*([args.picture] if args.picture else []))
     torch.manual_seed(0)
     a = torch.randn(2048, 2048)

@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from underpaint.bounds import MOST_ITEMS, check_options
+from underpaint.bounds import MOST_ITEMS, check_integers
 from underpaint.cli.base import in_a_sentence
 from underpaint.recipes.compare.comparison import Settings, gather_states
 from underpaint.recipes.compare.families import Sweeps, local_families
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--counts", type=int, nargs="+", default=[142, 1000])
     parser.add_argument("--seeds", type=int, default=8)
     args = parser.parse_args()
-    check_options(vars(args), counts=(1, MOST_ITEMS), seeds=(2, 10_000))
+    check_integers(vars(args), counts=(1, MOST_ITEMS), seeds=(2, 10_000))
     settings = Settings(Sources(args.model), images=args.seeds, seeds=tuple(range(100, 100 + args.seeds)))
     subject = load_model_and_data(settings.sources, held_out=7 * args.seeds)
     states = gather_states(subject, settings, subject.model.schedule.grid(settings.steps))[1]

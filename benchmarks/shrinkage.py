@@ -15,7 +15,7 @@ from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 import underpaint as up
-from underpaint.bounds import check_options
+from underpaint.bounds import check_integers
 from underpaint.cli.base import in_a_sentence
 
 _LEVELS = (2.0, 0.5, 0.2, 0.1)
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--counts", type=int, nargs="+", default=[50, 300, 700, 5000])
     args = parser.parse_args()
-    check_options(vars(args), counts=(2, FRESH.start))
+    check_integers(vars(args), counts=(2, FRESH.start))
     rows = up.load_data(args.data).rows().double()
     if len(rows) < FRESH.stop:
         raise ValueError(f"{args.data} has {len(rows):,} images; expected {FRESH.stop:,} or more.")

@@ -24,7 +24,7 @@ from timing import seconds
 from torch import Tensor
 
 import underpaint as up
-from underpaint.bounds import check_options, integer
+from underpaint.bounds import check_integers, integer
 from underpaint.cli.base import in_a_sentence
 from underpaint.devices import find_device
 from underpaint.sampling.exponential import named_exponential
@@ -171,7 +171,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     torch.set_num_threads(integer(args.threads, "number of threads", 1, 1024))
-    check_options(vars(args), rows=(1, 10**6), repeats=(1, 10**6), dimensions=(4, 10**9))
+    check_integers(vars(args), rows=(1, 10**6), repeats=(1, 10**6), dimensions=(4, 10**9))
     for basis in args.bases:
         if basis not in ("stationary", "usual") and not basis.isdecimal():
             raise ValueError(f"A basis is stationary, usual or a number of directions, got {basis!r}.")

@@ -22,7 +22,7 @@ from matplotlib import rc_context
 from torch import Tensor
 
 from underpaint import initial_noise, load_gaussian, load_model, read_calibration, sample
-from underpaint.bounds import check_options
+from underpaint.bounds import check_integers
 from underpaint.cli.base import in_a_sentence
 from underpaint.figures.pictures import show
 from underpaint.figures.style import RC
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=8, help="images of each row")
     parser.add_argument("--out", default="few-calls-strip.png")
     given = parser.parse_args()
-    check_options(vars(given), count=(1, len(SHOWN)))
+    check_integers(vars(given), count=(1, len(SHOWN)))
     check_targets(given.out)
     plans = read_calibration(given.calibration)
     plans.plan(given.calls)  # a mistake in it shows before the work

@@ -27,7 +27,7 @@ from scipy.interpolate import BSpline
 from torch import Tensor
 
 import underpaint as up
-from underpaint.bounds import MOST_STEPS, check_options, integer
+from underpaint.bounds import MOST_STEPS, check_integers, integer
 from underpaint.calibration.fit import RIDGE, Fit, Run, nearest_fit, row_weights
 from underpaint.calibration.solution import FineSolution, solve_finely, span
 from underpaint.cli.base import in_a_sentence, parse_seeds
@@ -298,8 +298,8 @@ def main() -> None:
         raise ValueError(
             "Give other seeds to fit to, to choose on and to hold out, the last ones new to the calibration."
         )
-    check_options(vars(asked), fine=(8, MOST_STEPS))
-    check_options(vars(asked), calls=(2, asked.fine))
+    check_integers(vars(asked), fine=(8, MOST_STEPS))
+    check_integers(vars(asked), calls=(2, asked.fine))
     check_targets(*([asked.out] if asked.out else []))
     wanted = [plans.plan(count) for count in asked.calls]
     request = Request(asked.model, tuple(asked.prompt), (asked.guidance,))

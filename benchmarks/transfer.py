@@ -30,7 +30,7 @@ from pages import check_page, put
 from torch import Tensor
 
 import underpaint as up
-from underpaint.bounds import check_options, integer
+from underpaint.bounds import check_integers, integer
 from underpaint.cli.base import in_a_sentence
 from underpaint.files import check_targets, write_text
 from underpaint.models.schedulers.peers import lay, peer
@@ -243,7 +243,7 @@ def main() -> None:
     if asked.range and asked.keep is not None:
         raise ValueError("--keep writes the plans for one guidance with what they lose; give it without --range.")
     marks, listed = (RANGE_MARKS, weights()) if asked.range else (MARKS, places())
-    check_options(vars(asked), only=(0, len([*listed]) - 1))
+    check_integers(vars(asked), only=(0, len([*listed]) - 1))
     check_page(asked.write, marks)
     check_targets(asked.parts / "plans.json", *([asked.keep] if asked.keep else []))
     plans, rows = measure(asked.parts, asked.only, asked.range)

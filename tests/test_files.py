@@ -167,7 +167,7 @@ def test_targets_are_tried_before_the_work(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "new").exists()
     assert not (tmp_path / ".underpaint-12345678-a.json").exists()
     for place, words in (
-        ("folder.json", "folder.json: it is a folder; give another --out"),
+        ("folder.json", "folder.json: it is a folder; give another place"),
         ("pipe", "it is no regular file"),
         ("file/a.json", "file is a file"),
         ("file/deep/a.json", "file is a file"),

@@ -20,7 +20,7 @@ from scenes import FONT, NAMES, Painter, pictures
 from torch import Tensor
 from torch.nn.functional import l1_loss, mse_loss
 
-from underpaint.bounds import check_options
+from underpaint.bounds import check_integers
 from underpaint.cli.base import in_a_sentence
 
 #: Weight of the KL term per latent element, against the mean error per pixel.
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="vae folder of an autoencoder to go on from")
     parser.add_argument("--font", type=Path, default=FONT)
     args = parser.parse_args()
-    check_options(vars(args), size=(8, 4096))
+    check_integers(vars(args), size=(8, 4096))
     settings = read_settings(args)
 
     painter = Painter(args.size, args.font)

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 from torch.optim.lr_scheduler import OneCycleLR
 
-from underpaint.bounds import MOST_ITEMS, SEEDS, check_options, integer, number
+from underpaint.bounds import MOST_ITEMS, SEEDS, check_integers, integer, number
 from underpaint.cli.base import in_a_sentence
 from underpaint.data.datasets import ImageData, load_data
 from underpaint.files import check_targets, replacing, write_text
@@ -163,7 +163,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="1 is as fast where another training shares two cores")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    check_options(vars(args), epochs=(1, MOST_ITEMS), batch=(1, MOST_ITEMS), seed=(0, SEEDS - 1))
+    check_integers(vars(args), epochs=(1, MOST_ITEMS), batch=(1, MOST_ITEMS), seed=(0, SEEDS - 1))
     number(args.rate, "highest learning rate", 0, 1e6)
     number(args.decay, "--decay", 0, 1e6)
     check_targets(args.out / "checkpoint.pt", args.assets / "README.md")

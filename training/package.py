@@ -26,7 +26,7 @@ from torch import Tensor
 
 from underpaint import assets
 from underpaint.analysis.agreement import along
-from underpaint.bounds import MOST_ITEMS, MOST_STEPS, check_options
+from underpaint.bounds import MOST_ITEMS, MOST_STEPS, check_integers
 from underpaint.cli.base import in_a_sentence
 from underpaint.data.datasets import ImageData, load_data
 from underpaint.data.store import save_gaussian
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--no-card", action="store_true", help="only the files; the card keeps what it says")
     args = parser.parse_args()
-    check_options(vars(args), samples=(2, MOST_ITEMS), steps=(1, MOST_STEPS))
+    check_integers(vars(args), samples=(2, MOST_ITEMS), steps=(1, MOST_STEPS))
     check_targets(args.out / "README.md")
 
     record = json.loads((args.run / "training.json").read_text())

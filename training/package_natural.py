@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from underpaint import assets
-from underpaint.bounds import MOST_ITEMS, MOST_STEPS, check_options
+from underpaint.bounds import MOST_ITEMS, MOST_STEPS, check_integers
 from underpaint.cli.base import in_a_sentence
 from underpaint.data.datasets import ImageData, load_data
 from underpaint.data.encoded import is_encoded
@@ -245,8 +245,8 @@ def main() -> None:
     parser.add_argument("--title", default=TITLE, help="what the card calls the data")
     parser.add_argument("--seen", help="what a person recognises in classes.png; nothing is measured again")
     args = parser.parse_args()
-    check_options(vars(args), samples=(2, MOST_ITEMS), tested=(2, MOST_ITEMS), steps=(1, MOST_STEPS))
-    check_options(vars(args), side=(1, 4096), class_side=(1, 4096))
+    check_integers(vars(args), samples=(2, MOST_ITEMS), tested=(2, MOST_ITEMS), steps=(1, MOST_STEPS))
+    check_integers(vars(args), side=(1, 4096), class_side=(1, 4096))
     check_targets(args.out / "README.md")
 
     record, place = read_json(args.run / "training.json"), args.out / "measured.json"

@@ -26,7 +26,7 @@ from scenes import FONT, NAMES, SPARSE, Painter, scenes
 from torch import Tensor
 
 from underpaint import assets
-from underpaint.bounds import MOST_ITEMS, check_options
+from underpaint.bounds import MOST_ITEMS, check_integers
 from underpaint.cli.base import in_a_sentence
 from underpaint.data.store import save_gaussian
 from underpaint.files import check_targets, replacing, write_text
@@ -195,7 +195,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=300, help="held-out captions that the model is measured on")
     parser.add_argument("--font", type=Path, default=FONT)
     args = parser.parse_args()
-    check_options(vars(args), **dict.fromkeys(("scenes", "sample", "count"), (1, MOST_ITEMS)))
+    check_integers(vars(args), **dict.fromkeys(("scenes", "sample", "count"), (1, MOST_ITEMS)))
     check_targets(args.out / "README.md")
 
     record = json.loads((args.run / "training.json").read_text())

@@ -19,7 +19,7 @@ from scenes import FONT, NAMES, Painter, Scene, draw_scene
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, cross_entropy, interpolate
 
-from underpaint.bounds import check_options
+from underpaint.bounds import check_integers
 from underpaint.cli.base import in_a_sentence
 from underpaint.files import write_text
 from underpaint.metrics.scenes import CELL, Reader, SceneReader, save_reader
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=48)
     parser.add_argument("--font", type=Path, default=FONT)
     args = parser.parse_args()
-    check_options(vars(args), size=(8, 4096))
+    check_integers(vars(args), size=(8, 4096))
     settings = read_settings(args)
 
     painter = Painter(args.size, args.font)

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from underpaint.bounds import MOST_ITEMS, SEEDS, check_options
+from underpaint.bounds import MOST_ITEMS, SEEDS, check_integers
 from underpaint.cli.base import in_a_sentence
 from underpaint.files import check_targets, replacing
 
@@ -293,7 +293,7 @@ def main() -> None:
     parser.add_argument("--font", type=Path, default=FONT)
     parser.add_argument("--prompt", action="append", help="paint scenes that it describes, as images of an .npz")
     args = parser.parse_args()
-    check_options(vars(args), count=(1, MOST_ITEMS), size=(8, 4096), seed=(0, SEEDS - 1))
+    check_integers(vars(args), count=(1, MOST_ITEMS), size=(8, 4096), seed=(0, SEEDS - 1))
     if args.prompt and args.out.suffix != ".npz":
         raise ValueError(f"With --prompt, images go to an .npz; got --out {args.out}.")
     check_targets(args.out)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from underpaint.bounds import MOST_ITEMS, check_options
+from underpaint.bounds import MOST_ITEMS, check_integers
 from underpaint.cli.base import in_a_sentence
 from underpaint.files import read_json, read_tensors, write_tensors, write_text
 from underpaint.noise import DDPM
@@ -182,7 +182,7 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="pipeline of an earlier run, or the packaged model, to go on from")
     parser.add_argument("--font", type=Path, default=FONT)
     args = parser.parse_args()
-    check_options(vars(args), scenes=(2, MOST_ITEMS))
+    check_integers(vars(args), scenes=(2, MOST_ITEMS))
     settings = read_settings(args)
     args.out.mkdir(parents=True, exist_ok=True)
 

@@ -61,7 +61,7 @@ def integer(value: Any, what: str, low: int, high: int) -> int:
     return int(value)
 
 
-def check_options(given: Mapping[str, Any], **bounds: tuple[int, int]) -> None:
+def check_integers(given: Mapping[str, Any], **bounds: tuple[int, int]) -> None:
     """Refuse options of a script of which one is no whole number within its bounds, or a list that holds one; None is
     one that was not given.
 

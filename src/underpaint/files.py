@@ -174,15 +174,15 @@ def check_targets(*targets: str | Path, sources: Sequence[str | Path] = ()) -> N
     known = {os.path.realpath(source) for source in sources}
     for target in map(Path, targets):
         if os.path.realpath(target) in known:
-            raise ValueError(f"Cannot write {target}: it is what is to be read; give another --out.")
+            raise ValueError(f"Cannot write {target}: it is what is to be read; give another place.")
         if target.is_dir():
-            raise ValueError(f"Cannot write {target}: it is a folder; give another --out.")
+            raise ValueError(f"Cannot write {target}: it is a folder; give another place.")
         if target.exists() and not target.is_file():
-            raise ValueError(f"Cannot write {target}: it is no regular file; give another --out.")
+            raise ValueError(f"Cannot write {target}: it is no regular file; give another place.")
     for folder in dict.fromkeys(Path(target).absolute().parent for target in targets):
         existing = next(path for path in (folder, *folder.parents) if path.exists())
         if not existing.is_dir():
-            raise ValueError(f"Cannot write to the folder {folder}: {existing} is a file; give another --out.")
+            raise ValueError(f"Cannot write to the folder {folder}: {existing} is a file; give another place.")
         _try(folder)
         clear_debris(folder)
 
@@ -194,7 +194,7 @@ def check_folder(folder: Path, wanted: str = "a folder") -> None:
         ValueError: there is no such folder, and it ends as files of pictures, pages or numbers do.
     """
     if folder.suffix.lower() in _OF_FILES and not folder.is_dir():
-        raise ValueError(f"{folder} would be a folder here, and ends as a file does; give another --out: {wanted}.")
+        raise ValueError(f"{folder} would be a folder here, and ends as a file does; give another place: {wanted}.")
 
 
 def _try(folder: Path) -> None:
@@ -205,7 +205,7 @@ def _try(folder: Path) -> None:
         with _temporary(folder / "tried"):
             pass
     except OSError as error:
-        raise ValueError(f"Cannot write to the folder {folder}: {_reason(error)}; give another --out.") from error
+        raise ValueError(f"Cannot write to the folder {folder}: {_reason(error)}; give another place.") from error
     finally:
         for path in made:
             with suppress(OSError):

@@ -82,7 +82,7 @@ benchmarks/learned.py --calls 200: The --calls must be a whole number from 1 to 
 benchmarks/learned.py --rounds -1: The --rounds must be
 benchmarks/learned.py --seeds 0-3 --judge 3-5: Give other seeds
 benchmarks/learned.py --calibration plans.json --held-out 40-47: The calibration has used seed 40; give other
-benchmarks/learned.py --out FILE/learned.json: is a file; give another --out
+benchmarks/learned.py --out FILE/learned.json: is a file; give another place
 benchmarks/overhead.py --rows 0: The --rows must be
 benchmarks/overhead.py --steps 0: The --steps must be
 benchmarks/real_size.py --size 0: The --size must be
@@ -92,7 +92,7 @@ benchmarks/released.py --points 0: The --points must be
 benchmarks/released.py --states 0: The --states must be
 benchmarks/scores.py --batch 0: The --batch must be
 benchmarks/scores.py --turns 1: The --turns must be
-benchmarks/scores.py --picture FILE/a.svg: is a file; give another --out
+benchmarks/scores.py --picture FILE/a.svg: is a file; give another place
 benchmarks/shared_patches.py --counts 0: The --counts must be
 benchmarks/shared_patches.py --seeds 0: The --seeds must be
 benchmarks/shrinkage.py --counts 1: The --counts must be
@@ -103,17 +103,17 @@ benchmarks/steps.py --bases stationary --dimensions 5000: A stationary basis is 
 benchmarks/steps.py --rows 0: The --rows must be
 benchmarks/strip.py plans.json --calls 7: The calibration has plans of 3 calls, none of 7
 benchmarks/strip.py plans.json --count 17: The --count must be a whole number from 1 to 16, got 17
-benchmarks/strip.py plans.json --out FILE/strip.png: is a file; give another --out
+benchmarks/strip.py plans.json --out FILE/strip.png: is a file; give another place
 benchmarks/terms.py --calibration plans.json --calls 7: The calibration has plans of 3 calls, none of 7
 benchmarks/terms.py --calibration plans.json --calls 3 --held-out 40: Give other seeds to fit to
 benchmarks/terms.py --calibration plans.json --calls 3 --fine 2: The --fine must be
-benchmarks/terms.py --calibration plans.json --calls 3 --out FILE/a.json: is a file; give another --out
+benchmarks/terms.py --calibration plans.json --calls 3 --out FILE/a.json: is a file; give another place
 benchmarks/transfer.py --only 99: The --only must be a whole number from 0 to 8, got 99
 benchmarks/transfer.py --range --only 6: The --only must be a whole number from 0 to 5, got 6
 benchmarks/transfer.py --range --keep plans.json: give it without --range
-benchmarks/transfer.py --keep FILE/a.json: is a file; give another --out
+benchmarks/transfer.py --keep FILE/a.json: is a file; give another place
 training/classifier.py --out a --assets b --epochs 0: The --epochs must be
-training/classifier.py --out a --assets FILE/b: is a file; give another --out
+training/classifier.py --out a --assets FILE/b: is a file; give another place
 training/package.py --run a --out b --samples 1: The --samples must be
 training/package_natural.py --run a --data b --out c --tested 0: The --tested must be
 training/package_scenes.py --run a --reader b --out c --count 0: The --count must be
@@ -122,7 +122,7 @@ training/scenes.py --out a.png --prompt frog: With --prompt, images go to an .np
 training/text_to_image.py --autoencoder a --out b --scenes 0: The --scenes must be
 training/autoencoder.py --out a --size 0: The --size must be
 training/reader.py --out a --size 0: The --size must be
-training/edm.py --out FILE/run --data fashion-mnist: is a file; give another --out
+training/edm.py --out FILE/run --data fashion-mnist: is a file; give another place
 """
 WRITING = ("ancestral", "defaults", "few_calls", "pipelines", "samplers", "transfer", "transfer --range")
 
