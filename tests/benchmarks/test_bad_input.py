@@ -82,6 +82,7 @@ benchmarks/learned.py --calls 200: The --calls must be a whole number from 1 to 
 benchmarks/learned.py --rounds -1: The --rounds must be
 benchmarks/learned.py --seeds 0-3 --judge 3-5: Give other seeds
 benchmarks/learned.py --calibration plans.json --held-out 40-47: The calibration has used seed 40; give other
+benchmarks/learned.py --calibration others.json: with a Gaussian of dimension 3 and total variance 4, this one has
 benchmarks/learned.py --out FILE/learned.json: is a file; give another place
 benchmarks/overhead.py --rows 0: The --rows must be
 benchmarks/overhead.py --steps 0: The --steps must be
@@ -107,6 +108,8 @@ benchmarks/strip.py plans.json --out FILE/strip.png: is a file; give another pla
 benchmarks/terms.py --calibration plans.json --calls 7: The calibration has plans of 3 calls, none of 7
 benchmarks/terms.py --calibration plans.json --calls 3 --held-out 40: Give other seeds to fit to
 benchmarks/terms.py --calibration plans.json --calls 3 --fine 2: The --fine must be
+benchmarks/terms.py --calibration close.json --calls 3: With 60 levels two of 3 calls are at the same one; give more
+benchmarks/terms.py --calibration others.json --calls 3: with a Gaussian of dimension 3 and total variance 4, this one
 benchmarks/terms.py --calibration plans.json --calls 3 --out FILE/a.json: is a file; give another place
 benchmarks/transfer.py --only 99: The --only must be a whole number from 0 to 8, got 99
 benchmarks/transfer.py --range --only 6: The --only must be a whole number from 0 to 5, got 6
@@ -159,15 +162,24 @@ def test_all_scripts_that_write_into_pages_are_asked() -> None:
 def _refused(words: str, monkeypatch: pytest.MonkeyPatch, folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """What a script says as it ends with exit code 2, having called no network and written nothing."""
     (folder / "FILE").write_text("a page")
-    plan = Plan(up.DDPM().grid(4), torch.zeros(3, 3, 6, dtype=torch.float64))
-    about = {"place": "fashion-mnist", "statistics": {"all": "fashion-mnist"}, "cases": ["unconditional"]}
-    write_calibration(folder / "plans.json", up.Calibration((plan,), about | {"seeds": [40], "held_out": [41]}))
+    grid, fine = up.DDPM().grid(4), up.DDPM().grid(1000)
+    close = up.NoiseLevel.join(fine[torch.tensor([0, 500, 501])], grid[-2:])  # two calls of three next to each other
+    _write_plan(folder / "plans.json", grid)
+    _write_plan(folder / "close.json", close)
+    _write_plan(folder / "others.json", grid, gaussian={"dimension": 3, "variance": 4.0, "largest": 2.0})
     before = {path: path.read_bytes() for path in folder.iterdir()}
     monkeypatch.setattr(up.Model, "__call__", _called)
     monkeypatch.setattr(torch.nn.Module, "__call__", _called)
     said = _ended(words, monkeypatch, folder, capsys)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     return said
+
+
+def _write_plan(path: Path, level: up.NoiseLevel, **more: object) -> None:
+    """A calibration of one plan of three calls."""
+    about = {"place": "fashion-mnist", "statistics": {"all": "fashion-mnist"}, "cases": ["unconditional"]}
+    plan = Plan(level, torch.zeros(3, 3, 6, dtype=torch.float64))
+    write_calibration(path, up.Calibration((plan,), about | {"seeds": [40], "held_out": [41]} | more))
 
 
 def _called(*_: object, **__: object) -> None:

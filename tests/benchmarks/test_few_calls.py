@@ -103,16 +103,25 @@ def test_results_of_other_commands_are_refused(few_calls: ModuleType, tmp_path: 
         list(few_calls.due(tmp_path, other))
 
 
-def test_a_run_that_is_stopped_leaves_nothing_old_that_looks_finished(few_calls: ModuleType, tmp_path: Path) -> None:
-    commands = few_calls.Stored("a", TABLE).commands
-    for words in commands:
-        _make(few_calls, tmp_path, words, commands)
-    (tmp_path / "calibration.json").unlink()
-    left = list(few_calls.due(tmp_path, commands))
-    assert left == [commands[0], commands[2]]
-    few_calls.drop(tmp_path, left)
-    _make(few_calls, tmp_path, commands[0], commands)  # and then it was stopped
-    assert list(few_calls.due(tmp_path, commands)) == [commands[2]]
+def test_a_run_that_is_stopped_leaves_nothing_old_that_looks_finished(
+    few_calls: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, folder = few_calls.Stored("a", TABLE), tmp_path / "bench-cifar10"
+    folder.mkdir()
+    for words in stored.commands:
+        _make(few_calls, folder, words, stored.commands)
+    (folder / "calibration.json").unlink()
+
+    def stopped(words: list[str], folder: Path) -> None:
+        _make(few_calls, folder, stored.commands[0], stored.commands)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(few_calls.Stored, "read", lambda name: stored)
+    monkeypatch.setattr(few_calls, "run", stopped)
+    monkeypatch.setattr(sys, "argv", ["few_calls.py", "--run", str(tmp_path), "--only", folder.name])
+    with pytest.raises(KeyboardInterrupt):
+        few_calls.main()
+    assert list(few_calls.due(folder, stored.commands)) == [stored.commands[2]]
 
 
 def test_all_stored_tables_say_how_they_are_measured(few_calls: ModuleType) -> None:

@@ -31,3 +31,20 @@ def test_a_page_without_the_marks_stays_as_it_is(pages: ModuleType, tmp_path: Pa
     with pytest.raises(ValueError, match=r"page\.md has no <!-- a --> with <!-- b --> after it"):
         pages.put("new", page, MARKS)
     assert page.read_text(encoding="utf-8") == text
+
+
+def test_a_page_on_a_full_disk_is_found_before_the_table_is_made(
+    pages: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page, text = tmp_path / "page.md", "above <!-- a --> <!-- b --> below"
+    page.write_text(text, encoding="utf-8")
+    pages.check_page(page, MARKS)
+    pages.check_page(None, MARKS)
+
+    def full(_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("underpaint.files._temporary", full)
+    with pytest.raises(ValueError, match=r"Cannot write to the folder .*; give another place"):
+        pages.check_page(page, MARKS)
+    assert page.read_text(encoding="utf-8") == text
